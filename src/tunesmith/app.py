@@ -1,0 +1,66 @@
+"""`create_app(settings)`: the one file that sees every part. Lists every router."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, FastAPI
+
+from tunesmith import __version__
+from tunesmith.features.catalog.api import router as models
+from tunesmith.features.chat.api import router as chat
+from tunesmith.features.datasets.api import router as datasets
+from tunesmith.features.jobs.api import router as jobs
+from tunesmith.features.jobs.live_api import router as jobs_live
+from tunesmith.features.monitoring.api import router as system
+from tunesmith.http.errors import install_error_handlers
+from tunesmith.http.guard import HostOriginGuard
+from tunesmith.http.session import AppState
+from tunesmith.live.bus import Bus
+from tunesmith.scheduler.loop import Scheduler
+from tunesmith.schemas.common import ErrorBody
+from tunesmith.settings import Settings
+from tunesmith.storage.database import Database
+from tunesmith.ui.routes import router as ui
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The whole server. Creates folders and migrates the database; work starts with the app's lifespan."""
+    settings = settings or Settings()
+    settings.make_dirs()
+    database = Database(settings.sqlalchemy_url)
+    bus = Bus()
+    scheduler = Scheduler(settings, database, bus)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        database.take_process_lock()
+        database.migrate()
+        scheduler.start()
+        try:
+            yield
+        finally:
+            scheduler.stop()
+            database.close()
+
+    app = FastAPI(
+        title="Tunesmith",
+        version=__version__,
+        summary="From a file of examples to a tuned model in use.",
+        lifespan=lifespan,
+        responses={422: {"model": ErrorBody}, 404: {"model": ErrorBody}},
+    )
+    app.state.tunesmith = AppState(settings=settings, database=database, bus=bus, wake_scheduler=scheduler.wake)
+    install_error_handlers(app)
+    app.add_middleware(HostOriginGuard, allowed_hosts=settings.allowed_hosts)
+
+    api = APIRouter(prefix="/api/v1")
+    for router in (datasets, jobs, jobs_live, models, chat, system):
+        api.include_router(router)
+    app.include_router(api)
+    app.include_router(ui)
+    return app

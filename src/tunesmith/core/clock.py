@@ -1,0 +1,16 @@
+"""The time, in one place so that tests can set it."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def utc_now() -> datetime:
+    """Now, timezone-aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def monotonic_s() -> float:
+    """Seconds on a clock that never jumps; for durations only."""
+    return time.monotonic()

@@ -1,0 +1,180 @@
+"""Every event that a job may emit: one JSON object a line in `events.jsonl`, one row in the database, one message on the wire.
+
+A worker writes all of them but `StatusEvent`, which the server writes when it moves a job from one state to another.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from tunesmith.core.clock import utc_now
+from tunesmith.core.job_status import JobStatus, Phase
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="strings")
+
+    at: datetime = Field(default_factory=utc_now)
+    """When it happened, UTC."""
+    attempt: int = 0
+    """Which launch of the job wrote it: the fencing number. Lines with an older number than the job's are refused."""
+
+
+class PhaseEvent(_Event):
+    """The job turned to something else."""
+
+    type: Literal["phase"] = "phase"
+    phase: Phase
+    detail: str = ""
+
+
+class ProgressEvent(_Event):
+    """How far a phase that has no steps is (tokenizing, loading, saving)."""
+
+    type: Literal["progress"] = "progress"
+    phase: Phase
+    done: int
+    total: int
+    unit: str = "rows"
+
+
+class StepEvent(_Event):
+    """One optimizer step, or several averaged over `logging_steps`."""
+
+    type: Literal["step"] = "step"
+    step: int
+    total_steps: int
+    epoch: float
+    """Passes over the training rows so far, fractional."""
+    loss: float
+    """Mean cross-entropy over supervised tokens since the last such event, nats."""
+    learning_rate: float
+    grad_norm: float | None = None
+    """Global norm before clipping."""
+    tokens_per_s: float | None = None
+    """Real tokens, padding not counted."""
+    samples_per_s: float | None = None
+    tokens_seen: int = 0
+    mfu: float | None = None
+    """Estimated share of the device's peak arithmetic rate that is used, 0 to 1."""
+    elapsed_s: float = 0.0
+    """Training time over all attempts."""
+    remaining_s: float | None = None
+
+
+class EvaluationEvent(_Event):
+    """Scores on the held-out split."""
+
+    type: Literal["evaluation"] = "evaluation"
+    step: int
+    loss: float
+    perplexity: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    is_best: bool = False
+
+
+class CheckpointEvent(_Event):
+    """A checkpoint is complete on disk."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int
+    path: str
+    """Relative to the job directory."""
+    size_bytes: int
+    reason: Literal["schedule", "request", "pause", "best", "final"] = "schedule"
+
+
+class NoticeEvent(_Event):
+    """Something a person should read."""
+
+    type: Literal["notice"] = "notice"
+    level: Literal["info", "warning", "error"] = "info"
+    code: str = ""
+    message: str
+    hint: str = ""
+
+
+class GpuUse(BaseModel):
+    """One device at one instant."""
+
+    index: int
+    name: str
+    utilization_percent: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+
+class ResourcesEvent(_Event):
+    """What the job uses of the machine."""
+
+    type: Literal["resources"] = "resources"
+    cpu_percent: float
+    """Of one core: two busy cores are 200."""
+    memory_bytes: int
+    """Resident memory of the job's processes."""
+    machine_memory_percent: float
+    disk_read_bytes: int = 0
+    """Since the job's processes started."""
+    disk_written_bytes: int = 0
+    network_received_bytes: int = 0
+    """Of the whole machine, since it started."""
+    network_sent_bytes: int = 0
+    gpus: list[GpuUse] = Field(default_factory=list)
+
+
+class ArtifactEvent(_Event):
+    """The job left something for others."""
+
+    type: Literal["artifact"] = "artifact"
+    name: str
+    path: str
+    """Relative to the job directory."""
+    size_bytes: int
+
+
+class MetricsEvent(_Event):
+    """Final numbers of the job, or numbers that a custom script prints."""
+
+    type: Literal["metrics"] = "metrics"
+    step: int | None = None
+    values: dict[str, float]
+
+
+class StatusEvent(_Event):
+    """The job changed state. Written by the server only."""
+
+    type: Literal["status"] = "status"
+    old: JobStatus | None = None
+    new: JobStatus
+    reason: str = ""
+    failure_code: str = ""
+    hint: str = ""
+
+
+Event = Annotated[
+    PhaseEvent
+    | ProgressEvent
+    | StepEvent
+    | EvaluationEvent
+    | CheckpointEvent
+    | NoticeEvent
+    | ResourcesEvent
+    | ArtifactEvent
+    | MetricsEvent
+    | StatusEvent,
+    Field(discriminator="type"),
+]
+
+_adapter: TypeAdapter[Any] = TypeAdapter(Event)
+
+
+def parse_event(data: bytes | str | dict[str, Any]) -> Any:
+    """One event from a JSON line or a dict. Raises `pydantic.ValidationError`."""
+    if isinstance(data, dict):
+        return _adapter.validate_python(data)
+    return _adapter.validate_json(data)

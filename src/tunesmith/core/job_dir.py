@@ -1,0 +1,188 @@
+"""The job directory: the only contract between server and worker. Paths, atomic writes, and reading events by byte offset."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tunesmith.core.events import parse_event
+from tunesmith.core.job_spec import Control, ExitRecord, JobSpec, Launch, ShimRecord
+
+T = TypeVar("T", bound=BaseModel)
+
+MAX_READ_BYTES = 4 * 1024 * 1024
+"""Most that one call of `read_new_events` takes in, so that a flood of events cannot fill the server's memory."""
+
+
+class NewEvents(NamedTuple):
+    """Whole lines found after an offset."""
+
+    events: list[Any]
+    next_offset: int
+    """Bytes; stored in the same transaction as the events."""
+    bad_lines: int
+    """Lines that are not events; skipped, counted."""
+
+
+class JobDir:
+    """Paths in one job's directory."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.spec = self.path / "spec.json"
+        self.launch = self.path / "launch.json"
+        self.control = self.path / "control.json"
+        self.events = self.path / "events.jsonl"
+        self.log = self.path / "output.log"
+        self.heartbeat = self.path / "heartbeat"
+        self.exit = self.path / "exit.json"
+        self.shim = self.path / "shim.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.artifacts = self.path / "artifacts"
+
+    def read_spec(self) -> JobSpec:
+        return JobSpec.model_validate_json(self.spec.read_bytes())
+
+    def read_launch(self) -> Launch | None:
+        return read_model(self.launch, Launch)
+
+    def read_control(self) -> Control:
+        return read_model(self.control, Control) or Control()
+
+    def read_exit(self) -> ExitRecord | None:
+        return read_model(self.exit, ExitRecord)
+
+    def read_shim(self) -> ShimRecord | None:
+        return read_model(self.shim, ShimRecord)
+
+    def complete_checkpoints(self) -> list[Path]:
+        """Checkpoints that hold `complete.json`, oldest step first."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = [p for p in self.checkpoints.iterdir() if (p / "complete.json").is_file()]
+        return sorted((p for p in found if p.name.startswith("step-")), key=lambda p: int(p.name.split("-")[1]))
+
+    def latest_checkpoint(self) -> Path | None:
+        """The complete checkpoint of the highest step, or None."""
+        found = self.complete_checkpoints()
+        return found[-1] if found else None
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def read_model(path: Path, cls: type[T]) -> T | None:
+    """The record in `path`, or None when there is none. Writers rename into place, so half a record is never seen."""
+    try:
+        return cls.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def write_atomic(path: Path, data: bytes | str | BaseModel | dict[str, Any], mode: int = 0o644) -> None:
+    """Write to a temporary name beside `path`, fsync, rename, fsync the folder: old or new, never half, after any kill."""
+    if isinstance(data, BaseModel):
+        data = data.model_dump_json(indent=1)
+    elif isinstance(data, dict):
+        data = json.dumps(data, indent=1)
+    if isinstance(data, str):
+        data = data.encode()
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), mode)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    fsync_dir(path.parent)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames inside `path` durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fsync_tree(root: Path) -> int:
+    """Flush every file and folder below `root`; returns the files' total size in bytes."""
+    total = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                os.fsync(file.fileno())
+                total += os.fstat(file.fileno()).st_size
+        fsync_dir(Path(folder))
+    return total
+
+
+def read_new_events(path: Path, offset: int) -> NewEvents:
+    """Read the whole lines after `offset` (bytes); a half-written last line waits for the next call."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            chunk = file.read(MAX_READ_BYTES)
+    except FileNotFoundError:
+        return NewEvents([], offset, 0)
+    whole, newline, _ = chunk.rpartition(b"\n")
+    events, bad = [], 0
+    for line in whole.split(b"\n"):
+        if not line:
+            continue
+        try:
+            events.append(parse_event(line))
+        except ValidationError:
+            bad += 1
+    return NewEvents(events, offset + len(whole) + len(newline), bad)
+
+
+def end_half_line(path: Path) -> None:
+    """Cut a half-written last line that a killed writer left, before a new writer appends."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return
+        file.seek(max(0, size - MAX_READ_BYTES))
+        tail = file.read()
+        keep = tail.rfind(b"\n") + 1
+        file.truncate(size - len(tail) + keep)
+
+
+@contextlib.contextmanager
+def new_folder(final: Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """A temporary folder beside `final` that is flushed and renamed to it when the block ends well, and removed otherwise.
+
+    `before_rename(folder)` may still add files or refuse (raise) at the last moment.
+    """
+    import shutil
+
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    try:
+        yield temporary
+        if before_rename:
+            before_rename(temporary)
+        fsync_tree(temporary)
+        os.chmod(temporary, 0o755)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_dir(final.parent)

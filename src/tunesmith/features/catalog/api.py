@@ -1,0 +1,5 @@
+"""REST routes of catalog."""
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["catalog"])

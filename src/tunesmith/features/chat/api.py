@@ -1,0 +1,5 @@
+"""REST routes of chat."""
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["chat"])

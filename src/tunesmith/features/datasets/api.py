@@ -1,0 +1,5 @@
+"""REST routes of datasets."""
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["datasets"])

@@ -1,0 +1,5 @@
+"""REST routes of jobs."""
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["jobs"])

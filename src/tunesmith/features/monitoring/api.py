@@ -1,0 +1,5 @@
+"""REST routes of monitoring."""
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["monitoring"])

@@ -1,0 +1,38 @@
+"""A user's own Python file. Administrators only, off by default (`TUNESMITH_CUSTOM_SCRIPTS`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunesmith.core.recipe import Recipe
+
+
+class CustomParams(BaseModel):
+    """Settings of the `custom` recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    script: str = Field(min_length=1, max_length=1_000_000)
+    """The Python source. Called as `script.py CONFIG.json`; prints JSON lines with `step`, `loss`, …; saves under the config's `output_dir`."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Goes into the config file as it is, under `config`."""
+    cpu_seconds: int = Field(3600, ge=1, le=30 * 24 * 3600)
+    """CPU time limit, seconds."""
+    memory_mb: int = Field(4096, ge=64, le=16 * 1024 * 1024)
+    """Address-space limit, MiB."""
+    timeout_s: int = Field(3600, ge=1, le=30 * 24 * 3600)
+    """Wall-clock limit, seconds."""
+
+
+RECIPE = Recipe(
+    name="custom",
+    title="Custom script",
+    sentence="Runs your own Python file with limits on time and memory. Administrators only.",
+    params=CustomParams,
+    train="tunesmith.recipes.custom.train:train",
+    produces="custom_model",
+    needs_model=False,
+    needs_dataset=False,
+)

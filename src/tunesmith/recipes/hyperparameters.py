@@ -1,0 +1,122 @@
+"""What a user may set when fine-tuning a causal language model, under the names the field uses. Light: imports no torch.
+
+`LoraParams`, `QloraParams`, … in each recipe's `spec.py` pick from these groups.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd", "lion"]
+Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup", "cosine_with_min_lr", "polynomial"]
+
+
+class EarlyStopping(BaseModel):
+    """Stop when a score on the held-out split no longer gets better."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = False
+    """Whether to stop early."""
+    patience: int = Field(3, ge=1, le=1000)
+    """Evaluations without improvement before stopping."""
+    metric: Literal["eval_loss", "perplexity"] = "eval_loss"
+    """The score to watch; both are better when lower."""
+    min_delta: float = Field(0.0, ge=0.0)
+    """Smallest change that counts as an improvement, in the metric's unit."""
+
+
+class SftParams(BaseModel):
+    """Supervised fine-tuning of all weights; the LoRA family adds `lora_*` and `target_modules`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    learning_rate: float = Field(2e-4, gt=0, le=1.0)
+    """Peak learning rate."""
+    batch_size: int = Field(4, ge=1, le=4096)
+    """Rows per micro-batch and device."""
+    gradient_accumulation_steps: int = Field(1, ge=1, le=4096)
+    """Micro-batches per optimizer step; the effective batch is batch_size times this."""
+    epochs: float = Field(3.0, gt=0, le=1000)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(None, ge=1, le=10_000_000)
+    """Optimizer steps; overrides `epochs` when set."""
+    max_length: int = Field(1024, ge=16, le=1_048_576)
+    """Longest row, tokens; longer rows are cut at the end."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Optimizer steps of linear warm-up; overrides `warmup_ratio` when set."""
+    warmup_ratio: float = Field(0.03, ge=0.0, le=1.0)
+    """Share of all steps used for warm-up."""
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, ge=0.0)
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    optimizer: Optimizer = "adamw"
+    """`adamw` is torch's fused AdamW; the 8-bit ones are bitsandbytes'."""
+    scheduler: Scheduler = "cosine"
+    """How the learning rate falls after warm-up."""
+    seed: int = Field(42, ge=0, le=2**32 - 1)
+    """Seeds initialisation, data order and dropout."""
+    bf16: bool | None = None
+    """bfloat16 compute; absent means where the hardware multiplies it fast."""
+    fp16: bool = False
+    """float16 compute with loss scaling; NVIDIA GPUs only."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass to save memory; absent means only when memory needs it."""
+    packing: bool = True
+    """Lay rows end to end without padding; attention never crosses from one row to the next, so results are equal."""
+    train_on: Literal["completions", "all"] = "completions"
+    """Learn from the answers only, or from every token."""
+    validation_split: float = Field(0.1, ge=0.0, lt=1.0)
+    """Share of rows held out, chosen by `seed`; 0 holds none out."""
+    eval_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between evaluations; absent means about ten times a run."""
+    save_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints; absent means about ten times a run."""
+    save_total_limit: int = Field(2, ge=1, le=1000)
+    """Checkpoints kept, besides the best."""
+    early_stopping: EarlyStopping = EarlyStopping()
+    """When to stop before the last step."""
+    save_best_model: bool = True
+    """Leave the weights with the best held-out loss rather than the last ones, when there is a held-out split."""
+    logging_steps: int = Field(1, ge=1)
+    """Optimizer steps between step events."""
+    neftune_noise_alpha: float | None = Field(None, ge=0.0, le=100.0)
+    """Noise on the input embeddings while training (NEFTune, arXiv:2310.05914); 5 to 15 is usual."""
+    system_prompt: str | None = Field(None, max_length=20_000)
+    """Put before every conversation that has no system message."""
+
+    @model_validator(mode="after")
+    def _one_half_precision(self) -> SftParams:
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16 and fp16 cannot both be on; switch one off.")
+        return self
+
+
+class LoraFields(SftParams):
+    """The adapter's own settings."""
+
+    lora_r: int = Field(16, ge=1, le=1024)
+    """Rank of the adapter."""
+    lora_alpha: int = Field(32, ge=1, le=4096)
+    """Scale: the adapter's output is multiplied by lora_alpha / lora_r."""
+    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout on the adapter's input."""
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1, max_length=64)] = "all-linear"
+    """Which linear layers get an adapter: `all-linear` (all but the head), or names such as `q_proj`."""
+
+
+def field_docs(params: type[BaseModel]) -> dict[str, str]:
+    """Name → the docstring under the field, for forms and docs (read from the source, base classes included)."""
+    import ast
+    import inspect
+
+    docs: dict[str, str] = {}
+    for cls in reversed([c for c in params.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]):
+        body: list[Any] = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+        for field, doc in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+                docs[field.target.id] = str(doc.value.value)  # type: ignore[union-attr]
+    return docs

@@ -1,0 +1,27 @@
+"""Full fine-tuning: every weight is trained."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.hyperparameters import SftParams
+from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
+
+
+class StandardParams(SftParams):
+    """Settings of the `standard` recipe."""
+
+    learning_rate: float = Field(2e-5, gt=0, le=1.0)
+    """Peak learning rate; all weights move, so it is lower than LoRA's."""
+
+
+RECIPE = Recipe(
+    name="standard",
+    title="Standard (all weights)",
+    sentence="Trains every weight. The most it can learn, and the most memory: about 16 bytes a weight.",
+    params=StandardParams,
+    train="tunesmith.recipes.standard.train:train",
+    produces="standard_model",
+    shapes=CAUSAL_LM_SHAPES,
+)

@@ -1,0 +1,40 @@
+"""LoRA with Unsloth's kernels, on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+
+from pydantic import Field
+
+from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.hyperparameters import LoraFields
+from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
+
+
+class UnslothParams(LoraFields):
+    """Settings of the `unsloth` recipe."""
+
+    load_in_4bit: bool = Field(False)
+    """Hold the base model in 4 bits, as QLoRA does."""
+
+
+def why_not() -> str | None:
+    """Why Unsloth cannot run here, with what can."""
+    if not shutil.which("nvidia-smi"):
+        return "Unsloth needs an NVIDIA GPU and this machine has none; choose lora (or qlora when memory is short) instead."
+    if find_spec("unsloth") is None:
+        return "Unsloth is not installed: run pip install unsloth, or choose lora instead."
+    return None
+
+
+RECIPE = Recipe(
+    name="unsloth",
+    title="Unsloth",
+    sentence="LoRA with Unsloth's kernels. NVIDIA GPUs only.",
+    params=UnslothParams,
+    train="tunesmith.recipes.unsloth.train:train",
+    produces="lora_model",
+    shapes=CAUSAL_LM_SHAPES,
+    why_not=why_not,
+)

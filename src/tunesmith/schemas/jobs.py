@@ -1,0 +1,233 @@
+"""Jobs on the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, Field
+
+from tunesmith.core.job_spec import ResourceRequest
+from tunesmith.core.job_status import JobStatus, Phase, Priority
+from tunesmith.schemas.common import Wire
+
+
+class JobCreate(Wire):
+    """A training job to make."""
+
+    name: str | None = Field(None, min_length=1, max_length=200, examples=["support-bot"])
+    """Made from model, dataset and method when absent."""
+    method: str = Field("lora", examples=["lora"])
+    """A recipe's name: lora, qlora, unsloth, standard, custom."""
+    model: str | None = Field(None, max_length=500, examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
+    """Hub id, name of a local model, or `job:<id>` to go on from a finished job's model."""
+    dataset_id: int | None = Field(None, ge=1, lt=2**63)
+    dataset_version: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Digest; the newest version when absent."""
+    eval_dataset_id: int | None = Field(None, ge=1, lt=2**63)
+    hyperparameters: dict[str, Any] = Field(default_factory=dict, examples=[{"learning_rate": 2e-4, "epochs": 3}])
+    """The recipe's parameters; those left out are chosen by `auto`, or take the recipe's defaults when it is off."""
+    auto: bool = True
+    """Choose what is left out from model size, row count and memory, and say why."""
+    priority: Priority = Priority.NORMAL
+    resources: ResourceRequest | None = None
+    """One GPU where there is one, else CPU, when absent."""
+    timeout_s: float | None = Field(None, gt=0, le=365 * 24 * 3600)
+    start: Literal["now", "manual", "off_peak"] = "now"
+    """`manual` leaves it `created`; `off_peak` waits for the hours in TUNESMITH_OFF_PEAK."""
+    not_before: AwareDatetime | None = None
+    """Earliest start."""
+    after_job_id: int | None = Field(None, ge=1, lt=2**63)
+    """Start only when that job has ended; see `after_failure`."""
+    after_failure: bool = True
+    """Whether to start even when `after_job_id` failed."""
+    tags: list[str] = Field(default_factory=list, max_length=50)
+
+
+class JobBatchCreate(Wire):
+    """Many jobs in one request: all are made or none."""
+
+    jobs: list[JobCreate] = Field(min_length=1, max_length=200)
+
+
+class JobClone(Wire):
+    """A copy with some fields changed; `hyperparameters` are merged key by key."""
+
+    changes: dict[str, Any] = Field(default_factory=dict, examples=[{"hyperparameters": {"learning_rate": 1e-4}}])
+
+
+class JobUpdate(Wire):
+    """Fields to change; absent ones stay."""
+
+    name: str | None = Field(None, min_length=1, max_length=200)
+    tags: list[str] | None = Field(None, max_length=50)
+    priority: Priority | None = None
+    not_before: AwareDatetime | None = None
+
+
+class LearningRateChange(Wire):
+    learning_rate: float = Field(gt=0, le=1.0)
+    """New peak learning rate; the schedule's shape stays."""
+
+
+class QueueMove(Wire):
+    """Where to put a waiting job."""
+
+    to: Literal["first", "last"] | None = None
+    before_job_id: int | None = Field(None, ge=1, lt=2**63)
+
+
+class JobRead(BaseModel):
+    """A job."""
+
+    id: int
+    name: str
+    method: str
+    model: str | None
+    dataset_id: int | None
+    dataset_version: str | None
+    eval_dataset_id: int | None
+    hyperparameters: dict[str, Any]
+    """Complete, after `auto`."""
+    reasons: dict[str, str]
+    """For each value that `auto` chose: why."""
+    priority: Priority
+    resources: ResourceRequest
+    timeout_s: float | None
+    not_before: datetime | None
+    after_job_id: int | None
+    tags: list[str]
+    status: JobStatus
+    status_reason: str
+    phase: Phase | None
+    failure_code: str | None
+    hint: str
+    """What to do about a failure."""
+    output_name: str
+    """Folder-safe, unique: the name of the model it makes."""
+    attempt: int
+    """Launches so far."""
+    created_at: datetime
+    queued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class JobProgress(BaseModel):
+    """`GET /jobs/{id}/status`: where a job is, at a glance."""
+
+    id: int
+    name: str
+    status: JobStatus
+    status_reason: str
+    phase: Phase | None
+    progress: float
+    """0 to 1."""
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float | None
+    eval_loss: float | None
+    best_eval_loss: float | None
+    learning_rate: float | None
+    grad_norm: float | None
+    tokens_per_s: float | None
+    samples_per_s: float | None
+    mfu: float | None
+    elapsed_s: float
+    remaining_s: float | None
+    resources: dict[str, Any] | None
+    """The last `resources` event."""
+    queue_position: int | None
+    """From 1, while queued."""
+    waiting_for: str
+    """Why it waits, in words; empty unless queued."""
+    failure_code: str | None
+    message: str
+    hint: str
+    last_seq: int
+    """Sequence number of the last event; follow from here."""
+    diagnosis: list[Diagnosis]
+
+
+class Diagnosis(BaseModel):
+    """What the curve says, in words."""
+
+    code: Literal[
+        "healthy", "rising", "plateau", "oscillating", "nan", "overfitting", "high_gradients", "vanishing_gradients"
+    ]
+    severity: Literal["info", "warning", "error"]
+    message: str
+    advice: str
+
+
+class JobEvent(BaseModel):
+    """One event with its number in the job's stream."""
+
+    seq: int
+    """Rises by one, from 1, within the job."""
+    event: dict[str, Any]
+    """One of the events of `tunesmith.core.events`, by `type`."""
+
+
+class LogChunk(BaseModel):
+    text: str
+    next_offset: int
+    """Bytes; pass as `offset` to read on."""
+    size_bytes: int
+
+
+class QueueItem(BaseModel):
+    job_id: int
+    name: str
+    position: int
+    priority: Priority
+    waiting_for: str
+
+
+class CheckpointRead(BaseModel):
+    step: int
+    path: str
+    size_bytes: int
+    created_at: datetime
+    is_best: bool
+
+
+class ArtifactRead(BaseModel):
+    path: str
+    """Relative to the job's artifacts."""
+    size_bytes: int
+    sha256: str | None = None
+
+
+class ChatMessage(Wire):
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(max_length=200_000)
+
+
+class ChatRequest(Wire):
+    """What to say to a model."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=500)
+    max_tokens: int = Field(256, ge=1, le=32_768)
+    temperature: float = Field(0.7, ge=0.0, le=5.0)
+    """0 takes the likeliest token each time."""
+    top_p: float = Field(0.95, gt=0.0, le=1.0)
+    top_k: int | None = Field(None, ge=1, le=10_000)
+    repetition_penalty: float = Field(1.0, gt=0.0, le=5.0)
+    seed: int | None = Field(None, ge=0, le=2**32 - 1)
+    stop: list[str] = Field(default_factory=list, max_length=16)
+    stream: bool = True
+    """As server-sent events in the style of OpenAI; otherwise one JSON answer."""
+
+
+class ChatAnswer(BaseModel):
+    model: str
+    content: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float | None = None
+
+
+JobProgress.model_rebuild()

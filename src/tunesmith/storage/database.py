@@ -1,0 +1,132 @@
+"""The engine, the unit of work, SQLite's pragmas, and migrations."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from tunesmith.core.errors import Unavailable
+
+SAFE_WAL = (3, 51, 3)
+"""First SQLite without the WAL-reset race (releases from 3.7.0 can corrupt a file that several connections write)."""
+
+
+def _sqlite_driver() -> Any:
+    """pysqlite3 bundles a current SQLite where wheels exist; else Python's own."""
+    try:
+        from pysqlite3 import dbapi2  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        return sqlite3
+    return dbapi2
+
+
+class Database:
+    """One engine and its sessions. Thread-safe."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = url.startswith("sqlite")
+        self._lock_file: Any = None
+        if self.is_sqlite:
+            self.engine = self._sqlite_engine(url)
+        else:
+            self.engine = create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    def _sqlite_engine(self, url: str) -> Engine:
+        driver = _sqlite_driver()
+        self.journal_mode = "WAL" if driver.sqlite_version_info >= SAFE_WAL else "DELETE"
+        self.sqlite_version = driver.sqlite_version
+        engine = create_engine(
+            url, module=driver, connect_args={"timeout": 30, "check_same_thread": False}, pool_size=20, max_overflow=30
+        )
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # we begin transactions ourselves
+            cursor = connection.cursor()
+            for pragma in (f"journal_mode={self.journal_mode}", "synchronous=FULL", "foreign_keys=ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Any) -> None:
+            # A transaction that reads first and writes later fails under contention whatever the timeout is.
+            readonly = connection.get_execution_options().get("readonly")
+            connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+
+        return engine
+
+    @contextlib.contextmanager
+    def unit_of_work(self, *, readonly: bool = False) -> Iterator[Session]:
+        """One transaction: committed when the block ends well, rolled back otherwise; then the `after_commit` calls run."""
+        with self._sessions() as session:
+            if readonly and self.is_sqlite:
+                session.connection(execution_options={"readonly": True})
+            try:
+                yield session
+                session.commit()
+            except BaseException:
+                session.rollback()
+                raise
+        for call in session.info.get("after_commit", ()):
+            call()
+
+    def migrate(self) -> None:
+        """Bring the schema to this version. Refuses a database that a newer Tunesmith has written."""
+        from alembic import command
+        from alembic.config import Config
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["engine"] = self.engine
+        script = ScriptDirectory.from_config(config)
+        with self.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        if current == script.get_current_head():
+            return
+        if current is not None and current not in {s.revision for s in script.walk_revisions()}:
+            raise Unavailable(
+                f"The database is at version {current}, which this Tunesmith does not know.",
+                hint="A newer Tunesmith wrote it: upgrade this one, or set TUNESMITH_HOME to another folder.",
+            )
+        command.upgrade(config, "head")
+
+    def take_process_lock(self) -> None:
+        """SQLite serves one server process at a time. Raises `Unavailable` when another one has the file."""
+        if not self.is_sqlite:
+            return
+        path = Path(self.url.removeprefix("sqlite:///")).with_suffix(".lock")
+        self._lock_file = path.open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock_file.close()
+            raise Unavailable(
+                f"Another Tunesmith server already uses {path.parent}.",
+                hint="Stop it first, set TUNESMITH_HOME to another folder, or use PostgreSQL for several servers.",
+            ) from None
+
+    def check(self) -> None:
+        """Raises when the database does not answer."""
+        with self.unit_of_work(readonly=True) as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+
+def after_commit(session: Session, call: Callable[[], None]) -> None:
+    """Run `call` once the unit of work has been committed; not at all when it is rolled back."""
+    session.info.setdefault("after_commit", []).append(call)

@@ -1,0 +1,49 @@
+"""What every repository does: get one or say it is not there, add, page by cursor."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from tunesmith.core.errors import NotFound
+from tunesmith.storage.tables import Base
+
+RowT = TypeVar("RowT", bound=Base)
+
+
+class Repository(Generic[RowT]):
+    """Queries on one table. Never commits: the unit of work does."""
+
+    row: type[RowT]
+    noun: str
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def get(self, row_id: int, *, for_update: bool = False) -> RowT:
+        """The row. Raises `NotFound`. `for_update` locks it until the transaction ends (PostgreSQL)."""
+        # Ids outside 64 bits would be an error inside the driver; they are simply not there.
+        found = None if not 0 < row_id < 2**63 else self.session.get(self.row, row_id, with_for_update=for_update)
+        if found is None:
+            raise NotFound(f"There is no {self.noun} {row_id}.", hint=f"List them to see which {self.noun}s exist.")
+        return found
+
+    def add(self, row: RowT) -> RowT:
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def page(self, query: Select[Any], *, cursor: int | None, limit: int) -> tuple[list[RowT], int | None]:
+        """Newest first by id; the second value is the cursor of the next page, or None at the end."""
+        key = self.row.id  # type: ignore[attr-defined]
+        if cursor is not None:
+            query = query.where(key < cursor)
+        rows = list(self.session.scalars(query.order_by(key.desc()).limit(limit + 1)))
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return rows, rows[-1].id if more else None  # type: ignore[attr-defined]
+
+    def query(self) -> Select[Any]:
+        return select(self.row)
