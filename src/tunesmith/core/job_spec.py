@@ -19,6 +19,8 @@ class ModelRef(_Frozen):
     path: str
     """A folder with safetensors and tokenizer files, or a hub id for the worker to resolve through the hub cache."""
     revision: str | None = None
+    adapter_path: str | None = None
+    """A LoRA adapter to merge into the model before training starts: continuing from a tuned model."""
 
 
 class DatasetRef(_Frozen):
