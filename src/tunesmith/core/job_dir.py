@@ -140,6 +140,8 @@ def read_new_events(path: Path, offset: int) -> NewEvents:
     except FileNotFoundError:
         return NewEvents([], offset, 0)
     whole, newline, _ = chunk.rpartition(b"\n")
+    if not newline and len(chunk) == MAX_READ_BYTES:
+        return NewEvents([], offset + len(chunk), 0)  # no event is this long: its end will count as a bad line
     events, bad = [], 0
     for line in whole.split(b"\n"):
         if not line:

@@ -1,0 +1,117 @@
+"""The unit of work and the migrations, on both databases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect, text
+
+from tunesmith.core.errors import Unavailable
+from tunesmith.storage.database import SAFE_WAL, Database, after_commit
+from tunesmith.storage.tables import Base
+
+
+@pytest.fixture
+def url(database_url: str | None, tmp_path: Path) -> str:
+    if database_url is None:
+        return f"sqlite:///{tmp_path / 'tunesmith.db'}"
+    return database_url.replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    found = Database(url)
+    yield found
+    found.close()
+
+
+def test_a_unit_of_work_is_all_or_nothing(database: Database) -> None:
+    calls: list[str] = []
+    with database.unit_of_work() as session:
+        session.execute(text("CREATE TABLE t (n INTEGER)"))
+    with pytest.raises(ZeroDivisionError), database.unit_of_work() as session:
+        session.execute(text("INSERT INTO t VALUES (1)"))
+        after_commit(session, lambda: calls.append("rolled back"))
+        _ = 1 / 0
+    with database.unit_of_work() as session:
+        session.execute(text("INSERT INTO t VALUES (2)"))
+        after_commit(session, lambda: calls.append("committed"))
+    with database.unit_of_work(readonly=True) as session:
+        assert list(session.scalars(text("SELECT n FROM t"))) == [2]
+    assert calls == ["committed"]
+
+
+def test_sqlite_is_set_up_to_lose_nothing(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    with database.unit_of_work() as session:
+        mode = session.scalar(text("PRAGMA journal_mode"))
+        version = tuple(int(n) for n in str(session.scalar(text("SELECT sqlite_version()"))).split("."))
+        assert session.scalar(text("PRAGMA synchronous")) == 2 and session.scalar(text("PRAGMA foreign_keys")) == 1
+    assert mode == ("wal" if version >= SAFE_WAL else "delete")
+
+
+def test_migrations_make_the_tables_that_the_code_has(database: Database) -> None:
+    import tunesmith.app  # noqa: F401  — so that every table is known
+
+    database.migrate()
+    database.migrate()
+    found = inspect(database.engine)
+    for table in Base.metadata.sorted_tables:
+        columns = {column["name"]: column for column in found.get_columns(table.name)}
+        assert set(columns) == {column.name for column in table.columns}, table.name
+        for column in table.columns:
+            assert columns[column.name]["nullable"] == bool(column.nullable), f"{table.name}.{column.name}"
+        indexes = {index["name"] for index in found.get_indexes(table.name)}
+        assert {index.name for index in table.indexes} <= indexes, table.name
+
+
+def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
+    database.migrate()
+    with database.unit_of_work() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999_future'"))
+    with pytest.raises(Unavailable, match="9999_future"):
+        database.migrate()
+
+
+KILL_AT = """
+    import os, signal, sys
+    from sqlalchemy import event
+    from tunesmith.storage.database import Database
+    database, left = Database(sys.argv[1]), int(sys.argv[2])
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def count(connection, cursor, statement, *rest):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    database.migrate()
+"""
+
+
+def test_killed_at_any_statement_a_migration_is_done_or_not_begun(url: str) -> None:
+    """Each try is killed a few statements later, until one gets through: the schema is never in between."""
+    at, done = 0, False
+    while not done:
+        process = subprocess.run([sys.executable, "-c", textwrap.dedent(KILL_AT), url, str(at)], capture_output=True)
+        done = process.returncode == 0
+        database = Database(url)
+        tables = set(inspect(database.engine).get_table_names()) - {"alembic_version"}
+        database.close()
+        assert not tables or done, f"killed at statement {at}: {tables}"
+        at += 5
+        assert at < 500, process.stderr.decode()[-2000:]
+
+
+def test_one_server_at_a_time_on_a_sqlite_file(tmp_path: Path) -> None:
+    first, second = (Database(f"sqlite:///{tmp_path / 'x.db'}") for _ in range(2))
+    first.take_process_lock()
+    with pytest.raises(Unavailable, match="Another Tunesmith"):
+        second.take_process_lock()
+    first.close()
+    second.take_process_lock()
+    second.close()
