@@ -1,0 +1,1 @@
+"""The process around a recipe: reads `spec.json`, trains, and leaves events, checkpoints, artifacts and `exit.json`."""
