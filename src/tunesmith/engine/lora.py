@@ -1,0 +1,112 @@
+"""LoRA (arXiv:2106.09685) as one autograd function a layer: no fp32 copy of the input, no gradient for frozen weights.
+
+The adapter's masters A and B are fp32; products run in the layer's own format. Saved under PEFT's names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class _LoraLinear(torch.autograd.Function):
+    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ, with x (tokens, in), W (out, in), A (r, in), B (out, r)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        low_a, scaled_b = a.to(x.dtype), (b * scale).to(x.dtype)
+        low = x @ low_a.T  # (tokens, r)
+        y = F.linear(x, weight, bias)
+        y.addmm_(low, scaled_b.T)
+        ctx.save_for_backward(x, weight, low, low_a, scaled_b)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        x, weight, low, low_a, scaled_b = ctx.saved_tensors
+        (grad,) = grads
+        low_grad = grad @ scaled_b  # (tokens, r)
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = grad @ weight
+            x_grad.addmm_(low_grad, low_a)
+        a_grad = (low_grad.T @ x).float()
+        b_grad = (grad.T @ low).float() * ctx.scale
+        return x_grad, None, None, a_grad, b_grad, None
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer (dense, or 4-bit) with an adapter beside it."""
+
+    def __init__(self, base: nn.Module, r: int, alpha: int, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scale, self.dropout = alpha / r, dropout
+        device = base.weight.device  # type: ignore[union-attr]
+        self.lora_a = nn.Parameter(torch.empty(r, int(base.in_features), device=device))  # type: ignore[arg-type]
+        self.lora_b = nn.Parameter(torch.zeros(int(base.out_features), r, device=device))  # type: ignore[arg-type]
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base.weight  # type: ignore[return-value]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) → (…, out)"""
+        plain = type(self.base) is nn.Linear
+        if plain and not (self.training and self.dropout):
+            flat = x.reshape(-1, x.shape[-1])
+            y = _LoraLinear.apply(flat, self.base.weight, self.base.bias, self.lora_a, self.lora_b, self.scale)
+            return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
+        dropped = F.dropout(x, self.dropout, self.training)
+        low = F.linear(F.linear(dropped, self.lora_a.to(x.dtype)), self.lora_b.to(x.dtype))
+        return self.base(x) + low * self.scale  # type: ignore[no-any-return]
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Every linear layer but the head, by full name."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and not name.endswith("lm_head")
+    ]
+
+
+def add_lora(model: nn.Module, names: list[str], r: int, alpha: int, dropout: float) -> None:
+    """Freeze `model` and put an adapter on each layer in `names`."""
+    model.requires_grad_(False)
+    for name in names:
+        parent_name, _, child = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        setattr(parent, child, LoraLinear(getattr(parent, child), r, alpha, dropout))
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """`(name of the layer it stands for, layer)`."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield name, module
+
+
+def peft_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The adapter under PEFT's names: `base_model.model.<layer>.lora_A.weight` (r, in) and `lora_B` (out, r)."""
+    state = {}
+    for name, layer in lora_layers(model):
+        state[f"base_model.model.{name}.lora_A.weight"] = layer.lora_a.detach().cpu().contiguous()
+        state[f"base_model.model.{name}.lora_B.weight"] = layer.lora_b.detach().cpu().contiguous()
+    return state

@@ -1,0 +1,69 @@
+"""Rows laid end to end: one flat line of tokens with the borders of its rows, so that nothing is computed for padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+IGNORE = -100
+"""Label of a token that is not learnt from."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows end to end. `tokens` is their total length."""
+
+    input_ids: torch.Tensor
+    """(tokens,)"""
+    position_ids: torch.Tensor
+    """(tokens,): 0 at the start of each row."""
+    targets: torch.Tensor
+    """(supervised,): the token that follows each supervised position."""
+    target_positions: torch.Tensor
+    """(supervised,): flat positions whose next token is learnt."""
+    lengths: tuple[int, ...]
+    """Tokens in each row."""
+    pad_index: torch.Tensor
+    """(rows, longest): flat position of each place of the padded block; 0 where it is padding."""
+    flat_index: torch.Tensor
+    """(tokens,): place of each flat position in the flattened padded block."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device) -> PackedBatch:
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in self.__dict__.items()
+        }
+        return PackedBatch(**moved)
+
+
+def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PackedBatch:
+    """`rows` holds `(input_ids (length,), labels (length,))` pairs; labels are `IGNORE` where nothing is learnt."""
+    lengths = np.array([len(ids) for ids, _ in rows])
+    longest, starts = int(lengths.max()), np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    places = np.arange(longest)
+    real = places < lengths[:, None]
+    pad_index = np.where(real, starts[:, None] + places, 0)
+    # The label of a position is the next token of the same row; the last token of a row predicts nothing.
+    shifted = np.concatenate([np.append(labels[1:], IGNORE) for _, labels in rows])
+    positions = np.flatnonzero(shifted != IGNORE)
+    return PackedBatch(
+        input_ids=torch.from_numpy(np.concatenate([ids for ids, _ in rows]).astype(np.int64)),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])),
+        targets=torch.from_numpy(shifted[positions].astype(np.int64)),
+        target_positions=torch.from_numpy(positions),
+        lengths=tuple(int(n) for n in lengths),
+        pad_index=torch.from_numpy(pad_index),
+        flat_index=torch.from_numpy(np.flatnonzero(real.ravel())),
+    )
+
+
+def count_supervised(labels: np.ndarray) -> int:
+    """How many positions of a row are learnt: labels after the first token."""
+    return int((labels[1:] != IGNORE).sum())

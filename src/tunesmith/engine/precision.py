@@ -1,0 +1,52 @@
+"""Which number format to compute in, and how many threads with."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from tunesmith.core.errors import FailureCode, JobFailure
+
+
+@cache
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has bfloat16 products (AMX or AVX-512): without them bf16 is many times slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def pick_device() -> torch.device:
+    """The GPU this process may use, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def pick_dtype(device: torch.device, bf16: bool | None, fp16: bool) -> torch.dtype:
+    """The compute format. Raises `JobFailure` when what was asked for cannot run on `device`."""
+    if fp16:
+        if device.type != "cuda":
+            raise JobFailure(
+                FailureCode.UNSUPPORTED,
+                "fp16 needs an NVIDIA GPU.",
+                hint="Leave fp16 off; bf16 is chosen where it is fast.",
+            )
+        return torch.float16
+    if bf16 is None:
+        bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_multiplies_bf16()
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def set_threads(cpu_threads: int | None) -> int:
+    """Use `cpu_threads`, or as many as this process may run on; returns the number."""
+    if cpu_threads is None:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        cpu_threads = int(os.environ.get("OMP_NUM_THREADS", allowed))
+    torch.set_num_threads(cpu_threads)
+    return cpu_threads

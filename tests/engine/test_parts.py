@@ -1,0 +1,128 @@
+"""Every function with a gradient of its own against autograd in fp64, and the learning-rate curves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tunesmith.engine import loss as loss_module
+from tunesmith.engine.attention import _ToBlock, _ToFlat
+from tunesmith.engine.lora import LoraLinear, _LoraLinear
+from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, learning_rate_factor, unflatten_state
+from tunesmith.engine.packing import pack
+
+
+def test_lora_gradients() -> None:
+    torch.manual_seed(0)
+    x, w, b = (torch.randn(*size, dtype=torch.double) for size in ((5, 6), (4, 6), (4,)))
+    a, up = torch.randn(2, 6, dtype=torch.double), torch.randn(4, 2, dtype=torch.double)
+    inputs = (x.requires_grad_(), w, b, a.requires_grad_(), up.requires_grad_(), 0.7)
+
+    def in_double(*args: object) -> torch.Tensor:
+        return _LoraLinear.apply(*args)
+
+    expected = F.linear(x, w, b) + 0.7 * (x @ a.T) @ up.T
+    torch.testing.assert_close(in_double(*inputs), expected)
+    ours = torch.autograd.grad(in_double(*inputs).square().sum(), (x, a, up))
+    theirs = torch.autograd.grad(expected.square().sum(), (x, a, up))
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), reference, rtol=1e-5, atol=1e-5)
+
+
+def test_block_and_back_gradients() -> None:
+    batch = pack([(torch.arange(n).numpy(), torch.arange(n).numpy()) for n in (3, 1, 4)])
+    flat = torch.randn(8, 2, dtype=torch.double, requires_grad=True)
+
+    def there_and_back(x: torch.Tensor) -> torch.Tensor:
+        block = _ToBlock.apply(x, batch.pad_index, batch.flat_index)
+        return _ToFlat.apply(block * 2, batch.flat_index)
+
+    assert torch.equal(there_and_back(flat), flat * 2)
+    assert torch.autograd.gradcheck(there_and_back, flat)
+
+
+@pytest.mark.parametrize("chunk", [3, 512])
+def test_head_loss_equals_cross_entropy(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_TOKENS", chunk)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(10, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    targets = torch.randint(0, 30, (10,))
+    got, expected = (
+        loss_module.head_loss(hidden, weight, targets),
+        F.cross_entropy(hidden @ weight.T, targets, reduction="sum"),
+    )
+    torch.testing.assert_close(got, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(got / 3, (hidden, weight)), torch.autograd.grad(expected / 3, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_dropout_changes_training_only() -> None:
+    torch.manual_seed(0)
+    layer = LoraLinear(torch.nn.Linear(8, 8), r=2, alpha=4, dropout=0.5)
+    torch.nn.init.normal_(layer.lora_b)
+    x = torch.randn(3, 8)
+    assert not torch.equal(layer.train()(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+@given(
+    scheduler=st.sampled_from(
+        ["cosine", "linear", "constant", "constant_with_warmup", "cosine_with_min_lr", "polynomial"]
+    ),
+    total=st.integers(1, 500),
+    warmup=st.integers(0, 100),
+)
+def test_learning_rates_rise_to_the_peak_and_then_never_rise(scheduler: str, total: int, warmup: int) -> None:
+    factors = [learning_rate_factor(scheduler, step, total, warmup) for step in range(total)]
+    assert all(0 <= f <= 1 for f in factors)
+    rising = 0 if scheduler == "constant" else min(warmup, total)
+    assert factors[:rising] == sorted(factors[:rising])
+    assert factors[rising:] == sorted(factors[rising:], reverse=True)
+    if rising < total:
+        assert factors[rising] == 1.0
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "adafactor", "sgd", "lion"])
+def test_every_optimizer_moves_weights_and_its_state_survives_a_file(name: str) -> None:
+    torch.manual_seed(0)
+    start, gradient = torch.randn(64, 128), torch.randn(64, 128)
+
+    def steps(param: torch.nn.Parameter, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            param.grad = gradient.clone()
+            optimizer.step()
+
+    straight = torch.nn.Parameter(start.clone())
+    steps(straight, build_optimizer(name, [straight], 1e-2, 0.1), 4)
+    assert not torch.equal(straight, start)
+
+    broken = torch.nn.Parameter(start.clone())
+    optimizer = build_optimizer(name, [broken], 1e-2, 0.1)
+    steps(broken, optimizer, 2)
+    tensors: dict[str, torch.Tensor] = {}
+    told = json.loads(json.dumps(flatten_state(optimizer.state_dict(), "o", tensors)))
+    resumed = torch.nn.Parameter(broken.detach().clone())
+    optimizer = build_optimizer(name, [resumed], 1e-2, 0.1)
+    optimizer.load_state_dict(unflatten_state(told, tensors))
+    steps(resumed, optimizer, 2)
+    assert torch.equal(resumed, straight)
+
+
+def test_masters_keep_updates_that_bf16_would_lose() -> None:
+    param = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    masters = Masters([param])
+    optimizer = build_optimizer("sgd", masters.masters, 1e-3, 0.0)
+    for _ in range(20):
+        param.grad = torch.ones_like(param)
+        norm = masters.take_gradients()
+        masters.clip(0.0, norm)
+        optimizer.step()
+        masters.give_back()
+    assert norm == 2.0 and float(param[0]) < 0.97 and float(masters.masters[0][0]) < 0.97
