@@ -18,6 +18,7 @@ TunesmithError
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -153,3 +154,15 @@ class JobFailure(TunesmithError):
     ) -> None:
         super().__init__(message, hint=hint or FAILURE_HINTS[failure], details=details)
         self.failure = failure
+
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "defaultcpuallocator")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch's own error, the CPU allocator's message, or Python's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)

@@ -8,23 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tunesmith.core.errors import FAILURE_HINTS, BadData, FailureCode, JobFailure, TunesmithError
+from tunesmith.core.errors import FAILURE_HINTS, BadData, FailureCode, JobFailure, TunesmithError, is_out_of_memory
 from tunesmith.core.job_spec import Failure
 
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "defaultcpuallocator")
 NOT_FOUND_CLASSES = {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "LocalEntryNotFoundError",
                      "GatedRepoError", "OfflineModeIsEnabled", "HFValidationError"}  # fmt: skip
 NOT_FOUND_WORDS = ("is not a local folder and is not a valid model identifier", "does not appear to have a file named",
                    "we couldn't connect to", "no file named model.safetensors", "cannot find the requested files")  # fmt: skip
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch's own error, the allocator's message, or Python's."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)
 
 
 def _code(error: BaseException) -> FailureCode:

@@ -1,0 +1,32 @@
+"""Saving an adapter so that plain PEFT loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from tunesmith.core.job_spec import JobSpec
+from tunesmith.engine.lora import lora_layers, peft_state
+from tunesmith.recipes.hyperparameters import LoraFields
+
+
+def save_adapter(model: Any, folder: Path, spec: JobSpec, params: LoraFields) -> None:
+    """`adapter_model.safetensors` and `adapter_config.json`; a tuned base is saved merged beside, when there was one."""
+    from peft import LoraConfig
+
+    base = spec.model
+    config = LoraConfig(
+        r=params.lora_r,
+        lora_alpha=params.lora_alpha,
+        lora_dropout=params.lora_dropout,
+        target_modules=sorted({name for name, _ in lora_layers(model)})
+        if params.target_modules != "all-linear"
+        else sorted({name.rpartition(".")[2] for name, _ in lora_layers(model)}),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base.name if base else None,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    save_file(peft_state(model), folder / "adapter_model.safetensors", metadata={"format": "pt"})

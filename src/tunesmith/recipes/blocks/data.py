@@ -1,0 +1,203 @@
+"""Dataset file → rows → chat template → tokens and labels. Tokenised once per data, tokenizer and settings; kept memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tunesmith.core.errors import BadData, FailureCode, JobFailure
+from tunesmith.core.job_dir import new_folder
+from tunesmith.core.job_spec import DatasetRef
+from tunesmith.core.recipe import RunContext
+from tunesmith.dataprep.conversation import to_messages
+from tunesmith.engine.packing import IGNORE, count_supervised
+from tunesmith.recipes.hyperparameters import SftParams
+
+CODE_VERSION = 1
+"""Raised whenever tokens or labels would come out differently."""
+BATCH_ROWS = 512
+MAX_NAMED_ROWS = 20
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Tokenised rows, flat and memory-mapped."""
+
+    tokens: np.ndarray
+    """(all tokens,) int32"""
+    learn: np.ndarray
+    """(all tokens,) bool: whether the token is an answer to learn."""
+    offsets: np.ndarray
+    """(rows + 1,) int64"""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """`(input_ids, labels)` of one row."""
+        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        ids = np.asarray(self.tokens[part])
+        return ids, np.where(self.learn[part], ids, IGNORE)
+
+    def length(self, index: int) -> int:
+        return int(self.offsets[index + 1] - self.offsets[index])
+
+
+def load_rows(run: RunContext, data: DatasetRef, tokenizer: Any, params: SftParams) -> TokenRows:
+    """The dataset's rows as tokens, from the cache when they are there. Raises `JobFailure` naming bad rows."""
+    key = _cache_key(data, tokenizer, params)
+    folder = Path(run.spec.cache_dir) / "tokens" / key
+    if not (folder / "offsets.npy").exists():
+        run.phase("tokenizing", data.name)
+        tokens, learn, offsets = _tokenize(run, data, tokenizer, params)
+        with new_folder(folder) as temporary:
+            for name, array in (("tokens", tokens), ("learn", learn), ("offsets", offsets)):
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("tokens", "learn", "offsets")
+    }
+    rows = TokenRows(**arrays)
+    if len(rows) == 0:
+        raise JobFailure(
+            FailureCode.BAD_DATA,
+            f"No row of {data.name} is left to learn from once cut to max_length={params.max_length} tokens.",
+            hint="Raise max_length, or set train_on: all.",
+        )
+    return rows
+
+
+def split_rows(num_rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """`(training rows, held-out rows)`, chosen by `seed`; at least one row is left on each side when `share` > 0."""
+    order = np.random.default_rng([seed, 0x5EED]).permutation(num_rows)
+    held_out = min(max(1, round(num_rows * share)), num_rows - 1) if share > 0 and num_rows > 1 else 0
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams) -> str:
+    parts = [
+        CODE_VERSION, data.digest, data.shape, sorted(data.mapping.items()), tokenizer.backend_tokenizer.to_str(),
+        tokenizer.chat_template, tokenizer.eos_token, params.max_length, params.train_on, params.system_prompt,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _batches(path: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """`(number of the first row from 1, rows)`."""
+    first = 1
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield first, batch.to_pylist()
+            first += batch.num_rows
+
+
+def _tokenize(
+    run: RunContext, data: DatasetRef, tokenizer: Any, params: SftParams
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tokens: list[np.ndarray] = []
+    learn: list[np.ndarray] = []
+    lengths: list[int] = []
+    bad: list[dict[str, Any]] = []
+    empty = cut = done = 0
+    for first, batch in _batches(data.path):
+        texts, spans = [], []
+        for number, row in enumerate(batch, start=first):
+            try:
+                text, answers = _render(row, data, tokenizer, params)
+            except BadData as error:
+                bad.append({"row": number, "message": error.message})
+                continue
+            texts.append(text)
+            spans.append(answers)
+        for ids, mask in _encode(texts, spans, tokenizer):
+            cut += len(ids) > params.max_length
+            ids, mask = ids[: params.max_length], mask[: params.max_length]
+            if count_supervised(np.where(mask, ids, IGNORE)) == 0:
+                empty += 1
+                continue
+            tokens.append(ids)
+            learn.append(mask)
+            lengths.append(len(ids))
+        done += len(batch)
+        run.progress(done, data.num_rows or done)
+    _tell(run, data, params, bad, empty, cut)
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    if not tokens:
+        return np.zeros(0, np.int32), np.zeros(0, bool), offsets
+    return np.concatenate(tokens), np.concatenate(learn), offsets
+
+
+def _tell(
+    run: RunContext, data: DatasetRef, params: SftParams, bad: list[dict[str, Any]], empty: int, cut: int
+) -> None:
+    """Refuse data with bad rows, naming them; say what was cut or left out."""
+    if bad:
+        rows = ", ".join(str(b["row"]) for b in bad[:MAX_NAMED_ROWS])
+        raise JobFailure(
+            FailureCode.BAD_DATA,
+            f"{len(bad)} row(s) of {data.name} cannot be learnt from: row {rows}. {bad[0]['message']}",
+            details=bad[:100],
+        )
+    if cut:
+        run.notice(
+            f"{cut} row(s) are longer than max_length={params.max_length} tokens and were cut at the end.",
+            hint="Raise max_length to keep them whole.", level="warning", code="rows_cut",
+        )  # fmt: skip
+    if empty:
+        run.notice(
+            f"{empty} row(s) have no answer left within max_length={params.max_length} tokens and were left out.",
+            level="warning", code="rows_left_out",
+        )  # fmt: skip
+
+
+def _render(
+    row: dict[str, Any], data: DatasetRef, tokenizer: Any, params: SftParams
+) -> tuple[str, list[tuple[int, int]]]:
+    """The row as the model will read it, and the character spans to learn."""
+    if data.shape in ("text", "text_label"):
+        text = str(row.get(data.mapping["text"]) or "")
+        if not text.strip():
+            raise BadData("The text is empty.")
+        text += tokenizer.eos_token
+        return text, [(0, len(text))]
+    messages = to_messages(row, data.shape, data.mapping)
+    if params.system_prompt and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": params.system_prompt}, *messages]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    if params.train_on == "all":
+        return text, [(0, len(text))]
+    spans = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
+        through = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
+        if text.startswith(before) and text.startswith(through.rstrip()):
+            spans.append((len(before), len(through.rstrip())))
+        else:  # the template rewrites earlier turns: only the last answer stands where the whole text has it
+            spans = [(len(before), len(text.rstrip()))] if text.startswith(before) else spans
+    if not spans:
+        raise BadData("The model's chat template does not show where the answer stands; use train_on: all.")
+    return text, spans
+
+
+def _encode(
+    texts: list[str], spans: list[list[tuple[int, int]]], tokenizer: Any
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`(ids, learn)` a text: a token is learnt when it begins within a span."""
+    if not texts:
+        return
+    encodings = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    for ids, places, answers in zip(encodings["input_ids"], encodings["offset_mapping"], spans, strict=True):
+        starts = np.array([start for start, _ in places], dtype=np.int64)
+        mask = np.zeros(len(ids), dtype=bool)
+        for begin, end in answers:
+            mask |= (starts >= begin) & (starts < end)
+        yield np.array(ids, dtype=np.int32), mask

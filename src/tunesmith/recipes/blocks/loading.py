@@ -1,0 +1,66 @@
+"""Model and tokenizer, safetensors only, no code of the model's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.core.errors import FailureCode, JobFailure
+from tunesmith.core.job_spec import ModelRef
+from tunesmith.recipes.model_info import refuse_unsafe_files
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ 'Assistant: ' + message['content'] + eos_token + '\n' }}"
+    "{% else %}{{ message['role'].capitalize() + ': ' + message['content'] + '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""For base models whose tokenizer brings no chat template."""
+
+
+def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = False) -> Any:
+    """The tokenizer, with a chat template and a padding token in any case."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, revision=revision, trust_remote_code=False, local_files_only=offline
+    )
+    if tokenizer.eos_token is None:
+        raise JobFailure(
+            FailureCode.UNSUPPORTED,
+            "The model's tokenizer has no end-of-text token, so a tuned model could never stop.",
+            hint="Choose the instruction-tuned variant of the model.",
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
+
+
+def load_causal_lm(
+    model: ModelRef, *, dtype: torch.dtype, device: torch.device, offline: bool, quantization: Any = None
+) -> Any:
+    """The model in `dtype` on `device`, with `model.adapter_path` merged in. Weights are read from mapped safetensors."""
+    from transformers import AutoModelForCausalLM
+
+    if Path(model.path).is_dir():
+        refuse_unsafe_files(Path(model.path))
+    loaded = AutoModelForCausalLM.from_pretrained(
+        model.path,
+        revision=model.revision,
+        dtype=dtype,
+        device_map={"": device} if quantization or device.type == "cuda" else None,
+        quantization_config=quantization,
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=offline,
+    )
+    if model.adapter_path:
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(loaded, model.adapter_path).merge_and_unload()  # type: ignore[operator]
+    return loaded

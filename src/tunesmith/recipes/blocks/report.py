@@ -1,0 +1,132 @@
+"""The training report: charts as PNG and SVG, and one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from tunesmith.core.events import parse_event
+from tunesmith.core.job_spec import JobSpec
+
+MAX_POINTS = 2000
+"""Points drawn of one curve; longer ones are thinned."""
+
+Series = list[tuple[float, float]]
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ name }} – training report</title>
+<style>
+:root { color-scheme: light dark; } body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+figure { margin: 1.5rem 0; background: #fff; border-radius: .5rem; padding: .5rem; } figure svg { width: 100%; height: auto; }
+figcaption { color: #444; padding: 0 .5rem; } table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; border-bottom: 1px solid #8884; padding: .25rem .5rem; overflow-wrap: anywhere; }
+</style></head><body>
+<h1>{{ name }}</h1>
+<p>{{ spec.model.name if spec.model }} tuned with the {{ spec.recipe }} method{% if spec.dataset %} on
+{{ spec.dataset.name }} ({{ spec.dataset.num_rows }} rows, version {{ spec.dataset.digest[:12] }}){% endif %}.</p>
+<h2>Results</h2>
+<table><thead><tr><th scope="col">Metric</th><th scope="col">Value</th></tr></thead><tbody>
+{% for key, value in metrics.items() %}<tr><th scope="row">{{ key }}</th><td>{{ "%.6g" | format(value) }}</td></tr>{% endfor %}
+</tbody></table>
+<h2>Curves</h2>
+{% for title, sentence, svg in charts %}<figure role="img" aria-label="{{ title }}. {{ sentence }}">{{ svg }}
+<figcaption>{{ title }}. {{ sentence }}</figcaption></figure>{% else %}<p>No steps were recorded.</p>{% endfor %}
+{% if notices %}<h2>Notices</h2><ul>{% for notice in notices %}<li>{{ notice.message }} {{ notice.hint }}</li>{% endfor %}</ul>{% endif %}
+<h2>Settings</h2>
+<table><thead><tr><th scope="col">Setting</th><th scope="col">Value</th></tr></thead><tbody>
+{% for key, value in params.items() %}<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}
+</tbody></table>
+</body></html>
+"""
+
+
+def write_report(
+    folder: Path, run_name: str, spec: JobSpec, params: dict[str, Any], events_path: Path, metrics: dict[str, float]
+) -> None:
+    """Write `report.html`, and each chart as `.png` and `.svg`, to `folder`."""
+    series, notices = _read(events_path)
+    drawn = []
+    for file_name, title, names, unit in (
+        ("loss", "Loss", ("training", "held out"), "nats a token"),
+        ("learning_rate", "Learning rate", ("learning rate",), ""),
+        ("grad_norm", "Gradient norm", ("gradient norm",), ""),
+        ("tokens_per_s", "Speed", ("tokens a second",), "tokens a second"),
+    ):
+        curves = {name: _thinned(series[name]) for name in names if series.get(name)}
+        if curves:
+            svg = _draw(folder, file_name, title, curves, unit)
+            drawn.append((title, _sentence(curves), Markup(svg)))  # noqa: S704 — drawn by matplotlib, which escapes text
+    page = Environment(autoescape=True).from_string(PAGE)
+    html = page.render(name=run_name, spec=spec, params=params, metrics=metrics, charts=drawn, notices=notices)
+    (folder / "report.html").write_text(html)
+
+
+def _read(events_path: Path) -> tuple[dict[str, Series], list[Any]]:
+    """Curves by name, and the notices; a resumed run's later word on a step counts."""
+    curves: dict[str, dict[int, float]] = {}
+    notices = []
+    with events_path.open("rb") as lines:
+        for line in lines:
+            try:
+                event = parse_event(line)
+            except ValidationError:
+                continue
+            if event.type == "step":
+                for name, value in (
+                    ("training", event.loss), ("learning rate", event.learning_rate), ("gradient norm", event.grad_norm),
+                    ("tokens a second", event.tokens_per_s),
+                ):  # fmt: skip
+                    if value is not None:
+                        curves.setdefault(name, {})[event.step] = value
+            elif event.type == "evaluation":
+                curves.setdefault("held out", {})[event.step] = event.loss
+            elif event.type == "notice":
+                notices.append(event)
+    return {name: sorted(points.items()) for name, points in curves.items()}, notices  # type: ignore[misc]
+
+
+def _thinned(points: Series) -> Series:
+    """At most `MAX_POINTS`, keeping the first and the last; values that are not finite are left out."""
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    every = max(1, math.ceil(len(finite) / MAX_POINTS))
+    return finite[::every] + (finite[-1:] if (len(finite) - 1) % every else [])
+
+
+def _sentence(curves: dict[str, Series]) -> str:
+    """What a reader who cannot see the chart needs."""
+    parts = [
+        f"{name} goes from {points[0][1]:.4g} to {points[-1][1]:.4g} over {int(points[-1][0])} steps"
+        for name, points in curves.items()
+        if points
+    ]
+    return "; ".join(parts).capitalize() + "." if parts else ""
+
+
+def _draw(folder: Path, file_name: str, title: str, curves: dict[str, Series], unit: str) -> str:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with mpl.rc_context({"svg.hashsalt": "tunesmith", "svg.fonttype": "path"}):
+        figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+        for name, points in curves.items():
+            marker = "o" if len(points) < 30 else ""
+            axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, markersize=3, label=name)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.set_ylabel(unit)
+        axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.legend()
+        figure.savefig(folder / f"{file_name}.png", dpi=110, metadata={"Software": None})
+        figure.savefig(folder / f"{file_name}.svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    svg = (folder / f"{file_name}.svg").read_text()
+    return svg[svg.index("<svg") :]

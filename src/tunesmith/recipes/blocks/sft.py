@@ -1,0 +1,137 @@
+"""Supervised fine-tuning once the model is ready to train: data, loop, and what is left behind. Shared by the causal-LM recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.core.errors import FailureCode, JobFailure
+from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.engine.forward import Forward
+from tunesmith.engine.lora import add_lora, linear_names
+from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
+from tunesmith.recipes.blocks.loop import Loop, apply_neftune
+from tunesmith.recipes.blocks.memory import wants_checkpointing
+from tunesmith.recipes.blocks.model_card import write_card
+from tunesmith.recipes.blocks.report import write_report
+from tunesmith.recipes.blocks.validate import validate_model
+from tunesmith.recipes.hyperparameters import LoraFields, SftParams
+
+
+def target_names(model: Any, targets: str | list[str]) -> list[str]:
+    """Full names of the layers that `targets` means. Raises `JobFailure` naming those that exist."""
+    everything = linear_names(model)
+    if targets == "all-linear":
+        return everything
+    found = [name for name in everything if name.rpartition(".")[2] in targets or name in targets]
+    missing = [t for t in targets if not any(name == t or name.rpartition(".")[2] == t for name in everything)]
+    if missing:
+        known = sorted({name.rpartition(".")[2] for name in everything})
+        raise JobFailure(
+            FailureCode.INVALID_SETTINGS,
+            f"The model has no linear layer named {', '.join(missing)}.",
+            hint=f"target_modules can be all-linear, or some of: {', '.join(known)}.",
+        )
+    return found
+
+
+def add_adapter(model: Any, params: LoraFields) -> None:
+    """Put LoRA on `model`, initialised from the seed."""
+    torch.manual_seed(params.seed)
+    names = target_names(model, params.target_modules)
+    add_lora(model, names, params.lora_r, params.lora_alpha, params.lora_dropout)
+
+
+def fit(
+    run: RunContext,
+    params: SftParams,
+    model: Any,
+    tokenizer: Any,
+    device: torch.device,
+    produces: str,
+    save: Callable[[Any, Path], None],
+) -> str:
+    """Train `model` on the job's dataset and leave model, card, report and validation. Returns an `Outcome`.
+
+    `save(model, folder)` writes the weights; everything else in the folder is written here.
+    """
+    rows, train, held_out = load_split(run, params, tokenizer)
+    torch.manual_seed(params.seed)
+    forward = Forward(model, packing=params.packing)
+    if params.packing and not forward.packed:
+        run.notice(
+            f"Rows are padded instead of laid end to end: {forward.why}. The result is the same, the training slower.",
+            code="packing_fallback",
+        )
+    use_checkpointing(run, params, model, rows, device)
+    stop_noise = apply_neftune(model, params.neftune_noise_alpha) if params.neftune_noise_alpha else None
+    loop = Loop(run, params, forward, rows, train, held_out, device)
+    outcome = loop.fit()
+    if stop_noise:
+        stop_noise()
+    if outcome != Outcome.COMPLETED:
+        return outcome
+    metrics = {"train_steps": float(loop.state.step), "tokens_seen": float(loop.state.tokens_seen)}
+    metrics["training_s"] = round(loop.state.elapsed_s, 3)
+    if len(held_out[1]):
+        run.phase("evaluating")
+        metrics |= loop.evaluate()
+    run.metrics(metrics)
+    if run.is_main:
+        leave(run, params, model, tokenizer, produces, save, metrics)
+    return outcome
+
+
+def load_split(
+    run: RunContext, params: SftParams, tokenizer: Any
+) -> tuple[TokenRows, np.ndarray, tuple[TokenRows, np.ndarray]]:
+    """`(rows, training rows, (rows, held-out rows))`."""
+    data = run.spec.dataset
+    if data is None:
+        raise JobFailure(FailureCode.INVALID_SETTINGS, "The job has no dataset.")
+    rows = load_rows(run, data, tokenizer, params)
+    if run.spec.eval_dataset is not None:
+        other = load_rows(run, run.spec.eval_dataset, tokenizer, params)
+        return rows, np.arange(len(rows)), (other, np.arange(len(other)))
+    train, held_out = split_rows(len(rows), params.validation_split, params.seed)
+    return rows, train, (rows, held_out)
+
+
+def use_checkpointing(run: RunContext, params: SftParams, model: Any, rows: TokenRows, device: torch.device) -> None:
+    """Recompute activations when asked to, or when memory needs it."""
+    wanted = params.gradient_checkpointing
+    if wanted is None:
+        longest = int(np.diff(rows.offsets).max())
+        item_bytes = next(model.parameters()).element_size()
+        wanted = wants_checkpointing(model.config, params.batch_size, longest, device, item_bytes)
+        if wanted:
+            run.notice("Activations are recomputed to fit the memory; a smaller batch_size would be faster.")
+    if wanted:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+
+
+def leave(
+    run: RunContext,
+    params: SftParams,
+    model: Any,
+    tokenizer: Any,
+    produces: str,
+    save: Callable[[Any, Path], None],
+    metrics: dict[str, float],
+) -> None:
+    """The model folder (weights, tokenizer, card, configuration), checked by loading it; then the report."""
+    run.phase("saving", produces)
+    settings = params.model_dump(mode="json")
+    with run.artifact(produces) as folder:
+        save(model, folder)
+        tokenizer.save_pretrained(folder)
+        write_card(folder, run.spec, settings, metrics)
+        base = run.spec.model.path if run.spec.model else ""
+        validate_model(folder, produces, base)
+    with run.artifact("report") as folder:
+        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics)

@@ -1,0 +1,34 @@
+"""LoRA, told from the top."""
+
+from __future__ import annotations
+
+from tunesmith.core.recipe import RunContext
+from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
+from tunesmith.recipes.blocks.adapter import save_adapter
+from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.blocks.sft import add_adapter, fit
+from tunesmith.recipes.lora.spec import RECIPE, LoraParams
+
+
+def train(params: LoraParams, run: RunContext) -> str:
+    """Train an adapter beside the frozen model. Returns an `Outcome`."""
+    # 1) Where and in which number format
+    set_threads(run.spec.resources.cpu_threads)
+    device = pick_device()
+    dtype = pick_dtype(device, params.bf16, params.fp16)
+    base = run.spec.model
+    assert base is not None  # the service refuses a job without one
+    # 2) What we train: the adapter only
+    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
+    model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
+    add_adapter(model, params)
+    # 3) Train, then leave behind what others can use
+    return fit(
+        run,
+        params,
+        model,
+        tokenizer,
+        device,
+        RECIPE.produces,
+        lambda m, folder: save_adapter(m, folder, run.spec, params),
+    )
