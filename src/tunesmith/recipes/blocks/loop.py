@@ -193,7 +193,8 @@ class Loop:
             self.run.notice(
                 f"{why}: going on with batch_size {self.state.micro_batch} and gradient_accumulation_steps "
                 f"{math.ceil(per_step / self.state.micro_batch)}; the result is the same.",
-                level="warning", code="micro_batch_halved",
+                level="warning",
+                code="micro_batch_halved",
             )
 
     def _accumulate(self, places: np.ndarray, supervised: int) -> tuple[float, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
+
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on `device`."""
     if device.type == "cuda":

@@ -61,7 +61,7 @@ def write_report(
         curves = {name: _thinned(series[name]) for name in names if series.get(name)}
         if curves:
             svg = _draw(folder, file_name, title, curves, unit)
-            drawn.append((title, _sentence(curves), Markup(svg)))  # noqa: S704 — drawn by matplotlib, which escapes text
+            drawn.append((title, _sentence(curves), Markup(svg)))
     page = Environment(autoescape=True).from_string(PAGE)
     html = page.render(name=run_name, spec=spec, params=params, metrics=metrics, charts=drawn, notices=notices)
     (folder / "report.html").write_text(html)

@@ -1,0 +1,156 @@
+"""Every query on jobs and their events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, delete, func, or_, select, text, update
+
+from tunesmith.core.job_status import JobStatus
+from tunesmith.features.jobs.tables import AllocationRow, EventRow, JobRow
+from tunesmith.storage.repository import Repository
+
+SCHEDULER_LOCK = 7461002
+"""PostgreSQL advisory lock under which servers decide about the queue, one after the other."""
+
+
+class JobRepository(Repository[JobRow]):
+    row = JobRow
+    noun = "job"
+
+    def filtered(
+        self,
+        *,
+        status: Sequence[str] = (),
+        method: str | None = None,
+        tag: str | None = None,
+        text_like: str | None = None,
+    ) -> Select[Any]:
+        """A query for `page`."""
+        query = self.query()
+        if status:
+            query = query.where(JobRow.status.in_(status))
+        if method:
+            query = query.where(JobRow.method == method)
+        if text_like:
+            pattern = "%" + text_like.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            query = query.where(
+                or_(JobRow.name.ilike(pattern, escape="\\"), JobRow.output_name.ilike(pattern, escape="\\"))
+            )
+        if tag:
+            query = query.where(func.cast(JobRow.tags, text_type()).like("%" + _json_text(tag) + "%", escape="\\"))
+        return query
+
+    def queue(self) -> list[JobRow]:
+        """Waiting jobs in the order in which they will start."""
+        query = self.query().where(JobRow.status == JobStatus.QUEUED)
+        return list(self.session.scalars(query.order_by(JobRow.priority.desc(), JobRow.position, JobRow.id)))
+
+    def with_process(self) -> list[JobRow]:
+        """Jobs that may have a process, whatever their status."""
+        return list(self.session.scalars(self.query().where(JobRow.launch.is_not(None)).order_by(JobRow.id)))
+
+    def running(self) -> list[JobRow]:
+        return list(self.session.scalars(self.query().where(JobRow.status == JobStatus.RUNNING).order_by(JobRow.id)))
+
+    def statuses(self, ids: Sequence[int]) -> dict[int, str]:
+        """Status by id; ids that are not there are left out."""
+        if not ids:
+            return {}
+        found = self.session.execute(select(JobRow.id, JobRow.status).where(JobRow.id.in_(ids)))
+        return {job_id: status for job_id, status in found}
+
+    def count_by_status(self) -> dict[str, int]:
+        return dict(self.session.execute(select(JobRow.status, func.count()).group_by(JobRow.status)).tuples().all())
+
+    def output_names(self, base: str) -> set[str]:
+        """Output names taken that begin like `base`."""
+        query = select(JobRow.output_name).where(JobRow.output_name.like(base.replace("_", "\\_") + "%", escape="\\"))
+        return set(self.session.scalars(query))
+
+    def uses_dataset(self, dataset_id: int) -> list[JobRow]:
+        """Jobs that are not over and need this dataset."""
+        over = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
+        query = self.query().where(or_(JobRow.dataset_id == dataset_id, JobRow.eval_dataset_id == dataset_id))
+        return list(self.session.scalars(query.where(JobRow.status.not_in(over)).limit(20)))
+
+    def completed(self, limit: int = 500) -> list[JobRow]:
+        query = self.query().where(JobRow.status == JobStatus.COMPLETED).order_by(JobRow.id.desc()).limit(limit)
+        return list(self.session.scalars(query))
+
+    def lock_for_scheduling(self) -> bool:
+        """Whether this server may decide now (PostgreSQL: others wait their turn; SQLite: writers are one at a time)."""
+        if self.session.get_bind().dialect.name != "postgresql":
+            return True
+        return bool(self.session.scalar(text(f"SELECT pg_try_advisory_xact_lock({SCHEDULER_LOCK})")))
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def add_events(self, rows: Sequence[EventRow]) -> None:
+        self.session.add_all(rows)
+
+    def events(
+        self, job_id: int, *, after: int = 0, types: Sequence[str] = (), limit: int = 1000, newest: bool = False
+    ) -> list[EventRow]:
+        """Events after a sequence number, in order; with `newest` the last `limit` of them."""
+        query = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after)
+        if types:
+            query = query.where(EventRow.type.in_(types))
+        if newest:
+            return list(self.session.scalars(query.order_by(EventRow.seq.desc()).limit(limit)))[::-1]
+        return list(self.session.scalars(query.order_by(EventRow.seq).limit(limit)))
+
+    def last_event(self, job_id: int, event_type: str) -> EventRow | None:
+        found = self.events(job_id, types=(event_type,), limit=1, newest=True)
+        return found[0] if found else None
+
+    # -- devices --------------------------------------------------------------------------------------------------
+
+    def held_devices(self, host: str) -> dict[int, int]:
+        """Device → job."""
+        query = select(AllocationRow.device, AllocationRow.job_id).where(AllocationRow.host == host)
+        return {device: job_id for device, job_id in self.session.execute(query)}
+
+    def hold_devices(self, host: str, job_id: int, devices: Sequence[int]) -> None:
+        self.session.add_all([AllocationRow(host=host, device=device, job_id=job_id) for device in devices])
+
+    def release_devices(self, job_id: int) -> None:
+        self.session.execute(delete(AllocationRow).where(AllocationRow.job_id == job_id))
+
+    def renew_lease(self, job: JobRow, server_id: str, seconds: float) -> bool:
+        """Take or keep the watch over a job; False when another server has it. Compared in the database's own time."""
+        now = func.now() if self.session.get_bind().dialect.name == "postgresql" else text("CURRENT_TIMESTAMP")
+        free = or_(
+            JobRow.server_id == server_id,
+            JobRow.server_id.is_(None),
+            JobRow.lease_until.is_(None),
+            JobRow.lease_until < now,
+        )
+        result = self.session.execute(
+            update(JobRow)
+            .where(JobRow.id == job.id, JobRow.attempt == job.attempt, free)
+            .values(server_id=server_id, lease_until=_later(self.session.get_bind().dialect.name, seconds))
+            .execution_options(synchronize_session=False)
+        )
+        return bool(result.rowcount)  # type: ignore[attr-defined]
+
+
+def _later(dialect: str, seconds: float) -> Any:
+    """The database's time, `seconds` from now."""
+    if dialect == "postgresql":
+        return text(f"now() + interval '{float(seconds)} seconds'")
+    return text(f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '+{float(seconds)} seconds')")
+
+
+def text_type() -> Any:
+    from sqlalchemy import Text
+
+    return Text
+
+
+def _json_text(value: str) -> str:
+    """A string as it stands inside stored JSON, ready for LIKE."""
+    import json
+
+    return json.dumps(value).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

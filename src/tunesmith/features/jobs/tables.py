@@ -1,0 +1,121 @@
+"""Jobs, their events, the devices they hold, and remembered answers to repeated requests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from tunesmith.storage.tables import Base, JsonValue, UtcDateTime
+
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class JobRow(Base):
+    """One job. `status` is what it is; `wants_…` is what its owner asked for and the scheduler has still to do."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    method: Mapped[str] = mapped_column(String(50))
+    model: Mapped[str | None] = mapped_column(String(500))
+    dataset_id: Mapped[int | None] = mapped_column(BigId, index=True)
+    dataset_version: Mapped[str | None] = mapped_column(String(64))
+    eval_dataset_id: Mapped[int | None] = mapped_column(BigId)
+    hyperparameters: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+    reasons: Mapped[dict[str, str]] = mapped_column(JsonValue)
+    request: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+    """What was submitted, for cloning."""
+    spec: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+    """Becomes `spec.json`."""
+    resources: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+    tags: Mapped[list[str]] = mapped_column(JsonValue)
+    output_name: Mapped[str] = mapped_column(String(120), unique=True)
+    batch_id: Mapped[str | None] = mapped_column(String(36), index=True)
+
+    status: Mapped[str] = mapped_column(String(20))
+    status_reason: Mapped[str] = mapped_column(Text, default="")
+    phase: Mapped[str | None] = mapped_column(String(20))
+    failure_code: Mapped[str | None] = mapped_column(String(40))
+    hint: Mapped[str] = mapped_column(Text, default="")
+    details: Mapped[list[Any]] = mapped_column(JsonValue, default=list)
+    metrics: Mapped[dict[str, float]] = mapped_column(JsonValue, default=dict)
+
+    priority: Mapped[int] = mapped_column(Integer, default=1)
+    """0 low, 1 normal, 2 high."""
+    position: Mapped[float] = mapped_column(default=0.0)
+    """Order within one priority; the id unless somebody moved it."""
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    off_peak: Mapped[bool] = mapped_column(default=False)
+    after_job_id: Mapped[int | None] = mapped_column(BigId)
+    after_failure: Mapped[bool] = mapped_column(default=True)
+    timeout_s: Mapped[float | None]
+
+    wants_stop: Mapped[bool] = mapped_column(default=False)
+    wants_pause: Mapped[bool] = mapped_column(default=False)
+    checkpoint_seq: Mapped[int] = mapped_column(default=0)
+    learning_rate: Mapped[float | None]
+    learning_rate_seq: Mapped[int] = mapped_column(default=0)
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Launches so far: the fencing number of the present one."""
+    launch: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
+    """`core.job_spec.Launch` of the present attempt; null when no process can exist."""
+    server_id: Mapped[str | None] = mapped_column(String(80))
+    """Which server watches it."""
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    restarts: Mapped[int] = mapped_column(default=0)
+    """Lost workers since the last new checkpoint."""
+    out_of_memory_kills: Mapped[int] = mapped_column(default=0)
+    stopping_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Bytes of events.jsonl that are in the database."""
+    last_seq: Mapped[int] = mapped_column(default=0)
+    last_checkpoint_step: Mapped[int] = mapped_column(default=-1)
+
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("ix_jobs_queue", "status", "priority", "position"),)
+
+
+class EventRow(Base):
+    """One event, numbered within its job."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(String(20))
+    step: Mapped[int | None]
+    body: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+
+    __table_args__ = (Index("ix_job_events_type", "job_id", "type", "seq"),)
+
+
+class AllocationRow(Base):
+    """A device that a job holds. The key makes a second holder impossible even if the scheduler were wrong."""
+
+    __tablename__ = "job_allocations"
+
+    host: Mapped[str] = mapped_column(String(80), primary_key=True)
+    device: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+
+
+class IdempotencyRow(Base):
+    """The answer to a request that named an `Idempotency-Key`."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(String(100), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
