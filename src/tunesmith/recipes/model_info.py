@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ from tunesmith.core.errors import BadData, NotFound, UnsupportedFormat
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 """Longest safetensors header that is read; the format's own limit."""
+OUTER = re.compile(r"embed|lm_head|wte|wpe")
+"""Two-dimensional weights that get no adapter."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 
 
@@ -27,6 +31,8 @@ class ModelInfo(NamedTuple):
     num_heads: int
     vocab_size: int
     context_length: int
+    linear_width: int
+    """Inputs plus outputs, summed over the layers' linear maps: an adapter of rank r has r times this many weights."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -39,14 +45,27 @@ def read_header(path: Path) -> dict[str, Any]:
             raise BadData(f"{path.name} is not a safetensors file: its header is {length} bytes of {size_bytes}.")
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadData(f"{path.name} is not a safetensors file: its header is not JSON.") from None
+    if not isinstance(header, dict):
+        raise BadData(f"{path.name} is not a safetensors file: its header is not an object.")
     header.pop("__metadata__", None)
     for name, tensor in header.items():
+        if not _is_tensor(tensor):
+            raise BadData(f"{path.name} is not a safetensors file: {name[:80]} does not describe a tensor.")
         begin, end = tensor["data_offsets"]
         if not 0 <= begin <= end <= size_bytes - 8 - length:
             raise BadData(f"{path.name} is cut or forged: tensor {name[:80]} ends beyond the file.")
-    return dict(header)
+    return header
+
+
+def _is_tensor(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    offsets, shape = value.get("data_offsets"), value.get("shape")
+    if not (isinstance(offsets, list) and len(offsets) == 2 and isinstance(shape, list)):
+        return False
+    return all(type(number) is int for number in offsets) and all(type(n) is int and n >= 0 for n in shape)
 
 
 def refuse_unsafe_files(folder: Path) -> None:
@@ -70,28 +89,26 @@ def read_model_info(folder: Path) -> ModelInfo:
         raise NotFound(f"{folder.name} has no config.json, so it is not a model.") from None
     except ValueError:
         raise BadData(f"{folder.name}/config.json is not JSON.") from None
+    if not isinstance(config, dict):
+        raise BadData(f"{folder.name}/config.json is not an object.")
     refuse_unsafe_files(folder)
-    text = config.get("text_config") or config
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     files = sorted(folder.glob("*.safetensors"))
-    count = 0
-    for file in files:
-        for tensor in read_header(file).values():
-            number = 1
-            for side in tensor["shape"]:
-                number *= side
-            count += number
+    tensors = [(name, tensor["shape"]) for file in files for name, tensor in read_header(file).items()]
+    architectures = config.get("architectures")
 
     def first(*names: str, default: int = 0) -> int:
-        return next((int(text[name]) for name in names if isinstance(text.get(name), int | float)), default)
+        return next((text[name] for name in names if type(text.get(name)) is int), default)
 
     return ModelInfo(
         family=str(config.get("model_type", "unknown")),
-        architecture=str((config.get("architectures") or ["unknown"])[0]),
-        num_parameters=count,
+        architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown",
+        num_parameters=sum(prod(shape) for _, shape in tensors),
         size_bytes=sum(file.stat().st_size for file in files),
         num_layers=first("num_hidden_layers", "n_layer"),
         hidden_size=first("hidden_size", "n_embd"),
         num_heads=first("num_attention_heads", "n_head"),
         vocab_size=first("vocab_size"),
         context_length=first("max_position_embeddings", "n_positions", default=2048),
+        linear_width=sum(sum(shape) for name, shape in tensors if len(shape) == 2 and not OUTER.search(name)),
     )

@@ -1,0 +1,144 @@
+"""What a curve says, in words, with what to do. Pure: numbers in, sentences out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from tunesmith.schemas.jobs import Diagnosis
+
+MIN_POINTS = 8
+"""Losses below which nothing is said: a trend needs some points."""
+WINDOW = 200
+"""Losses looked at: what happened long ago does not matter now."""
+RISING = 0.10
+"""Growth of the smoothed loss over the window, as a share, that counts as rising."""
+PLATEAU = 0.005
+"""Change, as a share, below which the loss stands still."""
+OSCILLATING = 0.35
+"""Mean jump between neighbouring losses, as a share of their mean, that counts as oscillating."""
+OVERFITTING = 0.05
+"""Held-out loss above its best, as a share, that counts as overfitting."""
+HIGH_GRADIENT = 10.0
+VANISHING_GRADIENT = 1e-5
+
+Series = Sequence[tuple[int, float]]
+"""`(step, value)`, by step."""
+
+
+def diagnose(loss: Series, eval_loss: Series = (), grad_norm: Series = ()) -> list[Diagnosis]:
+    """Every problem that the series show, the gravest first; `healthy` alone when there is none; nothing when too early."""
+    if any(not math.isfinite(value) for _, value in [*loss[-WINDOW:], *eval_loss]):
+        return [_not_a_number(loss, eval_loss)]
+    values = [value for _, value in loss[-WINDOW:]]
+    norms = [value for _, value in grad_norm[-WINDOW:] if math.isfinite(value)]
+    if len(values) < MIN_POINTS:
+        return []
+    found = [*_of_gradients(norms), *_of_held_out(eval_loss), *_of_loss(values)]
+    order = {"error": 0, "warning": 1, "info": 2}
+    found.sort(key=lambda d: order[d.severity])
+    return found or [
+        Diagnosis(
+            code="healthy",
+            severity="info",
+            message=f"The loss falls steadily: {_mean_of_start(values):.3g} to {_mean_of_end(values):.3g}.",
+            advice="Nothing to do.",
+        )
+    ]
+
+
+def _not_a_number(loss: Series, eval_loss: Series) -> Diagnosis:
+    step = next(step for step, value in [*loss[-WINDOW:], *eval_loss] if not math.isfinite(value))
+    return Diagnosis(
+        code="nan",
+        severity="error",
+        message=f"The loss is not a number since step {step}.",
+        advice="Lower learning_rate to a third, keep max_grad_norm at 1.0, and use bf16 rather than fp16.",
+    )
+
+
+def _of_gradients(norms: list[float]) -> list[Diagnosis]:
+    if len(norms) < MIN_POINTS:
+        return []
+    typical = median(norms[-max(MIN_POINTS, len(norms) // 4) :])
+    if typical > HIGH_GRADIENT:
+        return [
+            Diagnosis(
+                code="high_gradients",
+                severity="warning",
+                message=f"Gradients are large: a norm of about {typical:.3g}.",
+                advice="Lower learning_rate or lengthen the warm-up; max_grad_norm 1.0 keeps single steps in bounds.",
+            )
+        ]
+    if typical < VANISHING_GRADIENT:
+        return [
+            Diagnosis(
+                code="vanishing_gradients",
+                severity="warning",
+                message=f"Gradients have all but vanished: a norm of about {typical:.3g}.",
+                advice="Nothing more is learnt. Raise learning_rate, check that the rows have answers, or stop here.",
+            )
+        ]
+    return []
+
+
+def _of_held_out(eval_loss: Series) -> list[Diagnosis]:
+    if len(eval_loss) < 2:
+        return []
+    best_step, best = min(eval_loss, key=lambda point: point[1])
+    last = eval_loss[-1][1]
+    if last <= best + OVERFITTING * max(abs(best), 1e-9):
+        return []
+    return [
+        Diagnosis(
+            code="overfitting",
+            severity="warning",
+            message=f"The held-out loss was best at step {best_step} ({best:.3g}) and has risen to {last:.3g}.",
+            advice="The model learns the rows by heart. Train fewer epochs, add rows, or switch early_stopping on; "
+            "save_best_model keeps the best weights.",
+        )
+    ]
+
+
+def _of_loss(values: list[float]) -> list[Diagnosis]:
+    start, end, level = _mean_of_start(values), _mean_of_end(values), max(abs(fmean(values)), 1e-9)
+    change = (end - start) / max(abs(start), 1e-9)
+    jumps = fmean(abs(b - a) for a, b in zip(values, values[1:], strict=False)) / level
+    turns = sum((b - a) * (c - b) < 0 for a, b, c in zip(values, values[1:], values[2:], strict=False))
+    if change > RISING:
+        return [
+            Diagnosis(
+                code="rising",
+                severity="warning",
+                message=f"The loss rises: {start:.3g} to {end:.3g} over the last {len(values)} points.",
+                advice="Lower learning_rate, by half or more; it can be changed while the job runs.",
+            )
+        ]
+    if jumps > OSCILLATING and turns > len(values) / 3:
+        return [
+            Diagnosis(
+                code="oscillating",
+                severity="warning",
+                message=f"The loss jumps by {jumps:.0%} from one point to the next.",
+                advice="Lower learning_rate, or raise gradient_accumulation_steps so that each step sees more rows.",
+            )
+        ]
+    if abs(change) < PLATEAU and len(values) >= 3 * MIN_POINTS:
+        return [
+            Diagnosis(
+                code="plateau",
+                severity="info",
+                message=f"The loss stands still at about {end:.3g}.",
+                advice="Raise learning_rate or lora_r if it should fall further; otherwise stop here.",
+            )
+        ]
+    return []
+
+
+def _mean_of_start(values: list[float]) -> float:
+    return fmean(values[: max(2, len(values) // 4)])
+
+
+def _mean_of_end(values: list[float]) -> float:
+    return fmean(values[-max(2, len(values) // 4) :])

@@ -1,0 +1,269 @@
+"""`GET /jobs/{id}/download`: one `.tar.gz` with all that is needed to use the model elsewhere, made while it is sent.
+
+Memory is constant whatever the size, and the same job gives the same bytes: names are sorted, times and owners fixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tunesmith.core.errors import Conflict
+from tunesmith.core.job_spec import JobSpec
+
+CHUNK_BYTES = 1024 * 1024
+GZIP_LEVEL = 1
+"""Weights hardly shrink; a higher level would only cost time."""
+EPOCH = 0
+"""The time stamp of every member."""
+
+CHATML = """TEMPLATE \"\"\"{{- range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+\"\"\"
+PARAMETER stop "<|im_start|>"
+PARAMETER stop "<|im_end|>"
+"""
+LLAMA3 = """TEMPLATE \"\"\"{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>
+
+{{ .Content }}<|eot_id|>{{ end }}<|start_header_id|>assistant<|end_header_id|>
+
+\"\"\"
+PARAMETER stop "<|eot_id|>"
+PARAMETER stop "<|start_header_id|>"
+"""
+LLAMA2 = """TEMPLATE \"\"\"{{- if .System }}[INST] <<SYS>>
+{{ .System }}
+<</SYS>>
+
+{{ else }}[INST] {{ end }}{{ .Prompt }} [/INST] {{ .Response }}\"\"\"
+PARAMETER stop "[INST]"
+PARAMETER stop "[/INST]"
+"""
+GEMMA = """TEMPLATE \"\"\"{{- range .Messages }}<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}user{{ end }}
+{{ .Content }}<end_of_turn>
+{{ end }}<start_of_turn>model
+\"\"\"
+PARAMETER stop "<end_of_turn>"
+"""
+PLAIN = """TEMPLATE \"\"\"{{- range .Messages }}{{ if eq .Role "assistant" }}Assistant{{ else if eq .Role "system" }}System{{ else }}User{{ end }}: {{ .Content }}
+{{ end }}Assistant:\"\"\"
+PARAMETER stop "User:"
+"""
+FAMILIES = (
+    ("<|im_start|>", CHATML),
+    ("<|start_header_id|>", LLAMA3),
+    ("[INST]", LLAMA2),
+    ("<start_of_turn>", GEMMA),
+)
+"""What a chat template contains, and how Ollama writes the same."""
+
+
+class Member(NamedTuple):
+    """One file of the archive: its name, and either bytes or the path of a file."""
+
+    name: str
+    data: bytes | Path
+
+
+def stream_package(artifacts: Path, spec: JobSpec, produces: str, name: str) -> Iterator[bytes]:
+    """The archive, piece by piece. `name` becomes the folder inside. Raises `Conflict` before the first byte."""
+    model = artifacts / produces
+    if not produces or not model.is_dir():
+        raise Conflict("This job has left no model.", hint="Download is possible once the job is completed.")
+    return _compressed(_tar(name, members(artifacts, spec, produces, name)))
+
+
+def members(artifacts: Path, spec: JobSpec, produces: str, name: str) -> list[Member]:
+    """Every file but the checksums, sorted by name. Links are left out: an archive holds only what is in the job."""
+    found = []
+    for part in (produces, "report"):
+        root = artifacts / part
+        paths = (p for p in root.rglob("*") if p.is_file() and not p.is_symlink()) if root.is_dir() else ()
+        found += [Member(f"{part}/{path.relative_to(root).as_posix()}", path) for path in paths]
+    texts = {
+        "Modelfile": modelfile(artifacts / produces, spec, produces),
+        "LM_STUDIO.md": lm_studio(artifacts / produces, spec, produces, name),
+        "README.md": readme(artifacts / produces, spec, produces, name),
+    }
+    found += [Member(title, text.encode()) for title, text in texts.items()]
+    return sorted(found, key=lambda member: member.name)
+
+
+def modelfile(model: Path, spec: JobSpec, produces: str) -> str:
+    """For `ollama create`: an adapter names its base model by FROM and itself by ADAPTER; whole weights are the FROM."""
+    if is_adapter(model):
+        base = spec.model.name if spec.model else ""
+        source = (
+            f"# The base model must be {base}. Ollama reads a folder with its safetensors, or a GGUF file:\n"
+            f"# put it beside this file, or write the path of yours here.\n"
+            f"FROM ./base\nADAPTER ./{produces}\n"
+        )
+    else:
+        source = f"FROM ./{produces}\n"
+    system = spec.params.get("system_prompt")
+    quoted = f'SYSTEM """{str(system).replace(chr(34) * 3, chr(39) * 3)}"""\n' if system else ""
+    return f"{source}{ollama_template(model)}{quoted}PARAMETER temperature 0.7\nPARAMETER num_ctx {_context(spec)}\n"
+
+
+def ollama_template(model: Path) -> str:
+    """TEMPLATE and stop words for the model's chat template, told by its marks."""
+    text = chat_template(model)
+    return next((template for mark, template in FAMILIES if mark in text), PLAIN)
+
+
+def chat_template(model: Path) -> str:
+    """The Jinja text, from its own file or from the tokenizer's configuration; empty when there is none."""
+    own = model / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text(errors="replace")
+    try:
+        config = json.loads((model / "tokenizer_config.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return ""
+    return str(config.get("chat_template") or "")
+
+
+def is_adapter(model: Path) -> bool:
+    return (model / "adapter_config.json").is_file()
+
+
+def _context(spec: JobSpec) -> int:
+    return max(2048, int(spec.params.get("max_length") or 0))
+
+
+def readme(model: Path, spec: JobSpec, produces: str, name: str) -> str:
+    """What is in the archive and the three ways to use it."""
+    base = spec.model.name if spec.model else ""
+    if is_adapter(model):
+        what = f"`{produces}/` is a LoRA adapter for `{base}`; it needs that model beside it."
+        load = (
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+            f'model = PeftModel.from_pretrained(base, "{produces}")\n'
+        )
+        first = "Put the base model's folder beside the Modelfile under the name `base`, then:"
+    else:
+        what = f"`{produces}/` is a whole model, tuned from `{base}`."
+        load = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{produces}")\n'
+        )
+        first = "In this folder:"
+    return f"""# {name}
+
+{what} Format: safetensors. The card with data, settings and scores is `{produces}/README.md`; charts are in `report/`.
+
+## Python
+
+```python
+{load}tokenizer = AutoTokenizer.from_pretrained("{produces}")
+```
+
+## Ollama
+
+{first}
+
+```
+ollama create {name} -f Modelfile
+ollama run {name}
+```
+
+## LM Studio
+
+See `LM_STUDIO.md`.
+
+## Whole?
+
+`sha256sum -c SHA256SUMS` (macOS: `shasum -a 256 -c SHA256SUMS`) checks every file.
+"""
+
+
+def lm_studio(model: Path, spec: JobSpec, produces: str, name: str) -> str:
+    """LM Studio reads GGUF: how to make one with llama.cpp's converters."""
+    base = spec.model.name if spec.model else ""
+    if is_adapter(model):
+        steps = f"""1. Join the adapter and its base model (`pip install transformers peft`):
+
+   ```python
+   from peft import PeftModel
+   from transformers import AutoModelForCausalLM, AutoTokenizer
+
+   base = AutoModelForCausalLM.from_pretrained("{base}", dtype="auto")
+   PeftModel.from_pretrained(base, "{produces}").merge_and_unload().save_pretrained("merged")
+   AutoTokenizer.from_pretrained("{produces}").save_pretrained("merged")
+   ```
+
+2. Turn it into one GGUF file with llama.cpp's converter:
+
+   ```
+   python convert_hf_to_gguf.py merged --outfile {name}.gguf --outtype q8_0
+   ```
+"""
+    else:
+        steps = f"""1. Turn the model into one GGUF file with llama.cpp's converter:
+
+   ```
+   python convert_hf_to_gguf.py {produces} --outfile {name}.gguf --outtype q8_0
+   ```
+"""
+    number = 3 if is_adapter(model) else 2
+    return f"""# {name} in LM Studio
+
+{steps}
+{number}. `lms import {name}.gguf`, or move the file to `~/.lmstudio/models/tunesmith/{name}/`.
+{number + 1}. Open LM Studio, choose `{name}`, and chat. The chat template travels inside the GGUF file.
+"""
+
+
+def _tar(name: str, files: list[Member]) -> Iterator[bytes]:
+    """A POSIX tar of `files` below the folder `name`, with SHA256SUMS last, since it is known last."""
+    sums = []
+    for member in files:
+        digest = hashlib.sha256()
+        size = len(member.data) if isinstance(member.data, bytes) else member.data.stat().st_size
+        yield _header(f"{name}/{member.name}", size)
+        for chunk in _chunks(member.data, size):
+            digest.update(chunk)
+            yield chunk
+        yield _padding(size)
+        sums.append(f"{digest.hexdigest()}  {member.name}\n")
+    data = "".join(sums).encode()
+    yield _header(f"{name}/SHA256SUMS", len(data)) + data + _padding(len(data))
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _header(name: str, size_bytes: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size_bytes, EPOCH, 0o644
+    return info.tobuf(format=tarfile.PAX_FORMAT)
+
+
+def _padding(size_bytes: int) -> bytes:
+    return b"\0" * (-size_bytes % tarfile.BLOCKSIZE)
+
+
+def _chunks(data: bytes | Path, size_bytes: int) -> Iterator[bytes]:
+    """Exactly `size_bytes`, as the header has promised."""
+    left = size_bytes
+    with BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+        while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+            left -= len(chunk)
+            yield chunk
+    if left:
+        raise Conflict("A file of the model changed while it was being sent.", hint="Download again.")
+
+
+def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Gzip without a time stamp or a file name in its header."""
+    packer: Any = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
+    for piece in pieces:
+        if out := packer.compress(piece):
+            yield out
+    yield packer.flush()
