@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from tunesmith.core.errors import InvalidInput, TunesmithError
@@ -56,6 +57,11 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         return _answer(invalid_input(error))
+
+    @app.exception_handler(DataError)
+    def not_storable(_request: Request, error: DataError) -> JSONResponse:
+        log.warning("the database refused a value: %s", error.orig)
+        return _answer(InvalidInput("A value cannot be stored.", hint="Text without NUL, numbers within 64 bits."))
 
     @app.exception_handler(HTTPException)
     def plain(_request: Request, error: HTTPException) -> JSONResponse:

@@ -41,6 +41,8 @@ class HostOriginGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             problem = self.problem(Headers(scope=scope))
+            if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+                problem = problem or BadRequest("An address must not hold NUL characters.", hint="Remove %00 from it.")
             if problem and scope["type"] == "http":
                 await JSONResponse(problem.body(), status_code=problem.status)(scope, receive, send)
                 return

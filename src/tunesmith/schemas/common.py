@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ItemT = TypeVar("ItemT")
+MAX_DEPTH = 50
+"""Deepest nesting of what clients send."""
+
+
+def why_not_storable(value: Any, depth: int = 0) -> str | None:
+    """What no database can keep: NUL and halves of surrogate pairs in text, infinite numbers, numbers beyond 64 bits."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "text must not hold NUL characters"
+        return "text must be valid Unicode" if any("\ud800" <= char <= "\udfff" for char in value) else None
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**63 else "the number does not fit into 64 bits"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "the number must be finite"
+    if depth > MAX_DEPTH:
+        return f"nested more than {MAX_DEPTH} levels deep"
+    items = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((why for item in items if (why := why_not_storable(item, depth + 1))), None)
 
 
 class Wire(BaseModel):
-    """Base of what clients send: unknown keys are refused."""
+    """Base of what clients send: unknown keys are refused, and so is what no database can keep."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, data: Any) -> Any:
+        for name, value in data.items() if isinstance(data, dict) else ():
+            if why := why_not_storable(value):
+                raise ValueError(f"{str(name)[:80]!r}: {why}")
+            if why := why_not_storable(name):
+                raise ValueError(f"a key: {why}")
+        return data
 
 
 class Page(BaseModel, Generic[ItemT]):

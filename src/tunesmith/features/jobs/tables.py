@@ -1,4 +1,4 @@
-"""Jobs, their events, the devices they hold, and remembered answers to repeated requests."""
+"""Jobs, their events, and the devices they hold."""
 
 from __future__ import annotations
 
@@ -106,16 +106,3 @@ class AllocationRow(Base):
     host: Mapped[str] = mapped_column(String(80), primary_key=True)
     device: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
-
-
-class IdempotencyRow(Base):
-    """The answer to a request that named an `Idempotency-Key`."""
-
-    __tablename__ = "idempotency_keys"
-
-    scope: Mapped[str] = mapped_column(String(100), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    fingerprint: Mapped[str] = mapped_column(String(64))
-    status: Mapped[int]
-    body: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
