@@ -1,18 +1,270 @@
-"""The scheduler's thread."""
+"""The scheduler's thread: observe → ingest → decide → act, then place what waits. Safe to repeat at any point."""
 
 from __future__ import annotations
 
+import logging
+import shutil
+import socket
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from tunesmith.core.clock import utc_now
+from tunesmith.core.devices import read_gpus
+from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
+from tunesmith.core.job_spec import ExitRecord, JobSpec, Launch, ResourceRequest
+from tunesmith.core.job_status import JobStatus
+from tunesmith.executors.base import Executor, Order
+from tunesmith.executors.identity import boot_id
+from tunesmith.executors.local import LocalExecutor
+from tunesmith.features.jobs.lifecycle import Lifecycle, control_of
 from tunesmith.live.bus import Bus
+from tunesmith.scheduler.placement import Machine, Placement, Waiting, in_window, place
+from tunesmith.scheduler.supervision import Finish, Kill, Nothing, Requeue, Step, View, next_step
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
+if TYPE_CHECKING:
+    from tunesmith.features.jobs.tables import JobRow
+
+log = logging.getLogger(__name__)
+
+BUSY_TICK_S = 0.2
+"""Pause between rounds while something runs, seconds."""
+
 
 class Scheduler:
-    def __init__(self, settings: Settings, database: Database, bus: Bus) -> None:
+    """Starts and watches the jobs of one machine. Several on one database share the work by leases."""
+
+    def __init__(self, settings: Settings, database: Database, bus: Bus, executor: Executor | None = None) -> None:
         self.settings, self.database, self.bus = settings, database, bus
+        self.executor: Executor = executor or LocalExecutor()
+        self.host = f"{socket.gethostname()[:40]}:{boot_id()[:13]}"
+        self.server_id = f"{socket.gethostname()[:40]}:{settings.port}:{boot_id()[:13]}"
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._gpus: list[int] | None = None
+        self._busy = False
 
-    def start(self) -> None: ...
+    # -- the thread -------------------------------------------------------------------------------------------------
 
-    def stop(self) -> None: ...
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
 
-    def wake(self) -> None: ...
+    def stop(self) -> None:
+        """Leave the workers running; the next server finds them."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread:
+            self._thread.join(30)
+
+    def wake(self) -> None:
+        """Start the next round now."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.tick()
+            except Exception:  # one bad round must not end the supervision of every job
+                log.exception("a round of the scheduler failed; trying again")
+            self._wake.wait(BUSY_TICK_S if self._busy else self.settings.tick_s)
+            self._wake.clear()
+
+    def tick(self) -> None:
+        """One round."""
+        with self.database.unit_of_work(readonly=True) as session:
+            ids = [job.id for job in Lifecycle(session, self.bus).jobs.with_process()]
+        self._busy = bool(ids)
+        for job_id in ids:
+            try:
+                self._watch(job_id)
+            except OSError as error:  # a full disk, say: the other jobs are still watched, this one next time
+                log.warning("job %s cannot be watched now: %s", job_id, error)
+        self._place()
+
+    # -- one job that has a process ---------------------------------------------------------------------------------
+
+    def job_dir(self, job_id: int) -> JobDir:
+        return JobDir(self.settings.jobs_dir / str(job_id))
+
+    def _watch(self, job_id: int) -> None:
+        job_dir = self.job_dir(job_id)
+        with self.database.unit_of_work() as session:
+            life = Lifecycle(session, self.bus)
+            job = life.jobs.get(job_id, for_update=True)
+            if job.launch is None or not life.jobs.renew_lease(job, self.server_id, self.settings.lease_s):
+                return
+            launch = Launch.model_validate(job.launch)
+            self._write_control(job, job_dir)
+            observed = self.executor.observe(job_dir, launch)
+            drained = self._ingest(life, job, job_dir)
+            if observed.state != "alive" and not drained:
+                self._busy = True
+                return  # a flood of events: the rest comes with the next round, before anything is decided
+            view = self._view(job, job_dir, observed.state, observed.heartbeat_age_s, observed.shim)
+        self._act(job_id, launch, job_dir, next_step(view))
+
+    def _write_control(self, job: JobRow, job_dir: JobDir) -> None:
+        wanted = control_of(job)
+        if job_dir.read_control() != wanted:
+            write_atomic(job_dir.control, wanted)
+        if (job.wants_stop or job.wants_pause) and job.stopping_since is None:
+            job.stopping_since = utc_now()
+
+    def _ingest(self, life: Lifecycle, job: JobRow, job_dir: JobDir) -> bool:
+        """Take in new events; whether that was all."""
+        found = read_new_events(job_dir.events, job.events_offset)
+        if found.bad_lines:
+            log.warning("job %s wrote %s line(s) that are no events", job.id, found.bad_lines)
+        if found.next_offset != job.events_offset:
+            life.record_events(job, found.events, found.next_offset)
+            return read_new_events(job_dir.events, found.next_offset).next_offset == found.next_offset
+        return True
+
+    def _view(self, job: JobRow, job_dir: JobDir, state: str, heartbeat_age_s: float, shim: object) -> View:
+        record: ExitRecord | None = job_dir.read_exit()
+        return View(
+            state=state,  # type: ignore[arg-type]
+            wants_stop=job.wants_stop,
+            wants_pause=job.wants_pause,
+            asked_for_s=(utc_now() - job.stopping_since).total_seconds() if job.stopping_since else 0.0,
+            heartbeat_age_s=heartbeat_age_s,
+            lease_s=self.settings.lease_s,
+            exit=record if record and record.attempt == job.attempt else None,
+            shim=shim,  # type: ignore[arg-type]
+            restarts=job.restarts,
+            max_restarts=self.settings.job_restarts,
+            out_of_memory_kills=job.out_of_memory_kills,
+        )
+
+    def _act(self, job_id: int, launch: Launch, job_dir: JobDir, step: Step) -> None:
+        if isinstance(step, Nothing):
+            return
+        if not self.executor.kill(job_dir, launch):
+            log.error("job %s: some of its processes cannot be ended; trying again", job_id)
+            return
+        if isinstance(step, Kill):
+            log.warning("job %s: ended attempt %s: %s", job_id, launch.attempt, step.reason)
+            return
+        self._finish(job_id, launch, job_dir, step)
+
+    def _finish(self, job_id: int, launch: Launch, job_dir: JobDir, step: Finish | Requeue) -> None:
+        """Nothing of the attempt lives any more: say what became of the job, and give its devices back."""
+        with self.database.unit_of_work() as session:
+            life = Lifecycle(session, self.bus)
+            job = life.jobs.get(job_id, for_update=True)
+            if job.attempt != launch.attempt or job.launch is None:
+                return
+            self._ingest(life, job, job_dir)
+            job.launch = job.server_id = job.lease_until = job.stopping_since = None
+            life.jobs.release_devices(job.id)
+            if isinstance(step, Requeue):
+                if step.out_of_memory:
+                    job.out_of_memory_kills += 1
+                elif step.counts:
+                    job.restarts += 1
+                restarts, kills = job.restarts, job.out_of_memory_kills
+                life.transition(job, JobStatus.QUEUED, step.reason)
+                job.restarts, job.out_of_memory_kills = restarts, kills
+            else:
+                life.transition(job, step.status, step.reason, step.failure)
+        shutil.rmtree(job_dir.path / "tmp", ignore_errors=True)
+
+    # -- the queue --------------------------------------------------------------------------------------------------
+
+    def gpus(self) -> list[int]:
+        """Indices of this machine's GPUs, asked for once."""
+        if self._gpus is None:
+            self._gpus = [gpu.index for gpu in read_gpus()]
+        return self._gpus
+
+    def placement(self, life: Lifecycle) -> Placement:
+        """What would start now, and why the rest waits."""
+        queue = life.jobs.queue()
+        if not queue:
+            return Placement()
+        after = life.jobs.statuses([job.after_job_id for job in queue if job.after_job_id])
+        waiting = [
+            Waiting(
+                job_id=job.id,
+                num_gpus=int(job.resources.get("num_gpus", 0)),
+                not_before=job.not_before,
+                off_peak=job.off_peak,
+                after_job_id=job.after_job_id,
+                after_status=JobStatus(after[job.after_job_id]) if job.after_job_id in after else None,
+                after_failure=job.after_failure,
+            )
+            for job in queue
+        ]
+        return place(waiting, self._machine(life), utc_now())
+
+    def _machine(self, life: Lifecycle) -> Machine:
+        held = life.jobs.held_devices(self.host)
+        mine = [job for job in life.jobs.with_process() if (job.launch or {}).get("boot_id") == boot_id()]
+        on_cpu = sum(1 for job in mine if not job.resources.get("num_gpus"))
+        free_bytes = shutil.disk_usage(self.settings.home).free
+        return Machine(
+            free_gpus=[gpu for gpu in self.gpus() if gpu not in held],
+            num_gpus=len(self.gpus()),
+            free_cpu_slots=max(0, self.settings.cpu_slots - on_cpu),
+            disk_is_low=free_bytes < self.settings.min_free_bytes,
+            is_off_peak=in_window(self.settings.off_peak, datetime.now().astimezone()),
+            off_peak=self.settings.off_peak,
+        )
+
+    def _place(self) -> None:
+        with self.database.unit_of_work(readonly=True) as session:
+            if not Lifecycle(session, self.bus).jobs.queue():
+                return
+        while self._start_one():
+            self._busy = True
+
+    def _start_one(self) -> bool:
+        """Start the job whose turn it is, in one transaction that ends with its identity written down."""
+        prepared = None
+        try:
+            with self.database.unit_of_work() as session:
+                life = Lifecycle(session, self.bus)
+                if not life.jobs.lock_for_scheduling():
+                    return False
+                starts = self.placement(life).starts
+                if not starts:
+                    return False
+                job_id, devices = starts[0]
+                job = life.jobs.get(job_id, for_update=True)
+                job_dir = self._make_dir(job)
+                prepared = self.executor.prepare(job_dir, self._order(job, devices))
+                job.attempt = prepared.launch.attempt
+                job.launch = prepared.launch.model_dump(mode="json")
+                life.jobs.hold_devices(self.host, job.id, devices)
+                life.transition(job, JobStatus.RUNNING)
+                session.flush()
+                life.jobs.renew_lease(job, self.server_id, self.settings.lease_s)
+                self._write_control(job, job_dir)
+                write_atomic(job_dir.launch, prepared.launch)
+        except BaseException:
+            if prepared:
+                prepared.abandon()
+            raise
+        prepared.go()
+        return True
+
+    def _make_dir(self, job: JobRow) -> JobDir:
+        job_dir = self.job_dir(job.id)
+        job_dir.path.mkdir(mode=0o700, exist_ok=True)
+        if not job_dir.spec.exists():
+            write_atomic(job_dir.spec, JobSpec.model_validate(job.spec))
+        return job_dir
+
+    def _order(self, job: JobRow, devices: list[int]) -> Order:
+        resources = ResourceRequest.model_validate(job.resources)
+        return Order(
+            attempt=job.attempt + 1,
+            devices=devices,
+            cpu_threads=resources.cpu_threads,
+            offline=self.settings.hub_offline,
+            timeout_s=job.timeout_s,
+            out_of_memory_kills=job.out_of_memory_kills,
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, text, update
+from sqlalchemy import Select, Text, cast, delete, func, or_, select, text, update
 
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs.tables import AllocationRow, EventRow, JobRow
@@ -39,7 +40,7 @@ class JobRepository(Repository[JobRow]):
                 or_(JobRow.name.ilike(pattern, escape="\\"), JobRow.output_name.ilike(pattern, escape="\\"))
             )
         if tag:
-            query = query.where(func.cast(JobRow.tags, text_type()).like("%" + _json_text(tag) + "%", escape="\\"))
+            query = query.where(cast(JobRow.tags, Text).like("%" + _json_text(tag) + "%", escape="\\"))
         return query
 
     def queue(self) -> list[JobRow]:
@@ -120,37 +121,31 @@ class JobRepository(Repository[JobRow]):
 
     def renew_lease(self, job: JobRow, server_id: str, seconds: float) -> bool:
         """Take or keep the watch over a job; False when another server has it. Compared in the database's own time."""
-        now = func.now() if self.session.get_bind().dialect.name == "postgresql" else text("CURRENT_TIMESTAMP")
         free = or_(
             JobRow.server_id == server_id,
             JobRow.server_id.is_(None),
             JobRow.lease_until.is_(None),
-            JobRow.lease_until < now,
+            JobRow.lease_until < self._now(),
         )
         result = self.session.execute(
             update(JobRow)
             .where(JobRow.id == job.id, JobRow.attempt == job.attempt, free)
-            .values(server_id=server_id, lease_until=_later(self.session.get_bind().dialect.name, seconds))
+            .values(server_id=server_id, lease_until=self._later(seconds))
             .execution_options(synchronize_session=False)
         )
+        self.session.refresh(job, ["server_id", "lease_until"])
         return bool(result.rowcount)  # type: ignore[attr-defined]
 
+    def _now(self) -> Any:
+        """The database's time, in the form in which it is stored."""
+        return self._later(0)
 
-def _later(dialect: str, seconds: float) -> Any:
-    """The database's time, `seconds` from now."""
-    if dialect == "postgresql":
-        return text(f"now() + interval '{float(seconds)} seconds'")
-    return text(f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '+{float(seconds)} seconds')")
-
-
-def text_type() -> Any:
-    from sqlalchemy import Text
-
-    return Text
+    def _later(self, seconds: float) -> Any:
+        if self.session.get_bind().dialect.name == "postgresql":
+            return text(f"clock_timestamp() + interval '{float(seconds)} seconds'")
+        return text(f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '+{float(seconds)} seconds')")
 
 
 def _json_text(value: str) -> str:
     """A string as it stands inside stored JSON, ready for LIKE."""
-    import json
-
     return json.dumps(value).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -1,0 +1,56 @@
+"""What an executor does: start a worker so that it can be found again, say how it is, end it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tunesmith.core.job_dir import JobDir
+from tunesmith.core.job_spec import Launch, ShimRecord
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to start."""
+
+    attempt: int
+    devices: list[int] = field(default_factory=list)
+    cpu_threads: int | None = None
+    offline: bool = False
+    timeout_s: float | None = None
+    out_of_memory_kills: int = 0
+    """Earlier attempts that the kernel ended for want of memory; the worker starts with a smaller micro-batch."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """How an attempt is."""
+
+    state: Literal["alive", "ended", "gone"]
+    """`ended`: the shim told how. `gone`: no such process any more, and nobody told how it ended."""
+    shim: ShimRecord | None = None
+    heartbeat_age_s: float = 0.0
+
+
+class Prepared(Protocol):
+    """A process that exists and waits: its identity can be recorded before it does anything."""
+
+    launch: Launch
+
+    def go(self) -> None:
+        """Let it begin. When this is never called, it ends by itself."""
+
+    def abandon(self) -> None:
+        """End it without a beginning."""
+
+
+class Executor(Protocol):
+    """Starts workers on some machine and finds them again after the server restarts."""
+
+    def prepare(self, job_dir: JobDir, order: Order) -> Prepared: ...
+
+    def observe(self, job_dir: JobDir, launch: Launch) -> Observation:
+        """Never raises for a dead process."""
+
+    def kill(self, job_dir: JobDir, launch: Launch) -> bool:
+        """End every process of the attempt now; whether none is left."""

@@ -1,0 +1,145 @@
+"""Workers as processes of this machine, each with a shim, in a session of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from tunesmith.core.job_dir import JobDir
+from tunesmith.core.job_spec import Launch
+from tunesmith.executors.base import Observation, Order
+from tunesmith.executors.identity import boot_id, is_alive, start_time
+
+PASSED_ON = (
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT",
+    "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "CUDA_HOME", "OMP_NUM_THREADS",
+)  # fmt: skip
+"""The server's variables that a worker gets. None of them is a secret of the server."""
+MARK = "TUNESMITH_LAUNCH"
+"""Variable by which every process of a launch is known, wherever it has run to."""
+KILL_WITHIN_S = 12.0
+
+
+def worker_environment(job_dir: JobDir, order: Order) -> dict[str, str]:
+    """Made from an allow-list."""
+    tmp = job_dir.path / "tmp"
+    tmp.mkdir(exist_ok=True, mode=0o700)
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= {
+        MARK: f"{job_dir.path}#{order.attempt}",
+        "TMPDIR": str(tmp),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, order.devices)),
+        "TUNESMITH_OOM_KILLS": str(order.out_of_memory_kills),
+    }
+    if order.offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    if order.cpu_threads:
+        environment["OMP_NUM_THREADS"] = str(order.cpu_threads)
+    return environment
+
+
+class _PreparedProcess:
+    def __init__(self, process: subprocess.Popen[bytes], launch: Launch) -> None:
+        self.process, self.launch = process, launch
+
+    def go(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(b"!")
+        self.process.stdin.close()
+
+    def abandon(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class LocalExecutor:
+    """`worker` is the command that trains; the job directory and `--attempt N` are added."""
+
+    def __init__(self, worker: Sequence[str] = (sys.executable, "-m", "tunesmith.worker")) -> None:
+        self.worker = list(worker)
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def prepare(self, job_dir: JobDir, order: Order) -> _PreparedProcess:
+        """Start a shim that waits. Its output goes to the job's log."""
+        timeout = ["--timeout", str(order.timeout_s)] if order.timeout_s else []
+        attempt = ["--attempt", str(order.attempt)]
+        command = [sys.executable, "-m", "tunesmith.executors.shim", str(job_dir.path), *attempt, *timeout, "--"]
+        with job_dir.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*command, *self.worker, str(job_dir.path), *attempt],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=job_dir.path,
+                env=worker_environment(job_dir, order),
+            )  # fmt: skip
+        self._children = [child for child in self._children if child.poll() is None] + [process]
+        launch = Launch(
+            attempt=order.attempt, devices=order.devices, boot_id=boot_id(), pid=process.pid,
+            pid_started=start_time(process.pid) or 0.0,
+        )  # fmt: skip
+        return _PreparedProcess(process, launch)
+
+    def observe(self, job_dir: JobDir, launch: Launch) -> Observation:
+        """On another machine that shares the folder, only the heartbeat tells."""
+        for child in self._children:
+            child.poll()  # reap: a corpse is not alive
+        shim = job_dir.read_shim()
+        if shim and shim.attempt == launch.attempt:
+            return Observation("ended", shim)
+        age_s = heartbeat_age_s(job_dir)
+        if launch.boot_id != boot_id():
+            return Observation("alive" if age_s < 60 else "gone", None, age_s)
+        if is_alive(launch.pid, launch.pid_started):
+            return Observation("alive", None, age_s)
+        shim = job_dir.read_shim()  # it may have written it between the two looks
+        if shim and shim.attempt == launch.attempt:
+            return Observation("ended", shim)
+        return Observation("gone")
+
+    def kill(self, job_dir: JobDir, launch: Launch) -> bool:
+        """The worker and all it started first, so that the shim can tell; then the shim."""
+        if launch.boot_id != boot_id():
+            return True
+        began_s = time.monotonic()
+        while members := self._members(job_dir, launch):
+            waited_s = time.monotonic() - began_s
+            if waited_s > KILL_WITHIN_S:
+                return False
+            for process in [p for p in members if p.pid != launch.pid] or members:
+                with contextlib.suppress(psutil.Error):
+                    if process.pid != launch.pid or waited_s > KILL_WITHIN_S / 2:
+                        process.kill()
+                    else:
+                        process.resume()  # a shim that was stopped too tells the end once it runs again
+            time.sleep(0.05)
+            for child in self._children:
+                child.poll()
+        return True
+
+    def _members(self, job_dir: JobDir, launch: Launch) -> list[psutil.Process]:
+        """Every living process that carries this launch's mark."""
+        mark = f"{job_dir.path}#{launch.attempt}"
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
+                    found.append(process)
+        return found
+
+
+def heartbeat_age_s(job_dir: JobDir) -> float:
+    """Seconds since the shim last said that the worker works; counted from the launch until it first does."""
+    for path in (job_dir.heartbeat, job_dir.launch):
+        with contextlib.suppress(OSError):
+            return max(0.0, time.time() - Path(path).stat().st_mtime)
+    return 0.0

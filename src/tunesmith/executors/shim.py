@@ -1,0 +1,154 @@
+"""The small process between server and worker: it outlives the server, waits for the worker, and writes down how it ended.
+
+`python -m tunesmith.executors.shim JOB_DIR --attempt N [--timeout S] -- COMMAND…`, leader of a session of its own.
+It begins only when a byte comes on its standard input: the server records its identity first, and if the server dies
+before that, the end of input ends the shim. So no worker exists that nobody knows of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tunesmith.core.job_dir import JobDir, write_atomic
+from tunesmith.core.job_spec import ShimRecord
+
+HEARTBEAT_EVERY_S = 2.0
+TIMEOUT_GRACE_S = 60.0
+"""How long past its limit a worker may take to keep what it has, before it is killed."""
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _prctl(option: int, value: int) -> None:
+    """Linux only; elsewhere the server's own search for left-over processes has to do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def out_of_memory_kills() -> int:
+    """How often the kernel has killed for memory: in this cgroup (version 2, then 1) where that is told, else on the machine."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                file = Path(f"/sys/fs/cgroup{path}/memory.events")
+            elif "memory" in controllers.split(","):
+                file = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+            else:
+                continue
+            with contextlib.suppress(OSError):
+                return _counter(file)
+    with contextlib.suppress(OSError):
+        return _counter(Path("/proc/vmstat"))
+    return 0
+
+
+def _counter(file: Path) -> int:
+    for line in file.read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    raise OSError(f"{file} does not count kills")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process is held by SIGSTOP: it must not pass for one that works."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
+
+
+def beat(job_dir: JobDir, attempt: int) -> None:
+    """Touch `heartbeat`. A full disk must not end a worker that could still pause."""
+    temporary = job_dir.path / ".heartbeat"
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps({"attempt": attempt, "at": time.time()}))
+        os.replace(temporary, job_dir.heartbeat)
+
+
+def wait(worker: subprocess.Popen[bytes], job_dir: JobDir, attempt: int, timeout_s: float | None) -> bool:
+    """Wait for the worker, with heartbeats. Returns whether it had to be killed for time."""
+    began_s = time.monotonic()
+    pidfd = os.pidfd_open(worker.pid) if hasattr(os, "pidfd_open") else None
+    while True:
+        if not is_stopped(worker.pid):
+            beat(job_dir, attempt)
+        if pidfd is not None:
+            select.select([pidfd], [], [], HEARTBEAT_EVERY_S)
+        else:
+            time.sleep(0.2)
+        if worker.poll() is not None:
+            return False
+        if timeout_s is not None and time.monotonic() - began_s > timeout_s + TIMEOUT_GRACE_S:
+            worker.kill()
+            worker.wait()
+            return True
+
+
+def kill_leftovers() -> None:
+    """End what the worker left running: as its adopted parent the shim is told of every one."""
+    deadline_s = time.monotonic() + 10
+    while time.monotonic() < deadline_s:
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, IndexError):
+                if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                    os.kill(int(stat.parent.name), signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.02)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tunesmith.executors.shim")
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--timeout", type=float)
+    parser.add_argument("command", nargs="+")
+    arguments = parser.parse_args()
+    if not sys.stdin.buffer.read(1):
+        sys.exit("the server ended before it had written down this launch")
+    job_dir = JobDir(arguments.job_dir)
+    # The worker hears of a shutdown; the shim stays to write down how it ended.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    before = out_of_memory_kills()
+
+    def in_worker() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    worker = subprocess.Popen(arguments.command, stdin=subprocess.DEVNULL, preexec_fn=in_worker)
+    timed_out = wait(worker, job_dir, arguments.attempt, arguments.timeout)
+    kill_leftovers()
+    code = worker.returncode
+    record = ShimRecord(
+        attempt=arguments.attempt,
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        out_of_memory=code == -signal.SIGKILL and not timed_out and out_of_memory_kills() > before,
+        timed_out=timed_out,
+    )
+    for _ in range(600):  # a full disk may empty; the server would otherwise only see that the worker is gone
+        with contextlib.suppress(OSError):
+            write_atomic(job_dir.shim, record)
+            return
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

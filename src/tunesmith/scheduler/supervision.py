@@ -1,0 +1,135 @@
+"""What should happen to a job that has, or had, a process. Pure: values in, one step out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.core.errors import FAILURE_HINTS, FailureCode
+from tunesmith.core.job_spec import ExitRecord, Failure, ShimRecord
+from tunesmith.core.job_status import JobStatus
+
+STOP_GRACE_S = 10.0
+"""Seconds a worker may take to stop after it was asked."""
+PAUSE_GRACE_S = 300.0
+"""Seconds a worker may take to keep a checkpoint after it was asked to pause."""
+MAX_OUT_OF_MEMORY_KILLS = 4
+"""Attempts that the kernel may end for want of memory, each with half the micro-batch of the one before."""
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the decision rests on."""
+
+    state: Literal["alive", "ended", "gone"]
+    wants_stop: bool = False
+    wants_pause: bool = False
+    asked_for_s: float = 0.0
+    """Seconds since the worker was asked to stop or pause."""
+    heartbeat_age_s: float = 0.0
+    lease_s: float = 30.0
+    exit: ExitRecord | None = None
+    """Of this attempt."""
+    shim: ShimRecord | None = None
+    restarts: int = 0
+    max_restarts: int = 3
+    out_of_memory_kills: int = 0
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """All is as it should be."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End every process of the attempt; the next look decides what becomes of the job."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The attempt is over and so is the job, or it waits for its owner."""
+
+    status: JobStatus
+    reason: str = ""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """Start again from the last complete checkpoint."""
+
+    reason: str
+    out_of_memory: bool = False
+    counts: bool = True
+    """Whether it uses up one of the restarts."""
+
+
+Step = Nothing | Kill | Finish | Requeue
+
+
+def next_step(view: View) -> Step:
+    """What to do now. `exit.json` is the worker's last word and counts whatever became of its process afterwards."""
+    if view.state == "alive":
+        return _while_alive(view)
+    if view.exit is not None:
+        return _told(view, view.exit)
+    return _lost(view)
+
+
+def _while_alive(view: View) -> Step:
+    if view.wants_stop and view.asked_for_s > STOP_GRACE_S:
+        return Kill("It did not stop in time.")
+    if view.wants_pause and view.asked_for_s > PAUSE_GRACE_S:
+        return Kill("It did not pause in time.")
+    if view.heartbeat_age_s > view.lease_s:
+        return Kill(f"No sign of life for {view.heartbeat_age_s:.0f} s.")
+    return Nothing()
+
+
+def _told(view: View, record: ExitRecord) -> Step:
+    if record.outcome == "completed":
+        return Finish(JobStatus.COMPLETED)
+    if record.outcome == "cancelled":
+        return Finish(JobStatus.CANCELLED, "Stopped by its owner.")
+    if record.outcome == "paused":
+        if view.wants_stop:
+            return Finish(JobStatus.CANCELLED, "Stopped by its owner.")
+        if view.wants_pause:
+            return Finish(JobStatus.PAUSED, "Paused by its owner.")
+        return Requeue("The worker was asked to end from outside and kept a checkpoint.", counts=False)
+    return Finish(JobStatus.FAILED, failure=record.failure or _failure(FailureCode.INTERNAL, "The job failed."))
+
+
+def _lost(view: View) -> Step:
+    if view.wants_stop:
+        return Finish(JobStatus.CANCELLED, "Stopped by its owner.")
+    if view.wants_pause:
+        return Finish(JobStatus.PAUSED, "Paused at its last checkpoint.")
+    shim = view.shim
+    if shim and shim.timed_out:
+        return Finish(JobStatus.FAILED, failure=_failure(FailureCode.TIMEOUT, "The job ran longer than its limit."))
+    if shim and shim.out_of_memory:
+        if view.out_of_memory_kills >= MAX_OUT_OF_MEMORY_KILLS:
+            message = "The kernel ended the worker for want of memory, even with the smallest batch tried."
+            return Finish(JobStatus.FAILED, failure=_failure(FailureCode.OUT_OF_MEMORY, message))
+        return Requeue("The kernel ended the worker for want of memory; trying half the batch.", out_of_memory=True)
+    how = _how(shim)
+    if view.restarts >= view.max_restarts:
+        message = f"The worker was lost {view.restarts + 1} times without a new checkpoint; the last time {how}."
+        return Finish(JobStatus.FAILED, failure=_failure(FailureCode.LOST_WORKER, message))
+    return Requeue(f"The worker was lost: {how}. Going on from the last checkpoint.")
+
+
+def _how(shim: ShimRecord | None) -> str:
+    if shim is None:
+        return "its process is gone and nobody saw how it ended"
+    if shim.signal is not None:
+        return f"it was ended by signal {shim.signal}"
+    return f"it ended with code {shim.exit_code} and no last word"
+
+
+def _failure(code: FailureCode, message: str) -> Failure:
+    return Failure(code=code, message=message, hint=FAILURE_HINTS[code])
