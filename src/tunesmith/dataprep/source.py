@@ -1,0 +1,263 @@
+"""From any file to UTF-8 text or a known binary format: compression, format, encoding and delimiter are told by the content."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import zstandard
+
+from tunesmith.core.errors import BadData, TooLarge, UnsupportedFormat
+
+CHUNK_BYTES = 1024 * 1024
+SAMPLE_BYTES = 256 * 1024
+MAX_RATIO = 200
+"""Most that compressed data may grow; real data stays under 100."""
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".npy", ".npz", ".joblib", ".h5", ".hdf5")
+
+
+class Source(NamedTuple):
+    """A file ready to be read."""
+
+    path: Path
+    format: str
+    """csv, tsv, json, jsonl, parquet, xlsx, text, conll or zip."""
+    encoding: str | None
+    """What the text was in; the file at `path` is UTF-8."""
+    delimiter: str | None
+    warnings: list[str]
+
+
+def open_source(path: Path, file_name: str, work_dir: Path, max_bytes: int) -> Source:
+    """Decompress and transcode into `work_dir` as needed. Raises `UnsupportedFormat`, `TooLarge` or `BadData`."""
+    path = decompress(path, work_dir, max_bytes)
+    name = re.sub(r"\.(gz|gzip|zst|zstd)$", "", file_name.lower())
+    head = _head(path)
+    if not head:
+        raise BadData("The file is empty.", hint="Choose a file with at least one row.")
+    if head[:4] == b"PAR1":
+        return Source(path, "parquet", None, None, [])
+    if head[:4] == b"PK\x03\x04":
+        return Source(path, "xlsx" if _is_xlsx(path) else "zip", None, None, [])
+    if name.endswith(PICKLES) or head[:2] in (b"\x80\x04", b"\x80\x05", b"\x80\x03", b"\x93N"):
+        raise UnsupportedFormat(
+            "This format can run code when it is read, so it is not read here.",
+            hint="Save the data as Parquet, CSV or JSON Lines.",
+        )
+    path, encoding, warnings = to_utf8(path, work_dir)
+    sample = _head(path).decode("utf-8", errors="ignore")
+    found = text_format(sample, name)
+    delimiter = find_delimiter(sample) if found == "csv" else "\t" if found == "tsv" else None
+    return Source(path, "tsv" if delimiter == "\t" else found, encoding, delimiter, warnings)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(SAMPLE_BYTES)
+
+
+def _is_xlsx(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "xl/workbook.xml" in archive.namelist()
+    except zipfile.BadZipFile:
+        raise BadData("The ZIP archive is damaged or cut off.", hint="Make or upload it again.") from None
+
+
+def decompress(path: Path, work_dir: Path, max_bytes: int) -> Path:
+    """The file itself, or what a gzip or zstd file holds, counted while it grows."""
+    head = _head(path)[:4]
+    try:
+        if head[:2] == b"\x1f\x8b":
+            with gzip.open(path) as stream:
+                return _copy_limited(stream, work_dir / "plain", path.stat().st_size, max_bytes)
+        if head == b"\x28\xb5\x2f\xfd":
+            with (
+                path.open("rb") as raw,
+                zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream,
+            ):
+                return _copy_limited(stream, work_dir / "plain", path.stat().st_size, max_bytes)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise BadData(
+            "The compressed file is damaged or cut off.", hint="Compress it again and upload it again."
+        ) from None
+    return path
+
+
+def _copy_limited(stream: IO[bytes] | Any, target: Path, compressed_bytes: int, max_bytes: int) -> Path:
+    limit = min(max_bytes, max(64 * CHUNK_BYTES, compressed_bytes * MAX_RATIO))
+    total = 0
+    with target.open("wb") as out:
+        while chunk := stream.read(CHUNK_BYTES):
+            total += len(chunk)
+            if total > limit:
+                raise TooLarge(
+                    f"Unpacked, the file exceeds {limit // CHUNK_BYTES} MB.",
+                    hint="Split it, or raise TUNESMITH_MAX_UPLOAD_BYTES.",
+                )
+            out.write(chunk)
+    return target
+
+
+def to_utf8(path: Path, work_dir: Path) -> tuple[Path, str, list[str]]:
+    """`(path of UTF-8 text without byte-order mark, encoding found, warnings)`."""
+    head = _head(path)
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if head.startswith(mark):
+            return _transcode(path, work_dir, encoding), encoding.removesuffix("-sig"), []
+    if b"\x00" in head:
+        wide = _utf16_without_mark(head)
+        if wide is None:
+            raise UnsupportedFormat(
+                "This is not a text file.",
+                hint="Upload CSV, TSV, JSON, JSONL, Parquet, XLSX, text, CoNLL, or a ZIP of media.",
+            )
+        return _transcode(path, work_dir, wide), "utf-16", []
+    if _is_utf8(path):
+        return path, "utf-8", []
+    encoding = guess_single_byte(head)
+    warning = f"The text is not UTF-8; it was read as {encoding}. Look at letters with accents in the preview."
+    return _transcode(path, work_dir, encoding), encoding, [warning]
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while chunk := file.read(CHUNK_BYTES):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _utf16_without_mark(head: bytes) -> str | None:
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    half = max(1, len(head) // 2)
+    if odd > 0.4 * half and even < 0.05 * half:
+        return "utf-16-le"
+    if even > 0.4 * half and odd < 0.05 * half:
+        return "utf-16-be"
+    return None
+
+
+def guess_single_byte(head: bytes) -> str:
+    """Windows-1252 unless the bytes say otherwise; the bytes 0x80-0x9f are letters and quotes there, controls in Latin-1."""
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(
+        head, cp_isolation=["cp1252", "latin-1", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
+    ).best()
+    found = best.encoding if best else "cp1252"
+    if found in ("latin_1", "cp1252", "cp1250") or found is None:
+        return "cp1252" if any(0x80 <= byte <= 0x9F for byte in head) else "latin-1"
+    return found
+
+
+def _transcode(path: Path, work_dir: Path, encoding: str) -> Path:
+    target = work_dir / "utf8"
+    try:
+        with (
+            path.open(encoding=encoding, errors="strict", newline="") as text,
+            target.open("w", encoding="utf-8", newline="") as out,
+        ):
+            while chunk := text.read(CHUNK_BYTES):
+                out.write(chunk)
+    except UnicodeError:
+        with (
+            path.open(encoding=encoding, errors="replace", newline="") as text,
+            target.open("w", encoding="utf-8", newline="") as out,
+        ):
+            while chunk := text.read(CHUNK_BYTES):
+                out.write(chunk)
+    return target
+
+
+def text_format(sample: str, name: str) -> str:
+    """csv, tsv, json, jsonl, conll or text: by content where that is plain, by the name's ending where it is not."""
+    start = sample.lstrip()
+    first_line = start.partition("\n")[0].strip()
+    if start[:1] == "[" and not name.endswith((".csv", ".tsv", ".txt", ".conll")):
+        return "json"
+    if start[:1] == "{" and not name.endswith((".csv", ".tsv", ".txt", ".conll")):
+        return (
+            "jsonl"
+            if (_is_json(first_line) and name.rpartition(".")[2] != "json") or name.endswith((".jsonl", ".ndjson"))
+            else "json"
+        )
+    if name.endswith((".json", ".jsonl", ".ndjson")):
+        return "jsonl" if name.endswith(("l", ".ndjson")) else "json"
+    if name.endswith((".conll", ".iob", ".bio", ".annotated")) or (
+        not name.endswith((".csv", ".tsv")) and _is_conll(sample)
+    ):
+        return "conll"
+    if name.endswith(".tsv"):
+        return "tsv"
+    if name.endswith(".csv"):
+        return "csv"
+    if name.endswith((".txt", ".text", ".md")):
+        return "text"
+    return "csv" if _looks_tabular(sample) else "text"
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_conll(sample: str) -> bool:
+    """Two columns of token and BIO tag, sentences apart by blank lines."""
+    lines = [line for line in sample.splitlines()[:500] if line.strip()]
+    tags = [line.split()[-1] for line in lines if len(line.split()) >= 2]
+    return (
+        len(lines) > 3
+        and len(tags) == len(lines)
+        and sum(bool(re.fullmatch(r"O|[BIESLU]-\S+", t)) for t in tags) > 0.95 * len(tags)
+    )
+
+
+def _looks_tabular(sample: str) -> bool:
+    counts = [line.count(find_delimiter(sample)) for line in sample.splitlines()[:20] if line.strip()]
+    return len(counts) > 1 and counts[0] > 0 and Counter(counts).most_common(1)[0][1] > len(counts) * 0.6
+
+
+def find_delimiter(sample: str) -> str:
+    """The one that splits the header and the first lines most alike."""
+    import csv
+
+    best, best_score = ",", -1.0
+    lines = sample.splitlines(keepends=True)
+    whole = "".join(lines[:-1] if len(lines) > 1 and not sample.endswith("\n") else lines)
+    for delimiter in (",", "\t", ";", "|"):
+        try:
+            widths = [
+                len(row)
+                for _, row in zip(range(50), csv.reader(io.StringIO(whole), delimiter=delimiter), strict=False)
+                if row
+            ]
+        except csv.Error:
+            continue
+        if not widths or widths[0] < 2:
+            continue
+        score = widths.count(widths[0]) / len(widths) + min(widths[0], 20) / 100
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
