@@ -7,12 +7,14 @@ import logging
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, FastAPI
+from fastapi.responses import RedirectResponse
 
 from tunesmith import __version__
 from tunesmith.features.catalog.api import router as models
 from tunesmith.features.chat.api import router as chat
 from tunesmith.features.datasets.api import router as datasets
 from tunesmith.features.jobs.api import router as jobs
+from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.live_api import router as jobs_live
 from tunesmith.features.monitoring.api import router as system
 from tunesmith.http.errors import install_error_handlers
@@ -54,7 +56,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         responses={422: {"model": ErrorBody}, 404: {"model": ErrorBody}},
     )
-    app.state.tunesmith = AppState(settings=settings, database=database, bus=bus, wake_scheduler=scheduler.wake)
+    app.state.tunesmith = AppState(
+        settings=settings,
+        database=database,
+        bus=bus,
+        wake_scheduler=scheduler.wake,
+        why_waiting=lambda session: scheduler.placement(Lifecycle(session, bus)).waits,
+    )
     install_error_handlers(app)
     app.add_middleware(HostOriginGuard, allowed_hosts=settings.allowed_hosts)
 
@@ -62,5 +70,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (datasets, jobs, jobs_live, models, chat, system):
         api.include_router(router)
     app.include_router(api)
+    app.add_api_route("/api/docs", lambda: RedirectResponse("/docs"), include_in_schema=False)
     app.include_router(ui)
     return app

@@ -24,6 +24,8 @@ class AppState:
     bus: Bus
     wake_scheduler: Callable[[], None]
     """Makes the scheduler's next round start now."""
+    why_waiting: Callable[[Session], dict[int, str]]
+    """For each queued job that cannot start now: why, in words."""
 
 
 def get_state(connection: HTTPConnection) -> AppState:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Select, Text, cast, delete, func, or_, select, text, update
+from sqlalchemy.exc import IntegrityError
 
+from tunesmith.core.errors import Conflict
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs.tables import AllocationRow, EventRow, JobRow
 from tunesmith.storage.repository import Repository
@@ -70,6 +72,19 @@ class JobRepository(Repository[JobRow]):
         query = select(JobRow.output_name).where(JobRow.output_name.like(base.replace("_", "\\_") + "%", escape="\\"))
         return set(self.session.scalars(query))
 
+    def add_named(self, job: JobRow, base: str) -> JobRow:
+        """Add `job` under the first free output name that begins like `base`, whoever else is adding one now."""
+        taken = self.output_names(base)
+        names = [base, *(f"{base}-{number}" for number in range(2, len(taken) + 100))]
+        for name in (name for name in names if name not in taken):
+            job.output_name = name
+            try:
+                with self.session.begin_nested():
+                    return self.add(job)
+            except IntegrityError:
+                continue  # another server took it between our look and our insert
+        raise Conflict("No output name is free.", hint="Give the job another name.")
+
     def uses_dataset(self, dataset_id: int) -> list[JobRow]:
         """Jobs that are not over and need this dataset."""
         over = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
@@ -105,6 +120,11 @@ class JobRepository(Repository[JobRow]):
     def last_event(self, job_id: int, event_type: str) -> EventRow | None:
         found = self.events(job_id, types=(event_type,), limit=1, newest=True)
         return found[0] if found else None
+
+    def bodies(self, job_id: int, event_type: str) -> list[dict[str, Any]]:
+        """The bodies of every event of one type, in order."""
+        query = select(EventRow.body).where(EventRow.job_id == job_id, EventRow.type == event_type)
+        return list(self.session.scalars(query.order_by(EventRow.seq)))
 
     # -- devices --------------------------------------------------------------------------------------------------
 

@@ -81,7 +81,10 @@ class JobRow(Base):
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    __table_args__ = (Index("ix_jobs_queue", "status", "priority", "position"),)
+    __table_args__ = (
+        Index("ix_jobs_queue", "status", "priority", "position"),
+        {"sqlite_autoincrement": True},  # an id names folders and models: it is never given twice
+    )
 
 
 class EventRow(Base):

@@ -60,6 +60,7 @@ def upgrade() -> None:
         column("queued_at", UtcDateTime, True),
         column("started_at", UtcDateTime, True),
         column("ended_at", UtcDateTime, True),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset_id"])
     op.create_index("ix_jobs_batch_id", "jobs", ["batch_id"])
