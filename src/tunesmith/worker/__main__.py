@@ -15,9 +15,10 @@ from pathlib import Path
 
 from tunesmith.core.errors import FAILURE_HINTS, FailureCode, JobFailure
 from tunesmith.core.job_dir import JobDir, end_half_line, read_model
-from tunesmith.core.job_spec import ExitRecord, Failure, JobSpec, Launch
+from tunesmith.core.job_spec import ExitRecord, Failure, JobSpec, Launch, ModelRef
 from tunesmith.core.recipe import Outcome
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.model_info import refuse_unsafe_files
 from tunesmith.worker.failures import classify
 from tunesmith.worker.last_word import LastWord
 from tunesmith.worker.ranks import die_with_parent, launch_ranks
@@ -82,12 +83,23 @@ def train(spec: JobSpec, run: Run) -> str:
     if why_not:
         raise JobFailure(FailureCode.UNSUPPORTED, why_not)
     params = recipe.params.model_validate(spec.params)
+    if spec.model:
+        check_model(spec.model)
     module, _, function = recipe.train.partition(":")
     run.phase("loading")
     outcome = getattr(import_module(module), function)(params, run)
     if outcome not in (Outcome.COMPLETED, Outcome.PAUSED, Outcome.CANCELLED):
         raise TypeError(f"{recipe.train} returned {outcome!r}, which is no outcome")
     return str(outcome)
+
+
+def check_model(model: ModelRef) -> None:
+    """Refuse early, before any library reads the folder, what may not be loaded. Raises `JobFailure` or `TunesmithError`."""
+    for path in filter(None, (model.path, model.adapter_path)):
+        if Path(path).is_dir():
+            refuse_unsafe_files(Path(path))
+        elif Path(path).is_absolute():
+            raise JobFailure(FailureCode.MODEL_NOT_FOUND, f"The folder of the model {model.name} is gone: {path}.")
 
 
 def work_as_ranks(job_dir: JobDir, launch: Launch, num_ranks: int) -> int:

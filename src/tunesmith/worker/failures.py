@@ -30,7 +30,7 @@ NOT_FOUND_WORDS = ("is not a local folder and is not a valid model identifier", 
                    "repo id must")  # fmt: skip
 UNSUPPORTED_WORDS = ("does not recognize this architecture", "unrecognized configuration class", "trust_remote_code",
                      "requires you to execute the configuration file")  # fmt: skip
-DISK_FULL_WORDS = ("no space left on device", "os error 28", "os error 122", "disk quota exceeded")
+DISK_FULL_WORDS = ("no space left on device", "os error 27)", "os error 28)", "os error 122)", "disk quota exceeded")
 MEMORY_WORDS = ("bad_alloc", "not enough memory: you tried to allocate", "cublas_status_alloc_failed", "os error 12)")
 OFFLINE_HINT = "This machine may not ask a model hub (offline). Download the model first, or name a local folder."
 

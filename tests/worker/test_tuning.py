@@ -1,0 +1,137 @@
+"""A whole tuning job on a tiny real model, as the server would run it: start, kill, go on, and what is left at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.worker.job import Job, wait_until
+
+PARAMS = {"max_steps": 12, "batch_size": 4, "max_length": 64, "learning_rate": 1e-3, "lora_r": 4, "lora_alpha": 8,
+          "save_steps": 2, "eval_steps": 4, "warmup_steps": 1, "bf16": False, "validation_split": 0.1}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def make_job(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., Job]:
+    tmp_path = tmp_path_factory.mktemp("tuning")
+    rows = {"q": [f"What is number {i}?" for i in range(60)], "a": [f"It is the number {i}." for i in range(60)]}
+    pq.write_table(pa.table(rows), tmp_path / "data.parquet")
+    dataset = {"name": "numbers <b>", "path": str(tmp_path / "data.parquet"), "digest": "ab" * 32, "num_rows": 60,
+               "shape": "question_answer", "mapping": {"question": "q", "answer": "a"}}  # fmt: skip
+
+    def make(name: str, **params: Any) -> Job:
+        model = {"name": "tests/tiny", "path": str(tiny_model)}
+        job = Job(
+            tmp_path / name, recipe="lora", params={**PARAMS, **params}, model=model, dataset=dataset,
+            name="A <script>alert(1)</script> | run",
+        )  # fmt: skip
+        spec = json.loads(job.dir.spec.read_text())
+        job.dir.spec.write_text(json.dumps({**spec, "cache_dir": str(tmp_path / "cache")}))
+        return job
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(make_job: Callable[..., Job]) -> Job:
+    """A job that ran to its end without being disturbed."""
+    job = make_job("whole")
+    assert job.run() == 0, job.log()
+    return job
+
+
+def losses(job: Job) -> dict[int, float]:
+    """By step; a later attempt's word counts."""
+    return {event.step: event.loss for event in job.events("step")}
+
+
+def test_a_job_leaves_a_model_that_plain_libraries_load(whole: Job) -> None:
+    job = whole
+    assert sorted(losses(job)) == list(range(1, 13))
+    folder = job.dir.artifacts / "lora_model"
+    check = json.loads((folder / "validation.json").read_text())
+    assert check["loads"] is True and check["generates"] is True
+    assert not list(folder.glob("*.bin"))
+    card = (folder / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["base_model"] == "tests/tiny" and front["library_name"] == "peft"
+    assert "<script>" not in card and "<b>" not in card
+    config = yaml.safe_load((folder / "training_config.yaml").read_text())
+    assert config["model"]["name"] == "tests/tiny"
+    from tunesmith.recipes.lora.spec import LoraParams
+
+    sections = ("hyperparameters", "optimization", "evaluation")
+    again = LoraParams.model_validate({k: v for section in sections for k, v in config.get(section, {}).items()})
+    assert again == LoraParams.model_validate(PARAMS)
+    report = job.dir.artifacts / "report"
+    assert {"report.html", "loss.png", "loss.svg"} <= {p.name for p in report.iterdir()}
+    page = (report / "report.html").read_text()
+    assert "<script" not in page and 'lang="en"' in page and "aria-label=" in page
+    assert not re.search(r"(src|href)=.https?:", page)
+    assert job.exit().metrics["eval_loss"] > 0
+
+
+def test_killed_and_started_again_it_takes_the_same_steps(make_job: Callable[..., Job], whole: Job) -> None:
+    broken = make_job("broken")
+    for attempt, until in ((1, 3), (2, 7)):
+        broken.launch(attempt)
+        process = broken.start(attempt)
+        wait_until(lambda until=until: max(losses(broken), default=0) >= until, 90)
+        process.kill()
+        process.wait()
+    broken.launch(3)
+    assert broken.run(3) == 0, broken.log()
+    assert losses(broken) == losses(whole)
+    weights = "artifacts/lora_model/adapter_model.safetensors"
+    assert (broken.dir.path / weights).read_bytes() == (whole.dir.path / weights).read_bytes()
+
+
+def test_sigterm_keeps_a_checkpoint(make_job: Callable[..., Job]) -> None:
+    job = make_job("sigterm", max_steps=5000, save_steps=5000, eval_steps=5000)
+    process = job.start()
+    wait_until(lambda: losses(job), 90)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert job.exit().outcome == "paused"
+    assert job.events("checkpoint")[-1].reason == "pause"
+    assert job.dir.latest_checkpoint() is not None
+
+
+def test_the_time_limit_keeps_a_checkpoint(make_job: Callable[..., Job]) -> None:
+    job = make_job("limit", max_steps=100_000, save_steps=100_000, eval_steps=100_000)
+    spec = json.loads(job.dir.spec.read_text())
+    job.dir.spec.write_text(json.dumps({**spec, "timeout_s": 8.0}))
+    assert job.run() == 1
+    assert job.exit().failure.code == "timeout"
+    assert job.dir.latest_checkpoint() is not None
+
+
+def test_two_ranks_train_as_one(make_job: Callable[..., Job], whole: Job) -> None:
+    job = make_job("ranks", batch_size=2)
+    assert job.run(TUNESMITH_RANKS="2") == 0, job.log()
+    two = losses(job)
+    assert sorted(two) == list(range(1, 13))  # rank 0 alone writes
+    assert all(abs(two[step] - loss) < 1e-4 for step, loss in losses(whole).items())
+
+
+def test_a_pickle_only_model_is_refused(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = make_job("pickled")
+    model = tmp_path / "pickled"
+    model.mkdir()
+    (model / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+    spec = json.loads(job.dir.spec.read_text())
+    spec["model"]["path"] = str(model)
+    job.dir.spec.write_text(json.dumps(spec))
+    assert job.run() == 1
+    failure = job.exit().failure
+    assert failure.code == "unsupported", failure
+    assert "pytorch_model.bin" in failure.message and "safetensors" in failure.hint
