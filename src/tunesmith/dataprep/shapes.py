@@ -65,6 +65,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """Role → column names that mean it, compared without case; the first found wins."""
 
 
+NEARLY = ("input_output", "prompt_completion", "question_answer", "alpaca", "preference")
+"""Shapes of which one column may be missing: more likely an oversight than a table of something else."""
+
+
 class Recognised(NamedTuple):
     """What a file's rows look like."""
 
@@ -78,22 +82,25 @@ def recognise(columns: Sequence[str], first_row: Mapping[str, Any] | None = None
     """The shape whose required roles are all there; else the one that is nearly there; else `tabular`."""
     lower = {name.strip().lower(): name for name in reversed(columns)}
     first_row = first_row or {}
-    nearly: Recognised | None = None
     for shape in SHAPES.values():
         if shape.name in ("image", "audio", "video", "tabular"):
             continue
-        mapping = {role: column for role in shape.roles if (column := _column(role, lower)) is not None}
-        missing = [role for role in shape.required if role not in mapping]
-        if missing:
-            if len(shape.required) > 1 and len(missing) == 1 and "text" not in mapping and nearly is None:
-                nearly = Recognised(shape.name, mapping, missing)
+        mapping = _mapping(shape, lower)
+        if any(role not in mapping for role in shape.required):
             continue
         if shape.name in ("messages", "conversations", "tokens_tags") and not _holds_lists(shape, mapping, first_row):
             continue
         return Recognised(shape.name, mapping, [])
-    if nearly and nearly.shape in ("input_output", "alpaca", "prompt_completion", "question_answer", "preference"):
-        return nearly
+    for name in NEARLY:
+        mapping = _mapping(SHAPES[name], lower)
+        missing = [role for role in SHAPES[name].required if role not in mapping]
+        if len(missing) == 1:
+            return Recognised(name, mapping, missing)
     return Recognised("tabular", {}, [])
+
+
+def _mapping(shape: Shape, lower: Mapping[str, str]) -> dict[str, str]:
+    return {role: column for role in shape.roles if (column := _column(role, lower)) is not None}
 
 
 def _column(role: str, lower: Mapping[str, str]) -> str | None:

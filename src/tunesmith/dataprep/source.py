@@ -21,6 +21,22 @@ CHUNK_BYTES = 1024 * 1024
 SAMPLE_BYTES = 256 * 1024
 MAX_RATIO = 200
 """Most that compressed data may grow; real data stays under 100."""
+FEW_HIGH_BYTES = 200
+OTHER_ENCODINGS = (
+    "cp1251",
+    "koi8_r",
+    "cp932",
+    "shift_jis",
+    "gb18030",
+    "gb2312",
+    "big5",
+    "euc_jp",
+    "euc_kr",
+    "cp949",
+    "cp1253",
+    "cp1255",
+    "cp1256",
+)
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".npy", ".npz", ".joblib", ".h5", ".hdf5")
 
 
@@ -158,15 +174,13 @@ def _utf16_without_mark(head: bytes) -> str | None:
 
 def guess_single_byte(head: bytes) -> str:
     """Windows-1252 unless the bytes say otherwise; the bytes 0x80-0x9f are letters and quotes there, controls in Latin-1."""
+    western = "cp1252" if any(0x80 <= byte <= 0x9F for byte in head) else "latin-1"
+    if sum(byte >= 0x80 for byte in head) < FEW_HIGH_BYTES:
+        return western  # too little to tell by: Western European is by far the likeliest
     from charset_normalizer import from_bytes
 
-    best = from_bytes(
-        head, cp_isolation=["cp1252", "latin-1", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
-    ).best()
-    found = best.encoding if best else "cp1252"
-    if found in ("latin_1", "cp1252", "cp1250") or found is None:
-        return "cp1252" if any(0x80 <= byte <= 0x9F for byte in head) else "latin-1"
-    return found
+    best = from_bytes(head).best()
+    return best.encoding if best and best.encoding in OTHER_ENCODINGS else western
 
 
 def _transcode(path: Path, work_dir: Path, encoding: str) -> Path:

@@ -1,0 +1,58 @@
+"""`python -m tunesmith.dataprep REQUEST.json`: one request in a process of its own, so that no file can harm the server.
+
+Progress goes to standard output as JSON lines; bad input ends it with code 2 and a last line `{"error": {…}}`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+from tunesmith.core.errors import BadData, DiskFull, TooLarge, TunesmithError
+
+
+def say(message: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def carry_out(request_path: Path) -> None:
+    """Run the request; libraries' own errors become ours."""
+    import polars as pl
+    import pyarrow as pa
+
+    from tunesmith.dataprep.ingest import Request, run
+
+    request = Request.model_validate_json(request_path.read_bytes())
+    try:
+        run(request, lambda share, phase: say({"progress": round(share, 3), "phase": phase}))
+    except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if isinstance(error, pa.ArrowMemoryError):
+            raise MemoryError from error
+        raise BadData(f"The data cannot be read: {(str(error).splitlines() or ['unknown'])[0][:300]}") from error
+
+
+def main() -> None:
+    try:
+        carry_out(Path(sys.argv[1]))
+    except TunesmithError as error:
+        failed: TunesmithError = error
+    except MemoryError:
+        failed = TooLarge(
+            "The file needs more memory to read than is allowed.",
+            hint="Split it, or raise TUNESMITH_DATASET_MEMORY_BYTES.",
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        failed = DiskFull()
+    else:
+        return
+    say({"error": failed.body()})
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

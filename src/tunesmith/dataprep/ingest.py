@@ -1,0 +1,228 @@
+"""From an uploaded file, or an older version, to a stored version: `data.parquet`, `version.json`, `report.json`, `statistics.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunesmith.core.errors import BadData, InvalidInput, TooLarge
+from tunesmith.core.job_dir import new_folder, write_atomic
+from tunesmith.dataprep.archive import read_archive
+from tunesmith.dataprep.checks import near_duplicates, text_columns, validate
+from tunesmith.dataprep.profile import statistics
+from tunesmith.dataprep.readers import read_tables
+from tunesmith.dataprep.repair import repair
+from tunesmith.dataprep.shapes import SHAPES, recognise
+from tunesmith.dataprep.source import open_source
+from tunesmith.schemas.datasets import Finding, RepairRequest, RepairStep
+
+ROW_GROUP_ROWS = 65_536
+Progress = Callable[[float, str], None]
+
+
+class Limits(BaseModel):
+    """What a file may have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_rows: int = 50_000_000
+    max_bytes: int = 10 * 1024**3
+    max_context_tokens: int = 2048
+    tokenizer: str | None = None
+
+
+class Request(BaseModel):
+    """What the child process is asked to do."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: str
+    source: str | None = None
+    version_dir: str | None = None
+    file_name: str = ""
+    out_dir: str
+    media_dir: str | None = None
+    shape: str | None = None
+    mapping: dict[str, str] | None = None
+    repairs: RepairRequest = Field(default_factory=RepairRequest)
+    limits: Limits = Field(default_factory=Limits)
+
+
+def run(request: Request, progress: Progress) -> None:
+    """Carry out one request. `out_dir` appears whole or not at all. Raises `TunesmithError` for bad input."""
+    out = Path(request.out_dir)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(out) as folder:
+        if request.action == "ingest":
+            _ingest(request, folder, progress)
+        elif request.action in ("repair", "remap"):
+            _rework(request, folder, progress)
+        else:
+            raise InvalidInput(f"There is no action {request.action!r}.")
+
+
+def _ingest(request: Request, folder: Path, progress: Progress) -> None:
+    findings: list[Finding] = []
+
+    def report(code: str, message: str, rows: list[int]) -> None:
+        findings.append(Finding(level="error", code=code, message=message, rows=rows[:100], count=len(rows)))
+
+    path = Path(request.source or "")
+    if path.stat().st_size > request.limits.max_bytes:
+        raise TooLarge(
+            f"File exceeds {request.limits.max_bytes // 1024**2}MB limit", hint="Raise TUNESMITH_MAX_UPLOAD_BYTES."
+        )
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".work.") as work:
+        progress(0.02, "reading")
+        source = open_source(path, request.file_name, Path(work), request.limits.max_bytes)
+        findings += [Finding(level="warning", code="encoding", message=w) for w in source.warnings]
+        if source.format == "zip":
+            kind, tables = read_archive(
+                source.path, Path(request.media_dir or folder / "media"), request.limits.max_bytes, report
+            )
+        else:
+            kind, tables = "text", read_tables(source, report)
+        write_tables(tables, folder / "data.parquet", request.limits.max_rows, progress)
+    about = {"type": kind, "format": source.format, "encoding": source.encoding}
+    _describe(request, folder, about, findings, [], progress)
+
+
+def _rework(request: Request, folder: Path, progress: Progress) -> None:
+    """A new version of a stored one: repaired, or with another mapping."""
+    old_dir = Path(request.version_dir or "")
+    old = json.loads((old_dir / "version.json").read_text())
+    shape, mapping = request.shape or old["shape"], request.mapping or old["mapping"]
+    steps: list[RepairStep] = []
+    progress(0.1, "repairing")
+    if request.action == "repair":
+        frame, steps = repair(old_dir / "data.parquet", shape, mapping, request.repairs)
+        if frame.is_empty():
+            raise BadData("The repairs would leave no rows.", hint="Choose fewer repairs or wider length bounds.")
+        frame.write_parquet(folder / "data.parquet", row_group_size=ROW_GROUP_ROWS)
+    else:
+        (folder / "data.parquet").hardlink_to(old_dir / "data.parquet")
+    about = {key: old[key] for key in ("type", "format", "encoding")}
+    request = request.model_copy(update={"shape": shape, "mapping": mapping})
+    _describe(request, folder, about, [], steps, progress)
+
+
+def write_tables(tables: Iterator[pa.Table], path: Path, max_rows: int, progress: Progress) -> None:
+    """Store the rows. Raises `TooLarge` beyond `max_rows`, `BadData` when there are none."""
+    writer: pq.ParquetWriter | None = None
+    total = 0
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1)
+            total += table.num_rows
+            if total > max_rows:
+                raise TooLarge(
+                    f"The file has more than {max_rows} rows.", hint="Split it, or raise TUNESMITH_MAX_ROWS."
+                )
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            progress(min(0.5, 0.05 + total / 2_000_000), "reading")
+    finally:
+        if writer:
+            writer.close()
+    if total == 0:
+        raise BadData("The file has no rows.", hint="Put at least one row below the header.")
+
+
+def content_digest(data: Path, shape: str, mapping: dict[str, str]) -> str:
+    """SHA-256 over the column names and types, every row as JSON, and how it is read: equal content, equal name,
+    whatever the file's layout."""
+    digest = hashlib.sha256()
+    with pq.ParquetFile(data) as file:
+        columns = [[field.name, str(field.type).removeprefix("large_")] for field in file.schema_arrow]
+        digest.update(json.dumps([columns, shape, sorted(mapping.items())]).encode())
+        for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
+            frame = pl.DataFrame(pl.from_arrow(batch))
+            digest.update(frame.write_ndjson().encode())
+    return digest.hexdigest()
+
+
+def _describe(
+    request: Request,
+    folder: Path,
+    about: dict[str, Any],
+    findings: list[Finding],
+    steps: list[RepairStep],
+    progress: Progress,
+) -> None:
+    data = folder / "data.parquet"
+    progress(0.55, "recognising")
+    with pq.ParquetFile(data) as file:
+        names = file.schema_arrow.names
+        first = next(file.iter_batches(batch_size=1)).to_pylist()[0]
+        num_rows = file.metadata.num_rows
+    shape, mapping, missing = _shape(request, names, first, about)
+    progress(0.6, "profiling")
+    profile = statistics(data)
+    progress(0.75, "validating")
+    limits = request.limits
+    report = validate(
+        data,
+        shape,
+        mapping,
+        missing,
+        findings,
+        max_context_tokens=limits.max_context_tokens,
+        tokenizer_path=limits.tokenizer,
+    )
+    near = near_duplicates(data, list(text_columns(shape, mapping).values()))
+    if near:
+        report.findings.append(near)
+    progress(0.9, "naming")
+    version = {
+        "digest": content_digest(data, shape, mapping),
+        "num_rows": num_rows,
+        "num_columns": len(names),
+        "columns": names,
+        "size_bytes": data.stat().st_size,
+        "shape": shape,
+        "mapping": mapping,
+        **about,
+        "changes": [step.model_dump() for step in steps],
+        "num_errors": sum(f.level == "error" for f in report.findings),
+        "num_warnings": sum(f.level == "warning" for f in report.findings),
+    }
+    write_atomic(folder / "report.json", report)
+    write_atomic(folder / "statistics.json", json.dumps(profile, default=str))
+    write_atomic(folder / "version.json", version)
+    progress(1.0, "done")
+
+
+def _shape(
+    request: Request, names: list[str], first: dict[str, Any], about: dict[str, Any]
+) -> tuple[str, dict[str, str], list[str]]:
+    """What the user said, else what is recognised."""
+    if request.shape:
+        if request.shape not in SHAPES:
+            raise InvalidInput(f"There is no row shape {request.shape!r}.", hint=f"Choose one of: {', '.join(SHAPES)}.")
+        shape = SHAPES[request.shape]
+        mapping = request.mapping or recognise(names, first).mapping
+        for role, column in mapping.items():
+            if role not in shape.roles:
+                raise InvalidInput(
+                    f"Shape {shape.name} has no role {role!r}.", hint=f"Its roles are: {', '.join(shape.roles) or 'none'}.",
+                    details=[{"loc": f"mapping.{role}", "message": "unknown role"}],
+                )  # fmt: skip
+            if column not in names:
+                raise InvalidInput(
+                    f"There is no column {column[:80]!r}.", hint=f"The columns are: {', '.join(names[:20])}.",
+                    details=[{"loc": f"mapping.{role}", "message": "unknown column"}],
+                )  # fmt: skip
+        return shape.name, mapping, [role for role in shape.required if role not in mapping]
+    if about["type"] in ("image", "audio", "video"):
+        return about["type"], {role: role for role in ("media", "label") if role in names}, []
+    found = recognise(names, first)
+    about["type"] = "tabular" if found.shape == "tabular" else "text"
+    return found.shape, found.mapping, found.missing

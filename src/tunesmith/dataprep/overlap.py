@@ -1,0 +1,90 @@
+"""Rows that a training set shares with a held-out one, exactly or nearly: they make a score look better than it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from tunesmith.schemas.datasets import Finding
+
+MAX_COMPARED = 20_000
+"""Rows of each side that are compared by shingles; exact and normalised comparison covers all."""
+NUM_HASHES, ROWS_PER_BAND = 32, 4
+SHINGLE_WORDS = 3
+SIMILAR = 0.8
+PRIME = np.uint64((1 << 61) - 1)
+
+
+def normalised(column: str) -> pl.Expr:
+    """Lower case; punctuation, digits and blanks folded."""
+    return pl.col(column).cast(pl.String).str.to_lowercase().str.replace_all(r"[\W\d_]+", " ").str.strip_chars()
+
+
+def overlap(train: Path, held_out: Path, columns: list[str]) -> list[Finding]:
+    """Findings on rows of `held_out` that `train` has too. `columns` are those of both."""
+    key = pl.concat_str([normalised(column) for column in columns], separator=" ", ignore_nulls=True).alias("text")
+    ours, theirs = (
+        pl.scan_parquet(path).with_row_index("__row", offset=1).select("__row", key).collect()
+        for path in (train, held_out)
+    )
+    same = theirs.filter(pl.col("text").is_in(ours["text"].implode()))["__row"].to_list()
+    rest = theirs.filter(~pl.col("__row").is_in(pl.Series(same, dtype=pl.UInt32).implode())).head(MAX_COMPARED)
+    near = _near(ours.head(MAX_COMPARED)["text"].to_list(), rest)
+    findings = []
+    if same:
+        findings.append(
+            Finding(
+                level="warning", code="held_out_in_training", count=len(same), rows=same[:100],
+                message=f"{len(same)} held-out rows are in the training rows too", hint="Take them out of one side.",
+            )
+        )  # fmt: skip
+    if near:
+        findings.append(
+            Finding(
+                level="warning", code="held_out_nearly_in_training", count=len(near), rows=near[:100],
+                message=f"{len(near)} held-out rows are nearly the same as a training row", hint="Look at them in the preview.",
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _near(train_texts: list[str | None], held_out: pl.DataFrame) -> list[int]:
+    """MinHash with banding (Broder 1997), candidates checked by their real Jaccard similarity."""
+    ours = [_shingles(text or "") for text in train_texts]
+    bands: dict[tuple[int, bytes], list[int]] = {}
+    for index, shingles in enumerate(ours):
+        for band in _bands(shingles):
+            bands.setdefault(band, []).append(index)
+    found = []
+    for row, text in held_out.select("__row", "text").iter_rows():
+        shingles = _shingles(text or "")
+        candidates = {index for band in _bands(shingles) for index in bands.get(band, ())[:50]}
+        if any(_similarity(shingles, ours[index]) >= SIMILAR for index in candidates):
+            found.append(row)
+    return found
+
+
+def _shingles(text: str) -> frozenset[int]:
+    words = text.split()
+    return frozenset(
+        hash(tuple(words[i : i + SHINGLE_WORDS])) & 0x7FFFFFFF for i in range(max(1, len(words) - SHINGLE_WORDS + 1))
+    )
+
+
+_RNG = np.random.default_rng(7)
+_A = _RNG.integers(1, 1 << 31, NUM_HASHES, dtype=np.uint64)[:, None]
+_B = _RNG.integers(0, 1 << 31, NUM_HASHES, dtype=np.uint64)[:, None]
+
+
+def _bands(shingles: frozenset[int]) -> list[tuple[int, bytes]]:
+    values = np.fromiter(shingles, dtype=np.uint64)
+    signature = ((values[None, :] * _A + _B) % PRIME).min(axis=1)
+    return [
+        (start, signature[start : start + ROWS_PER_BAND].tobytes()) for start in range(0, NUM_HASHES, ROWS_PER_BAND)
+    ]
+
+
+def _similarity(a: frozenset[int], b: frozenset[int]) -> float:
+    return len(a & b) / max(1, len(a | b))

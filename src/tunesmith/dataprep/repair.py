@@ -1,0 +1,112 @@
+"""Repairs: each makes a new frame and says what it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tunesmith.dataprep.checks import blank, required_columns, row_hash, text_columns
+from tunesmith.dataprep.shapes import SHAPES
+from tunesmith.schemas.datasets import RepairRequest, RepairStep
+
+MAX_EXAMPLES = 5
+ROW = "__row"
+
+
+def repair(
+    data: Path, shape: str, mapping: dict[str, str], request: RepairRequest
+) -> tuple[pl.DataFrame, list[RepairStep]]:
+    """The repaired rows, and one step for each repair that was asked for, in the order of `RepairRequest`'s fields."""
+    frame = pl.read_parquet(data).with_row_index(ROW, offset=1)
+    texts = [c for c in text_columns(shape, mapping).values() if frame.schema[c] == pl.String]
+    steps: list[RepairStep] = []
+    if request.fix_encoding:
+        frame = _change(frame, texts, "fix_encoding", steps, _fixed)
+    if request.strip:
+        frame = _change(frame, texts, "strip", steps, lambda column: pl.col(column).str.strip_chars())
+    if request.drop_empty:
+        needed = required_columns(shape, mapping)
+        empty = pl.any_horizontal([blank(column) for column in needed]) if needed else pl.lit(value=False)
+        frame = _drop(frame, empty, "drop_empty", steps)
+    if request.drop_duplicates:
+        columns = [c for c in frame.columns if c != ROW]
+        frame = _drop(frame, ~row_hash(columns).is_first_distinct(), "drop_duplicates", steps)
+    if request.length_bounds:
+        frame = _drop(frame, _out_of_bounds(shape, mapping, request), "length_bounds", steps)
+    return frame.drop(ROW), steps
+
+
+def _fixed(column: str) -> pl.Expr:
+    from ftfy import fix_text
+
+    return pl.col(column).map_elements(fix_text, return_dtype=pl.String, skip_nulls=True)
+
+
+def _change(
+    frame: pl.DataFrame, columns: list[str], name: str, steps: list[RepairStep], mend: Callable[[str], pl.Expr]
+) -> pl.DataFrame:
+    after = frame.with_columns([mend(column).alias(column) for column in columns]) if columns else frame
+    differs = pl.any_horizontal([pl.col(c).ne_missing(after[c]) for c in columns]) if columns else pl.lit(value=False)
+    changed = frame.filter(differs)
+    examples = [_example(row, after.row(row[ROW] - 1 if frame.height == after.height and frame[ROW][0] == 1 else 0, named=True), columns)
+                for row in changed.head(MAX_EXAMPLES).iter_rows(named=True)]  # fmt: skip
+    steps.append(RepairStep(repair=name, rows_changed=changed.height, examples=examples))
+    return after
+
+
+def _example(before: dict[str, Any], after: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    return {
+        "row": before[ROW],
+        "before": {c: str(before[c])[:300] for c in columns if before[c] != after[c]},
+        "after": {c: str(after[c])[:300] for c in columns if before[c] != after[c]},
+    }
+
+
+def _drop(frame: pl.DataFrame, condition: pl.Expr, name: str, steps: list[RepairStep]) -> pl.DataFrame:
+    marked = frame.with_columns(condition.fill_null(value=False).alias("__drop"))
+    dropped = marked.filter("__drop")
+    before = changed.head(MAX_EXAMPLES)
+    mended = after.filter(pl.col(ROW).is_in(before[ROW].implode()))
+    pairs = zip(before.iter_rows(named=True), mended.iter_rows(named=True), strict=True)
+    examples = [_example(old, new, columns) for old, new in pairs]
+    steps.append(RepairStep(repair=name, rows_changed=changed.height, examples=examples))
+    return after
+
+
+def _example(before: dict[str, Any], after: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    return {
+        "row": before[ROW],
+        "before": {c: str(before[c])[:300] for c in columns if before[c] != after[c]},
+        "after": {c: str(after[c])[:300] for c in columns if before[c] != after[c]},
+    }
+
+
+def _drop(frame: pl.DataFrame, condition: pl.Expr, name: str, steps: list[RepairStep]) -> pl.DataFrame:
+    marked = frame.with_columns(condition.fill_null(value=False).alias("__drop"))
+    dropped = marked.filter("__drop")
+    examples = [
+        {
+            "row": row[ROW],
+            "before": {k: str(v)[:300] for k, v in row.items() if k not in (ROW, "__drop")},
+            "after": None,
+        }
+        for row in dropped.head(MAX_EXAMPLES).iter_rows(named=True)
+    ]
+    steps.append(RepairStep(repair=name, rows_dropped=dropped.height, examples=examples))
+    return marked.filter(~pl.col("__drop")).drop("__drop")
+
+
+def _out_of_bounds(shape: str, mapping: dict[str, str], request: RepairRequest) -> pl.Expr:
+    sides = (
+        (SHAPES[shape].input_role, request.min_input_chars, request.max_input_chars),
+        (SHAPES[shape].output_role, request.min_output_chars, request.max_output_chars),
+    )
+    tests = []
+    for role, least, most in sides:
+        if role and role in mapping:
+            length = pl.col(mapping[role]).cast(pl.String).str.len_chars().fill_null(0)
+            tests.append((length < least) | (length > most))
+    return pl.any_horizontal(tests) if tests else pl.lit(value=False)
