@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.worker.job import Job, wait_until
-from tunesmith.core.job_dir import write_atomic
+from tunesmith.core.job_dir import JobDir, write_atomic
 from tunesmith.core.job_spec import Control
 
 GOOD = """
@@ -112,7 +115,7 @@ def test_stop_and_pause_end_the_script_and_its_children(tmp_path: Path) -> None:
         wait_until(lambda pids=pids: not any(psutil.pid_exists(pid) for pid in pids), 10)
 
 
-def test_sigterm_is_a_pause_and_a_second_one_ends_at_once(tmp_path: Path) -> None:
+def test_sigterm_is_a_pause_also_when_it_is_passed_on_twice(tmp_path: Path) -> None:
     job = Job(tmp_path / "a", SLOW)
     process = job.start()
     wait_until(lambda: "up" in job.log())
@@ -174,7 +177,6 @@ def test_killed_at_random_instants_the_events_stay_whole(tmp_path: Path) -> None
         wait_until(lambda attempt=attempt: any(e.attempt == attempt for e in job.events("step")))
         with job.dir.events.open("rb") as file:
             before = file.read()
-        import time
 
         time.sleep(rng.random() * 0.05)
         process.kill()
@@ -189,3 +191,45 @@ def test_killed_at_random_instants_the_events_stay_whole(tmp_path: Path) -> None
     assert job.run(9) == 0
     assert len(job.events()) > read
     assert all(json.loads(line) for line in job.dir.events.read_bytes().splitlines())
+
+
+def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
+    """The script ignores SIGTERM, so the orderly end takes its five seconds of grace; the second signal does not wait."""
+    script = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up')\ntime.sleep(60)\n"
+    job = Job(tmp_path / "job", script)
+    process = job.start()
+    wait_until(lambda: "up" in job.log())
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(2) == 128 + signal.SIGTERM
+    assert job.dir.read_exit() is None
+
+
+def test_on_a_disk_that_is_really_full_the_worker_still_says_so(tmp_path: Path) -> None:
+    """In a mount namespace of its own: a job directory on a disk of 2 MB, which the script fills to the last byte."""
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    disk.mkdir()
+    out.mkdir()
+    can = subprocess.run(
+        ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", str(disk)], check=False, capture_output=True
+    )
+    if can.returncode:
+        pytest.skip("this machine does not let a test mount a small disk")
+    script = (
+        "import json, sys\nprint(json.dumps({'step': 1, 'loss': 1.0}))\n"
+        "file = open(json.load(open(sys.argv[1]))['output_dir'] + '/x', 'wb', buffering=0)\n"
+        "try:\n    while True: file.write(b'x' * 4096)\nexcept OSError: pass\n"
+        "while True: print(json.dumps({'step': 2, 'loss': 1.0}))\n"
+    )
+    job = Job(tmp_path / "job", script)
+    command = (
+        f"mount -t tmpfs -o size=2m none {disk} && cp -r {job.dir.path}/. {disk}/ && "
+        f"{sys.executable} -m tunesmith.worker {disk} --attempt 1; echo $? > {out}/code; cp -r {disk}/. {out}/; true"
+    )
+    subprocess.run(["unshare", "-Urm", "sh", "-c", command], check=True, timeout=100)
+    job.dir = JobDir(out)
+    assert (out / "code").read_text().strip() == "1"
+    assert job.exit().failure.code == "disk_full", job.exit()
+    assert job.events("step")[0].step == 1  # and `events` refuses half lines
+    assert job.dir.events.read_bytes().endswith(b"\n")

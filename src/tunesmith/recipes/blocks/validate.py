@@ -42,7 +42,7 @@ def _load_and_generate(folder: Path, base_path: str | None, produces: str) -> st
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(
         base_path or folder, dtype="auto", trust_remote_code=False, use_safetensors=True
     )
