@@ -51,23 +51,6 @@ def _change(
     after = frame.with_columns([mend(column).alias(column) for column in columns]) if columns else frame
     differs = pl.any_horizontal([pl.col(c).ne_missing(after[c]) for c in columns]) if columns else pl.lit(value=False)
     changed = frame.filter(differs)
-    examples = [_example(row, after.row(row[ROW] - 1 if frame.height == after.height and frame[ROW][0] == 1 else 0, named=True), columns)
-                for row in changed.head(MAX_EXAMPLES).iter_rows(named=True)]  # fmt: skip
-    steps.append(RepairStep(repair=name, rows_changed=changed.height, examples=examples))
-    return after
-
-
-def _example(before: dict[str, Any], after: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    return {
-        "row": before[ROW],
-        "before": {c: str(before[c])[:300] for c in columns if before[c] != after[c]},
-        "after": {c: str(after[c])[:300] for c in columns if before[c] != after[c]},
-    }
-
-
-def _drop(frame: pl.DataFrame, condition: pl.Expr, name: str, steps: list[RepairStep]) -> pl.DataFrame:
-    marked = frame.with_columns(condition.fill_null(value=False).alias("__drop"))
-    dropped = marked.filter("__drop")
     before = changed.head(MAX_EXAMPLES)
     mended = after.filter(pl.col(ROW).is_in(before[ROW].implode()))
     pairs = zip(before.iter_rows(named=True), mended.iter_rows(named=True), strict=True)
@@ -86,13 +69,9 @@ def _example(before: dict[str, Any], after: dict[str, Any], columns: list[str]) 
 
 def _drop(frame: pl.DataFrame, condition: pl.Expr, name: str, steps: list[RepairStep]) -> pl.DataFrame:
     marked = frame.with_columns(condition.fill_null(value=False).alias("__drop"))
-    dropped = marked.filter("__drop")
+    dropped = marked.filter("__drop").drop("__drop")
     examples = [
-        {
-            "row": row[ROW],
-            "before": {k: str(v)[:300] for k, v in row.items() if k not in (ROW, "__drop")},
-            "after": None,
-        }
+        {"row": row.pop(ROW), "before": {key: str(value)[:300] for key, value in row.items()}, "after": None}
         for row in dropped.head(MAX_EXAMPLES).iter_rows(named=True)
     ]
     steps.append(RepairStep(repair=name, rows_dropped=dropped.height, examples=examples))
