@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import JobStatus, Phase, Priority
 from tunesmith.schemas.common import Wire
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is out of range") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A point in time, with its offset from UTC."""
+Tag = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class JobCreate(Wire):
@@ -35,13 +47,13 @@ class JobCreate(Wire):
     timeout_s: float | None = Field(None, gt=0, le=365 * 24 * 3600)
     start: Literal["now", "manual", "off_peak"] = "now"
     """`manual` leaves it `created`; `off_peak` waits for the hours in TUNESMITH_OFF_PEAK."""
-    not_before: AwareDatetime | None = None
+    not_before: Instant | None = None
     """Earliest start."""
     after_job_id: int | None = Field(None, ge=1, lt=2**63)
     """Start only when that job has ended; see `after_failure`."""
     after_failure: bool = True
     """Whether to start even when `after_job_id` failed."""
-    tags: list[str] = Field(default_factory=list, max_length=50)
+    tags: list[Tag] = Field(default_factory=list, max_length=50, examples=[["support"]])
 
 
 class JobBatchCreate(Wire):
@@ -60,9 +72,9 @@ class JobUpdate(Wire):
     """Fields to change; absent ones stay."""
 
     name: str | None = Field(None, min_length=1, max_length=200)
-    tags: list[str] | None = Field(None, max_length=50)
+    tags: list[Tag] | None = Field(None, max_length=50)
     priority: Priority | None = None
-    not_before: AwareDatetime | None = None
+    not_before: Instant | None = None
 
 
 class LearningRateChange(Wire):
@@ -103,6 +115,12 @@ class JobRead(BaseModel):
     failure_code: str | None
     hint: str
     """What to do about a failure."""
+    details: list[dict[str, Any]]
+    """Where the failure is, e.g. row numbers."""
+    metrics: dict[str, Any]
+    """Final numbers."""
+    batch_id: str | None
+    """Jobs submitted together share it."""
     output_name: str
     """Folder-safe, unique: the name of the model it makes."""
     attempt: int
@@ -188,6 +206,7 @@ class QueueItem(BaseModel):
 class CheckpointRead(BaseModel):
     step: int
     path: str
+    """Relative to the job directory."""
     size_bytes: int
     created_at: datetime
     is_best: bool
@@ -197,7 +216,58 @@ class ArtifactRead(BaseModel):
     path: str
     """Relative to the job's artifacts."""
     size_bytes: int
-    sha256: str | None = None
+
+
+class JobBatchRead(BaseModel):
+    batch_id: str
+    jobs: list[JobRead]
+
+
+class JobPlan(BaseModel):
+    """What a job would be, before anything is done."""
+
+    hyperparameters: dict[str, Any]
+    """Complete, after `auto`."""
+    reasons: dict[str, str]
+    estimate: dict[str, Any]
+    """Steps, memory with its arithmetic, disk; empty when the method makes no such promise."""
+
+
+class Curve(BaseModel):
+    """One series, thinned to what a chart can show: the lowest and highest of every stretch are kept."""
+
+    steps: list[int]
+    values: list[float | None]
+    """Null where the value was not a number."""
+
+
+class JobMetrics(BaseModel):
+    curves: dict[str, Curve]
+    num_steps: int
+    """Steps recorded, before thinning."""
+
+
+class MethodField(BaseModel):
+    name: str
+    doc: str
+    default: Any
+
+
+class MethodRead(BaseModel):
+    """One way to train."""
+
+    name: str
+    title: str
+    sentence: str
+    fields: list[MethodField]
+    json_schema: dict[str, Any]
+    """JSON Schema of the hyperparameters."""
+    shapes: list[str]
+    """Row shapes it can learn from."""
+    needs_model: bool
+    needs_dataset: bool
+    why_not: str
+    """Why this machine cannot run it, with the alternative named; empty when it can."""
 
 
 class ChatMessage(Wire):

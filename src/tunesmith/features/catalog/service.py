@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunesmith.core.errors import InvalidInput, NotFound, TunesmithError
 from tunesmith.core.job_dir import JobDir
@@ -16,9 +16,7 @@ from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
 from tunesmith.schemas.models import ModelRead
 from tunesmith.settings import Settings
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+from tunesmith.storage.database import Session
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 """A hub id, `organisation/name`, or a local folder's plain name. No `..`, no absolute paths, no links elsewhere."""
@@ -80,8 +78,8 @@ def find_base(settings: Settings, name: str) -> Path | None:
     import huggingface_hub
 
     config = huggingface_hub.try_to_load_from_cache(name, WHOLE_MODEL_FILE)
-    folder = Path(config).parent if isinstance(config, str) else None
-    return folder if folder and any(folder.glob("*.safetensors")) else None
+    cached = Path(config).parent if isinstance(config, str) else None
+    return cached if cached and any(cached.glob("*.safetensors")) else None
 
 
 def model_info(ref: ModelRef) -> ModelInfo | None:

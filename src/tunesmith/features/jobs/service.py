@@ -1,0 +1,288 @@
+"""What can be done with jobs, besides making them (`submission.py`). Each function works in its caller's unit of work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tunesmith.core.errors import Conflict, InvalidInput
+from tunesmith.core.job_dir import JobDir
+from tunesmith.core.job_spec import JobSpec
+from tunesmith.core.job_status import JobStatus, Priority
+from tunesmith.features.jobs import files
+from tunesmith.features.jobs.curves import curves, number, series
+from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
+from tunesmith.features.jobs.lifecycle import Lifecycle
+from tunesmith.features.jobs.package import stream_package
+from tunesmith.features.jobs.repository import JobRepository
+from tunesmith.features.jobs.submission import PRIORITIES
+from tunesmith.features.jobs.tables import JobRow
+from tunesmith.recipes.blocks.model_card import config_yaml
+from tunesmith.recipes.catalog import RECIPES, get_recipe
+from tunesmith.recipes.hyperparameters import field_docs
+from tunesmith.schemas.common import Page
+from tunesmith.schemas.jobs import (
+    CheckpointRead,
+    Diagnosis,
+    JobEvent,
+    JobMetrics,
+    JobProgress,
+    JobRead,
+    JobUpdate,
+    MethodField,
+    MethodRead,
+    QueueItem,
+    QueueMove,
+)
+from tunesmith.settings import Settings
+from tunesmith.storage.database import Session, after_commit
+
+PRIORITY_NAMES = {number: Priority(name) for name, number in PRIORITIES.items()}
+MAX_DIAGNOSED_EVALUATIONS = 200
+
+
+def read(row: JobRow) -> JobRead:
+    """A job for the wire."""
+    shown = {name: getattr(row, name) for name in JobRead.model_fields if name != "priority"}
+    return JobRead(**shown, priority=PRIORITY_NAMES[row.priority])
+
+
+def list_jobs(
+    session: Session,
+    *,
+    status: Sequence[JobStatus] = (),
+    method: str | None = None,
+    tag: str | None = None,
+    text: str | None = None,
+    cursor: int | None = None,
+    limit: int = 50,
+) -> Page[JobRead]:
+    """Newest first."""
+    jobs = JobRepository(session)
+    query = jobs.filtered(status=status, method=method, tag=tag, text_like=text)
+    rows, after = jobs.page(query, cursor=cursor, limit=limit)
+    return Page(items=[read(row) for row in rows], next_cursor=after)
+
+
+def get(session: Session, job_id: int) -> JobRow:
+    """Raises `NotFound`."""
+    return JobRepository(session).get(job_id)
+
+
+def update(session: Session, job_id: int, body: JobUpdate) -> JobRow:
+    """Change what is given. A waiting job moves with its priority. Fields that a job must have cannot be set to null."""
+    row = JobRepository(session).get(job_id, for_update=True)
+    given = body.model_dump(exclude_unset=True)
+    empty = [name for name in ("name", "tags", "priority") if name in given and given[name] is None]
+    if empty:
+        raise InvalidInput(details=[{"loc": name, "message": "must not be null; leave it out"} for name in empty])
+    waiting = row.status in (JobStatus.CREATED, JobStatus.QUEUED)
+    if not waiting and {"priority", "not_before"} & set(given):
+        raise Conflict(
+            f"Job {job_id} is {row.status}; priority and not_before matter only before it starts.",
+            hint="Name and tags can be changed at any time.",
+        )
+    if "priority" in given:
+        given["priority"] = PRIORITIES[given["priority"]]
+    for name, value in given.items():
+        setattr(row, name, value)
+    session.flush()
+    return row
+
+
+def delete(settings: Settings, session: Session, job_id: int) -> None:
+    """A job that has ended or never began, with its files. Raises `Conflict` while a worker may have it."""
+    jobs = JobRepository(session)
+    row = jobs.get(job_id, for_update=True)
+    status = JobStatus(row.status)
+    if row.launch is not None or not (status.is_final or status == JobStatus.CREATED):
+        raise Conflict(f"Job {job_id} is {status}, so it cannot be deleted.", hint="Stop it first, then delete it.")
+    followers = [job.id for job in jobs.queue() if job.after_job_id == job_id]
+    if followers:
+        raise Conflict(f"Job {followers[0]} waits for job {job_id}.", hint="Stop that one first.")
+    session.delete(row)
+    session.flush()
+    after_commit(session, lambda: files.discard(settings, job_id))
+
+
+def read_events(
+    session: Session, job_id: int, *, after: int, types: Sequence[str] = (), limit: int = 1000
+) -> list[JobEvent]:
+    """Events after a sequence number, in order. Raises `NotFound`."""
+    jobs = JobRepository(session)
+    jobs.get(job_id)
+    return [JobEvent(seq=row.seq, event=row.body) for row in jobs.events(job_id, after=after, types=types, limit=limit)]
+
+
+# -- the queue ----------------------------------------------------------------------------------------------------------
+
+
+def queue(session: Session, reasons: dict[int, str]) -> list[QueueItem]:
+    """Waiting jobs in the order in which they start; `reasons` says why each waits."""
+    return [
+        QueueItem(
+            job_id=row.id,
+            name=row.name,
+            position=place,
+            priority=PRIORITY_NAMES[row.priority],
+            waiting_for=reasons.get(row.id, "it starts in a moment"),
+        )
+        for place, row in enumerate(JobRepository(session).queue(), start=1)
+    ]
+
+
+def move(session: Session, job_id: int, to: QueueMove) -> None:
+    """Put a waiting job elsewhere; it takes on the priority of its new neighbours. Raises `Conflict`, `InvalidInput`."""
+    if (to.to is None) == (to.before_job_id is None):
+        raise InvalidInput(
+            "Say either to or before_job_id.", details=[{"loc": "to", "message": "exactly one of the two"}]
+        )
+    jobs = JobRepository(session)
+    row = jobs.get(job_id, for_update=True)
+    if row.status != JobStatus.QUEUED:
+        raise Conflict(f"Job {job_id} is {row.status}; only a waiting job can be moved.")
+    order = [job for job in jobs.queue() if job.id != job_id]
+    if to.before_job_id == job_id or not order:
+        return
+    if to.before_job_id is None:
+        place = 0 if to.to == "first" else len(order)
+    else:
+        place = next((n for n, job in enumerate(order) if job.id == to.before_job_id), -1)
+        if place < 0:
+            raise InvalidInput(
+                f"Job {to.before_job_id} does not wait.",
+                hint="GET /jobs/queue lists those that do.",
+                details=[{"loc": "before_job_id", "message": "not in the queue"}],
+            )
+    row.priority = order[min(place, len(order) - 1)].priority
+    order.insert(place, row)
+    # The positions that are there are dealt out anew: order changes, jobs that come later still come last.
+    same = [job for job in order if job.priority == row.priority]
+    for job, position in zip(same, sorted(job.position for job in same), strict=True):
+        job.position = position
+    session.flush()
+
+
+# -- how it goes --------------------------------------------------------------------------------------------------------
+
+
+def progress(session: Session, job_id: int, reasons: dict[int, str]) -> JobProgress:
+    """Where a job is, at a glance."""
+    jobs = JobRepository(session)
+    row = jobs.get(job_id)
+    steps = [event.body for event in jobs.events(job_id, types=("step",), limit=WINDOW, newest=True)]
+    evaluations = _evaluations(jobs, job_id)
+    step: dict[str, Any] = steps[-1] if steps else {}
+    use = jobs.last_event(job_id, "resources")
+    places = {item.job_id: item for item in queue(session, reasons)} if row.status == JobStatus.QUEUED else {}
+    place = places.get(job_id)
+    shown = {name: _finite(step.get(name)) for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
+    shown |= {name: _finite(step.get(name)) for name in ("samples_per_s", "mfu", "remaining_s")}
+    scores = [value for _, value in series(evaluations, "loss") if math.isfinite(value)]
+    return JobProgress(
+        id=row.id,
+        name=row.name,
+        status=JobStatus(row.status),
+        status_reason=row.status_reason,
+        phase=row.phase,  # type: ignore[arg-type]
+        progress=_share(row, step),
+        step=step.get("step", 0),
+        total_steps=step.get("total_steps", 0),
+        epoch=step.get("epoch", 0.0),
+        **shown,
+        eval_loss=_finite(evaluations[-1]["loss"]) if evaluations else None,
+        best_eval_loss=min(scores, default=None),
+        elapsed_s=step.get("elapsed_s", 0.0),
+        resources=use.body if use else None,
+        queue_position=place.position if place else None,
+        waiting_for=place.waiting_for if place else "",
+        failure_code=row.failure_code,
+        message=row.status_reason,
+        hint=row.hint,
+        last_seq=row.last_seq,
+        diagnosis=_diagnose(steps, evaluations),
+    )
+
+
+def metrics(session: Session, job_id: int, *, points: int) -> JobMetrics:
+    """Every curve of the job, thinned to `points`."""
+    jobs = JobRepository(session)
+    jobs.get(job_id)
+    steps, evaluations = jobs.bodies(job_id, "step"), jobs.bodies(job_id, "evaluation")
+    return JobMetrics(curves=curves(steps, evaluations, points), num_steps=len({body["step"] for body in steps}))
+
+
+def read_checkpoints(session: Session, folder: JobDir, job_id: int) -> list[CheckpointRead]:
+    """Complete checkpoints, newest first."""
+    best = [body["step"] for body in _evaluations(JobRepository(session), job_id) if body.get("is_best")]
+    return files.checkpoints(folder, best[-1] if best else None)
+
+
+def package(settings: Settings, row: JobRow) -> Iterator[bytes]:
+    """The archive of a finished job, piece by piece. Raises `Conflict` when it has no model yet."""
+    if row.status != JobStatus.COMPLETED:
+        raise Conflict(f"Job {row.id} is {row.status}, so there is no model yet.", hint="Wait until it is completed.")
+    spec = JobSpec.model_validate(row.spec)
+    produces = get_recipe(row.method).produces
+    return stream_package(files.job_dir(settings, row.id).artifacts, spec, produces, row.output_name)
+
+
+def config(row: JobRow) -> str:
+    """The job as YAML, as `tunesmith train --config` reads it."""
+    return config_yaml(JobSpec.model_validate(row.spec), row.hyperparameters)
+
+
+def methods(settings: Settings) -> list[MethodRead]:
+    """Every method, with what a user may set and whether this machine can run it."""
+    found = []
+    for recipe in RECIPES:
+        docs, why = field_docs(recipe.params), recipe.why_not() or ""
+        if recipe.name == "custom" and not settings.custom_scripts:
+            why = "Custom scripts are switched off on this server (TUNESMITH_CUSTOM_SCRIPTS)."
+        schema = recipe.params.model_json_schema()
+        fields = [
+            MethodField(name=name, doc=docs.get(name, ""), default=schema["properties"][name].get("default"))
+            for name in recipe.params.model_fields
+        ]
+        found.append(
+            MethodRead(
+                name=recipe.name,
+                title=recipe.title,
+                sentence=recipe.sentence,
+                fields=fields,
+                json_schema=schema,
+                shapes=list(recipe.shapes),
+                needs_model=recipe.needs_model,
+                needs_dataset=recipe.needs_dataset,
+                why_not=why,
+            )
+        )
+    return found
+
+
+def life_of(session: Session, bus: Any, job_id: int) -> tuple[Lifecycle, JobRow]:
+    """For one change of state: the row, locked."""
+    life = Lifecycle(session, bus)
+    return life, life.jobs.get(job_id, for_update=True)
+
+
+def _evaluations(jobs: JobRepository, job_id: int) -> list[dict[str, Any]]:
+    rows = jobs.events(job_id, types=("evaluation",), limit=MAX_DIAGNOSED_EVALUATIONS, newest=True)
+    return [row.body for row in rows]
+
+
+def _diagnose(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> list[Diagnosis]:
+    return diagnose(series(steps, "loss"), series(evaluations, "loss"), series(steps, "grad_norm"))
+
+
+def _share(row: JobRow, step: dict[str, Any]) -> float:
+    if row.status == JobStatus.COMPLETED:
+        return 1.0
+    return min(1.0, step.get("step", 0) / max(1, step.get("total_steps", 1)))
+
+
+def _finite(value: Any) -> float | None:
+    """JSON knows no NaN; the diagnosis says that there is one."""
+    found = number(value)
+    return found if found is not None and math.isfinite(found) else None

@@ -1,0 +1,274 @@
+"""From a request to a job: everything is checked before anything is saved, and all problems are named at once."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from tunesmith.core.clock import utc_now
+from tunesmith.core.devices import read_gpus
+from tunesmith.core.errors import InvalidInput, PermissionDenied, TunesmithError
+from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceRequest
+from tunesmith.core.job_status import JobStatus
+from tunesmith.core.recipe import Recipe
+from tunesmith.features.catalog import service as catalog
+from tunesmith.features.jobs.lifecycle import Lifecycle
+from tunesmith.features.jobs.repository import JobRepository
+from tunesmith.features.jobs.tables import JobRow
+from tunesmith.features.jobs.training_data import TrainingData, find_data
+from tunesmith.live.bus import Bus
+from tunesmith.recipes.auto import Choice, Facts, choose, read_machine
+from tunesmith.recipes.catalog import get_recipe
+from tunesmith.schemas.jobs import JobClone, JobCreate
+from tunesmith.settings import Settings
+from tunesmith.storage.database import Session
+
+PRIORITIES = {"low": 0, "normal": 1, "high": 2}
+MAX_OUTPUT_NAME = 80
+
+
+class Checked(NamedTuple):
+    """A request that can become a job."""
+
+    recipe: Recipe
+    model: ModelRef | None
+    data: TrainingData | None
+    eval_data: TrainingData | None
+    choice: Choice
+    resources: ResourceRequest
+
+
+class Problems:
+    """Collects what is wrong with a request, so that all of it is named at once."""
+
+    def __init__(self) -> None:
+        self.details: list[dict[str, Any]] = []
+        self.hints: list[str] = []
+
+    def add(self, loc: str, message: str, hint: str = "") -> None:
+        self.details.append({"loc": loc, "message": message})
+        self.hints += [hint] if hint else []
+
+    def add_error(self, loc: str, error: TunesmithError) -> None:
+        """Details whose place is not told get `loc`."""
+        self.details += [d for d in error.details if d.get("loc")] or [{"loc": loc, "message": error.message}]
+        self.hints += [error.hint] if error.hint else []
+
+    def raise_any(self) -> None:
+        if self.details:
+            places = ", ".join(dict.fromkeys(d["loc"] for d in self.details[:5]))
+            hint = " ".join(dict.fromkeys(self.hints[:3])) or "Each problem is named in details, with its place."
+            raise InvalidInput(
+                f"{len(self.details)} value(s) cannot be used: {places}.", hint=hint, details=self.details
+            )
+
+
+def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
+    """Raises `InvalidInput` with every problem of `body`, or `PermissionDenied` for a custom script that is not allowed."""
+    recipe = get_recipe(body.method)
+    if recipe.name == "custom" and not settings.custom_scripts:
+        raise PermissionDenied(
+            "Custom scripts are switched off on this server.",
+            hint="The administrator sets TUNESMITH_CUSTOM_SCRIPTS=true; the other methods need no permission.",
+        )
+    problems = Problems()
+    if why := recipe.why_not():
+        problems.add("method", why, "Choose the method that the message names.")
+    model = _model(settings, session, recipe, body, problems)
+    data = _data(settings, session, recipe, body.dataset_id, body.dataset_version, "dataset_id", problems)
+    eval_data = None
+    if body.eval_dataset_id is not None:
+        eval_data = _data(settings, session, recipe, body.eval_dataset_id, None, "eval_dataset_id", problems)
+    resources = _resources(settings, body, problems)
+    if body.after_job_id is not None and not JobRepository(session).statuses([body.after_job_id]):
+        problems.add("after_job_id", f"there is no job {body.after_job_id}")
+    facts = Facts(
+        machine=read_machine(),
+        model=_info(model, problems),
+        num_rows=data.ref.num_rows if data else 0,
+        lengths=data.lengths if data else None,
+        has_eval_dataset=eval_data is not None,
+    )
+    choice = Choice({}, {}, {})
+    try:
+        choice = choose(recipe, body.hyperparameters, facts, auto=body.auto)
+    except InvalidInput as error:
+        problems.add_error("hyperparameters", error)
+    problems.raise_any()
+    return Checked(recipe, model, data, eval_data, choice, resources)
+
+
+def create(settings: Settings, session: Session, bus: Bus, body: JobCreate, *, batch_id: str | None = None) -> JobRow:
+    """A saved job, waiting for its turn unless it is to be started by hand."""
+    checked = check(settings, session, body)
+    name = body.name or _default_name(checked)
+    row = JobRow(
+        name=name,
+        method=checked.recipe.name,
+        model=body.model if checked.model else None,
+        dataset_id=body.dataset_id if checked.data else None,
+        dataset_version=checked.data.ref.digest if checked.data else None,
+        eval_dataset_id=body.eval_dataset_id,
+        hyperparameters=checked.choice.params,
+        reasons=checked.choice.reasons,
+        request=body.model_dump(mode="json", exclude_unset=True),
+        spec={},
+        resources=checked.resources.model_dump(mode="json"),
+        tags=list(dict.fromkeys(body.tags)),
+        batch_id=batch_id,
+        status=JobStatus.CREATED,
+        status_reason="",
+        hint="",
+        details=[],
+        metrics={},
+        priority=PRIORITIES[body.priority],
+        position=0.0,
+        not_before=body.not_before,
+        off_peak=body.start == "off_peak",
+        after_job_id=body.after_job_id,
+        after_failure=body.after_failure,
+        timeout_s=body.timeout_s,
+        created_at=utc_now(),
+    )
+    life = Lifecycle(session, bus)
+    life.jobs.add_named(row, folder_safe(name))
+    row.position = float(row.id)
+    row.spec = _spec(settings, row, checked).model_dump(mode="json")
+    if body.start != "manual":
+        life.enqueue(row)
+    session.flush()
+    return row
+
+
+def create_batch(settings: Settings, session: Session, bus: Bus, bodies: list[JobCreate]) -> tuple[str, list[JobRow]]:
+    """All of them or none; problems are named with the number of the job, from 0."""
+    batch_id = str(uuid.uuid4())
+    rows: list[JobRow] = []
+    details: list[dict[str, Any]] = []
+    for number, body in enumerate(bodies):
+        try:
+            rows.append(create(settings, session, bus, body, batch_id=batch_id))
+        except InvalidInput as error:
+            found = error.details or [{"loc": "", "message": error.message}]
+            details += [{**detail, "loc": f"jobs.{number}.{detail['loc']}".rstrip(".")} for detail in found]
+    if details:
+        raise InvalidInput(
+            f"{len(details)} value(s) cannot be used, so none of the {len(bodies)} jobs was made.",
+            hint="Each problem is named in details, with its place.",
+            details=details,
+        )
+    return batch_id, rows
+
+
+def cloned(row: JobRow, body: JobClone) -> JobCreate:
+    """The request that made `row`, with changes. A hyperparameter that is set to null is chosen anew."""
+    changes = dict(body.changes)
+    merged = {**row.request, **changes}
+    given = changes.get("hyperparameters")
+    if isinstance(given, dict):
+        both = {**row.request.get("hyperparameters", {}), **given}
+        merged["hyperparameters"] = {name: value for name, value in both.items() if value is not None}
+    try:
+        return JobCreate.model_validate(merged)
+    except ValidationError as error:
+        problems = Problems()
+        for problem in error.errors():
+            problems.add(".".join(["changes", *map(str, problem["loc"])]), problem["msg"])
+        problems.raise_any()
+        raise
+
+
+def folder_safe(name: str) -> str:
+    """Letters, digits, dots and dashes: a name for a folder on any system and for a model elsewhere."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:MAX_OUTPUT_NAME].strip("-")
+    return slug or "model"
+
+
+def _model(
+    settings: Settings, session: Session, recipe: Recipe, body: JobCreate, problems: Problems
+) -> ModelRef | None:
+    if body.model is None:
+        if recipe.needs_model:
+            problems.add("model", f"{recipe.name} needs a base model", "GET /models/ lists those at hand.")
+        return None
+    try:
+        return catalog.resolve_model(settings, session, body.model)
+    except TunesmithError as error:
+        problems.add_error("model", error)
+        return None
+
+
+def _data(
+    settings: Settings,
+    session: Session,
+    recipe: Recipe,
+    dataset_id: int | None,
+    digest: str | None,
+    loc: str,
+    problems: Problems,
+) -> TrainingData | None:
+    """The rows, in a shape that `recipe` learns from."""
+    if dataset_id is None:
+        if recipe.needs_dataset:
+            problems.add(loc, f"{recipe.name} needs a dataset", "GET /datasets/ lists them.")
+        return None
+    try:
+        data = find_data(settings, session, dataset_id, digest)
+    except TunesmithError as error:
+        problems.add_error(loc, error)
+        return None
+    if recipe.shapes and data.ref.shape not in recipe.shapes:
+        problems.add(
+            loc,
+            f"its rows are of shape {data.ref.shape or 'unknown'}; {recipe.name} learns from {', '.join(recipe.shapes)}",
+            "Tell which columns hold what: PATCH the dataset with a shape and a mapping.",
+        )
+    return data
+
+
+def _resources(settings: Settings, body: JobCreate, problems: Problems) -> ResourceRequest:
+    num_gpus = len(read_gpus())
+    if body.resources is None:
+        return ResourceRequest(num_gpus=min(1, num_gpus))
+    if settings.database_url is None and body.resources.num_gpus > num_gpus:
+        problems.add("resources.num_gpus", f"this machine has {num_gpus} GPU(s)")
+    return body.resources
+
+
+def _info(model: ModelRef | None, problems: Problems) -> Any:
+    try:
+        return catalog.model_info(model) if model else None
+    except TunesmithError as error:
+        problems.add_error("model", error)
+        return None
+
+
+def _default_name(checked: Checked) -> str:
+    model = checked.model.name.rpartition("/")[2] if checked.model else ""
+    parts = [model, checked.recipe.name, checked.data.ref.name if checked.data else ""]
+    return " ".join(part for part in parts if part)[:200]
+
+
+def _spec(settings: Settings, row: JobRow, checked: Checked) -> JobSpec:
+    return JobSpec(
+        job_id=row.id,
+        name=row.name,
+        recipe=row.method,
+        params=checked.choice.params,
+        model=checked.model,
+        dataset=_ref(checked.data),
+        eval_dataset=_ref(checked.eval_data),
+        resources=checked.resources,
+        timeout_s=row.timeout_s,
+        cache_dir=str(settings.cache_dir.resolve()),
+        offline=settings.hub_offline,
+    )
+
+
+def _ref(data: TrainingData | None) -> DatasetRef | None:
+    return data.ref if data else None

@@ -1,0 +1,40 @@
+"""The rows that a job learns from: one immutable version of a dataset, and what is known of its lengths."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tunesmith.core.job_spec import DatasetRef
+from tunesmith.recipes.auto import Lengths
+from tunesmith.settings import Settings
+from tunesmith.storage.database import Session
+
+TOKENS_AROUND = 16
+"""What a chat template adds to a row, about."""
+
+
+class TrainingData(NamedTuple):
+    """Where the rows are, and how long."""
+
+    ref: DatasetRef
+    lengths: Lengths | None
+
+
+def find_data(settings: Settings, session: Session, dataset_id: int, digest: str | None) -> TrainingData:
+    """The version `digest`, or the newest. Raises `NotFound`, or `Conflict` when it is not ready."""
+    from tunesmith.features.datasets import service as datasets
+
+    ref = datasets.training_ref(settings, session, dataset_id, digest)
+    return TrainingData(ref, row_lengths(datasets.version_lengths(settings, session, dataset_id, ref.digest)))
+
+
+def row_lengths(by_role: dict[str, Any]) -> Lengths | None:
+    """Tokens in a whole row, from the validation report's lengths by role; an upper bound where roles are added up."""
+    tokens = [role["tokens"] for role in by_role.values() if isinstance(role, dict) and "tokens" in role]
+    if not tokens:
+        return None
+
+    def total(name: str) -> int:
+        return sum(int(role.get(name) or 0) for role in tokens) + TOKENS_AROUND
+
+    return Lengths(median=total("p50"), p99=total("p99"), longest=total("max"))
