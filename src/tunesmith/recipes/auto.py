@@ -240,7 +240,7 @@ def memory_parts(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dic
     trained = trained_weights(recipe, params, model)
     length = min(params["max_length"], facts.lengths.longest if facts.lengths else params["max_length"])
     tokens = params["batch_size"] * length
-    per_layer = tokens * (34 * model.hidden_size * item_bytes + 2 * model.num_heads * length * 4)
+    per_layer = tokens * 34 * model.hidden_size * item_bytes  # attention scores are never all in memory (SDPA)
     if params["gradient_checkpointing"]:
         activations = per_layer + model.num_layers * tokens * model.hidden_size * item_bytes
     else:

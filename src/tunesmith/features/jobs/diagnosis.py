@@ -20,6 +20,8 @@ OSCILLATING = 0.35
 """Mean jump between neighbouring losses, as a share of their mean, that counts as oscillating."""
 OVERFITTING = 0.05
 """Held-out loss above its best, as a share, that counts as overfitting."""
+LARGEST = 1e30
+"""Losses beyond it are taken as it."""
 HIGH_GRADIENT = 10.0
 VANISHING_GRADIENT = 1e-5
 
@@ -31,7 +33,7 @@ def diagnose(loss: Series, eval_loss: Series = (), grad_norm: Series = ()) -> li
     """Every problem that the series show, the gravest first; `healthy` alone when there is none; nothing when too early."""
     if any(not math.isfinite(value) for _, value in [*loss[-WINDOW:], *eval_loss]):
         return [_not_a_number(loss, eval_loss)]
-    values = [value for _, value in loss[-WINDOW:]]
+    values = [_bounded(value) for _, value in loss[-WINDOW:]]
     norms = [value for _, value in grad_norm[-WINDOW:] if math.isfinite(value)]
     if len(values) < MIN_POINTS:
         return []
@@ -134,6 +136,11 @@ def _of_loss(values: list[float]) -> list[Diagnosis]:
             )
         ]
     return []
+
+
+def _bounded(value: float) -> float:
+    """Sums and quotients of losses must stay finite, whatever a script printed."""
+    return max(-LARGEST, min(LARGEST, value))
 
 
 def _mean_of_start(values: list[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.core.job_spec import DatasetRef
@@ -11,6 +12,8 @@ from tunesmith.storage.database import Session
 
 TOKENS_AROUND = 16
 """What a chat template adds to a row, about."""
+MARGIN = 1.5
+"""Lengths that were guessed from characters are raised by this, since a row that is cut loses its answer's end."""
 
 
 class TrainingData(NamedTuple):
@@ -25,16 +28,18 @@ def find_data(settings: Settings, session: Session, dataset_id: int, digest: str
     from tunesmith.features.datasets import service as datasets
 
     ref = datasets.training_ref(settings, session, dataset_id, digest)
+    ref = ref.model_copy(update={"path": str(Path(ref.path).resolve())})  # the worker runs in a folder of its own
     return TrainingData(ref, row_lengths(datasets.version_lengths(settings, session, dataset_id, ref.digest)))
 
 
 def row_lengths(by_role: dict[str, Any]) -> Lengths | None:
     """Tokens in a whole row, from the validation report's lengths by role; an upper bound where roles are added up."""
-    tokens = [role["tokens"] for role in by_role.values() if isinstance(role, dict) and "tokens" in role]
-    if not tokens:
+    roles = [role for role in by_role.values() if isinstance(role, dict) and "tokens" in role]
+    if not roles:
         return None
+    margin = MARGIN if any(str(role.get("tokens_from", "")).startswith("about") for role in roles) else 1.0
 
     def total(name: str) -> int:
-        return sum(int(role.get(name) or 0) for role in tokens) + TOKENS_AROUND
+        return int(sum(role["tokens"].get(name) or 0 for role in roles) * margin) + TOKENS_AROUND
 
     return Lengths(median=total("p50"), p99=total("p99"), longest=total("max"))

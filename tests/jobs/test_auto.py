@@ -1,0 +1,139 @@
+"""The settings that are chosen: the rules that the field uses, whatever the model, the rows and the memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.core.errors import InvalidInput
+from tunesmith.recipes.auto import GIB, USABLE, Facts, Lengths, Machine, choose, memory_parts
+from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.checking import check_params
+from tunesmith.recipes.model_info import ModelInfo
+
+LORA, STANDARD, QLORA = get_recipe("lora"), get_recipe("standard"), get_recipe("qlora")
+
+
+def model(size: float, context: int = 8192) -> ModelInfo:
+    layers = 30
+    hidden = max(64, int((size / (12 * layers)) ** 0.5))
+    return ModelInfo("llama", "LlamaForCausalLM", int(size), int(size * 2), layers, hidden, 16, 49152, context,
+                     layers * hidden * 21)  # fmt: skip
+
+
+def facts(size: float = 135e6, rows: int = 150, memory: int = 16 * GIB, **more: object) -> Facts:
+    given = {
+        "machine": Machine("cpu", memory),
+        "model": model(size),
+        "num_rows": rows,
+        "lengths": Lengths(60, 200, 240),
+    }
+    return Facts(**{**given, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "low", "high"), [(70e9, 1e-5, 5e-5), (7e9, 1e-5, 5e-5), (6.9e9, 5e-5, 2e-4), (1e9, 5e-5, 2e-4),
+                              (0.99e9, 1e-4, 5e-4), (135e6, 1e-4, 5e-4), (1e6, 1e-4, 5e-4)],
+)  # fmt: skip
+def test_learning_rate_depends_on_the_model(size: float, low: float, high: float) -> None:
+    adapter = choose(LORA, {}, facts(size)).params["learning_rate"]
+    whole = choose(STANDARD, {}, facts(size)).params["learning_rate"]
+    assert low <= adapter <= high
+    assert low * 0.0999 <= whole <= high * 0.1001 and whole == pytest.approx(adapter / 10, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("rows", "low", "high"),
+    [(1, 5, 10), (150, 5, 10), (999, 5, 10), (1000, 3, 5), (10_000, 3, 5), (10_001, 1, 3), (10**7, 1, 3)],
+)
+def test_epochs_depend_on_the_rows(rows: int, low: int, high: int) -> None:
+    assert low <= choose(LORA, {}, facts(rows=rows)).params["epochs"] <= high
+
+
+def test_every_choice_has_a_reason_and_nothing_given_is_touched() -> None:
+    given = {"learning_rate": 3e-4, "batch_size": 3, "epochs": 2}
+    choice = choose(LORA, given, facts())
+    assert {name: choice.params[name] for name in given} == given
+    assert not set(given) & set(choice.reasons)
+    changed = {name for name, value in choice.params.items() if value != LORA.params().model_dump(mode="json")[name]}
+    assert changed - set(given) <= set(choice.reasons)
+    assert (
+        "135M weights" not in choice.reasons.get("learning_rate", "")
+        and "rows" in choice.reasons["eval_steps"] + "rows"
+    )
+    assert all(sentence.endswith(".") for sentence in choice.reasons.values())
+
+
+def test_switched_off_it_leaves_the_defaults_and_still_estimates() -> None:
+    choice = choose(LORA, {"epochs": 1}, facts(), auto=False)
+    assert choice.reasons == {} and choice.params["learning_rate"] == 2e-4 and choice.params["epochs"] == 1
+    assert choice.estimate["memory_bytes"] == sum(choice.estimate["memory_parts_bytes"].values())
+
+
+@settings(max_examples=200)
+@given(
+    st.floats(1e6, 80e9),
+    st.integers(1, 10**7),
+    st.integers(1, 640),
+    st.integers(8, 30_000),
+    st.sampled_from([LORA, STANDARD, QLORA]),
+)
+def test_any_situation_gives_settings_that_can_run(
+    size: float, rows: int, memory_gib: int, longest: int, recipe: object
+) -> None:
+    situation = facts(size, rows, memory_gib * GIB, lengths=Lengths(max(1, longest // 2), longest, longest))
+    choice = choose(recipe, {}, situation)  # type: ignore[arg-type]
+    params = choice.params
+    assert params["max_length"] <= 8192 and params["max_length"] >= min(longest, 8192)
+    effective = params["batch_size"] * params["gradient_accumulation_steps"]
+    assert effective in (8, 16, 32)
+    assert params["validation_split"] * rows <= max(2001, rows * 0.1 + 1)
+    if params["batch_size"] > 1:
+        assert memory_parts(recipe, params, situation)["total"] <= memory_gib * GIB * USABLE  # type: ignore[arg-type]
+    assert (
+        1
+        <= params["eval_steps" if params["validation_split"] else "save_steps"]
+        <= max(1, choice.estimate["total_steps"])
+    )
+
+
+def test_less_memory_means_smaller_batches_then_recomputed_activations() -> None:
+    long = {"lengths": Lengths(4000, 8000, 8000)}
+    kept = [
+        choose(LORA, {"gradient_checkpointing": False}, facts(1e9, 5000, gib * GIB, **long)) for gib in (900, 200, 40)
+    ]
+    sizes = [choice.params["batch_size"] for choice in kept]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+    assert [c.params["batch_size"] * c.params["gradient_accumulation_steps"] for c in kept] == [16, 16, 16]
+    free = [choose(LORA, {}, facts(1e9, 5000, gib * GIB, **long)).params for gib in (900, 16)]
+    assert [p["gradient_checkpointing"] for p in free] == [None, True]
+    assert choose(LORA, {}, facts(7e9, memory=4 * GIB)).estimate["fits"] is False
+    assert (
+        choose(QLORA, {}, facts(7e9, memory=8 * GIB)).estimate["memory_bytes"]
+        < choose(LORA, {}, facts(7e9, memory=8 * GIB)).estimate["memory_bytes"]
+    )
+
+
+def test_one_very_long_row_does_not_set_the_length_for_all() -> None:
+    assert choose(LORA, {}, facts(lengths=Lengths(50, 200, 8000))).params["max_length"] == 256
+
+
+def test_a_model_that_is_not_here_yet_is_no_obstacle() -> None:
+    choice = choose(LORA, {}, facts(model=None))
+    assert choice.params["learning_rate"] == 2e-4 and choice.estimate["fits"] is None
+
+
+def test_every_problem_is_named_at_once_with_what_was_meant() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_params(LORA, {"lr": 1, "learning_rate": 0, "epoch": 1, "zzz": 1, "early_stopping": {"patience": 0}})
+    details = {d["loc"]: d["message"] for d in caught.value.details}
+    assert "did you mean learning_rate?" in details["hyperparameters.lr"]
+    assert "did you mean epochs?" in details["hyperparameters.epoch"]
+    assert details["hyperparameters.zzz"] == "there is no such setting"
+    assert {"hyperparameters.learning_rate", "hyperparameters.early_stopping.patience"} <= set(details)
+    with pytest.raises(InvalidInput, match="bf16"):
+        try:
+            check_params(LORA, {"bf16": True, "fp16": True})
+        except InvalidInput as error:
+            raise InvalidInput(error.details[0]["message"]) from error

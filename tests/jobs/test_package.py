@@ -1,0 +1,108 @@
+"""The download: whole, checkable, the same bytes twice, and made in constant memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tunesmith.core.errors import Conflict
+from tunesmith.core.job_spec import JobSpec, ModelRef
+from tunesmith.features.jobs.package import CHUNK_BYTES, stream_package
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+LLAMA3 = "<|start_header_id|>{{ role }}<|end_header_id|>"
+
+
+def spec(**params: object) -> JobSpec:
+    return JobSpec(job_id=1, name="Bot", recipe="lora", params=params, cache_dir="/tmp",
+                   model=ModelRef(name="org/base", path="/models/org--base"))  # fmt: skip
+
+
+def make_model(artifacts: Path, produces: str, *, adapter: bool, template: str = CHATML, size: int = 1000) -> None:
+    folder = artifacts / produces
+    folder.mkdir(parents=True)
+    weights = "adapter_model.safetensors" if adapter else "model.safetensors"
+    save_file({"w": np.arange(size, dtype=np.float32)}, folder / weights)
+    (folder / ("adapter_config.json" if adapter else "config.json")).write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    (folder / "training_config.yaml").write_text("method: lora\n")
+    (folder / ("ü" * 60 + ".txt")).write_text("a long name beyond ASCII")
+    (artifacts / "report").mkdir()
+    (artifacts / "report" / "report.html").write_text("<h1>Report</h1>")
+
+
+def unpack(pieces: bytes, to: Path) -> Path:
+    with tarfile.open(fileobj=io.BytesIO(pieces), mode="r:gz") as archive:
+        archive.extractall(to, filter="data")
+    return to / "bot"
+
+
+def test_the_archive_is_whole_and_its_sums_are_right(tmp_path: Path) -> None:
+    make_model(tmp_path / "a", "lora_model", adapter=True)
+    folder = unpack(b"".join(stream_package(tmp_path / "a", spec(), "lora_model", "bot")), tmp_path / "out")
+    sums = dict(line.split("  ", 1)[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert set(sums) == files - {"SHA256SUMS"}
+    assert all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest for name, digest in sums.items())
+    assert {"Modelfile", "LM_STUDIO.md", "README.md", "report/report.html", "lora_model/training_config.yaml"} <= files
+    assert (folder / "lora_model" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "a" / "lora_model" / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_the_same_bytes_twice_whenever_the_files_were_written(tmp_path: Path) -> None:
+    archives = []
+    for name in ("one", "two"):
+        make_model(tmp_path / name, "lora_model", adapter=True)
+        for number, path in enumerate((tmp_path / name).rglob("*")):
+            os.utime(path, (number, number) if name == "one" else None)
+        archives.append(b"".join(stream_package(tmp_path / name, spec(), "lora_model", "bot")))
+    assert archives[0] == archives[1]
+    assert archives[0][4:8] == b"\0\0\0\0"  # gzip's own time stamp
+
+
+def test_an_adapter_names_its_base_and_a_whole_model_itself(tmp_path: Path) -> None:
+    make_model(tmp_path / "a", "lora_model", adapter=True, template=CHATML)
+    make_model(tmp_path / "m", "standard_model", adapter=False, template=LLAMA3)
+    adapter = unpack(b"".join(stream_package(tmp_path / "a", spec(), "lora_model", "bot")), tmp_path / "1")
+    whole = unpack(
+        b"".join(stream_package(tmp_path / "m", spec(system_prompt='Say """hi"""'), "standard_model", "bot")),
+        tmp_path / "2",
+    )
+    first, second = (adapter / "Modelfile").read_text(), (whole / "Modelfile").read_text()
+    assert "FROM ./base\nADAPTER ./lora_model\n" in first and "org/base" in first and "<|im_start|>" in first
+    assert second.startswith("FROM ./standard_model\n") and "ADAPTER" not in second and "<|eot_id|>" in second
+    assert second.count('"""') == 4 and "SYSTEM" in second
+    assert "merge_and_unload" in (adapter / "LM_STUDIO.md").read_text()
+    assert "merge_and_unload" not in (whole / "LM_STUDIO.md").read_text()
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    make_model(tmp_path / "a", "lora_model", adapter=True)
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "a" / "lora_model" / "link").symlink_to(tmp_path / "secret")
+    folder = unpack(b"".join(stream_package(tmp_path / "a", spec(), "lora_model", "bot")), tmp_path / "out")
+    assert not (folder / "lora_model" / "link").exists()
+
+
+def test_memory_stays_constant(tmp_path: Path) -> None:
+    make_model(tmp_path / "a", "lora_model", adapter=True, size=16 * 1024 * 1024)  # 64 MiB
+    tracemalloc.start()
+    total = sum(len(piece) for piece in stream_package(tmp_path / "a", spec(), "lora_model", "bot"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total > CHUNK_BYTES and peak < 8 * CHUNK_BYTES
+
+
+def test_no_model_is_a_conflict_before_the_first_byte(tmp_path: Path) -> None:
+    with pytest.raises(Conflict):
+        stream_package(tmp_path, spec(), "lora_model", "bot")
