@@ -13,6 +13,7 @@ from tunesmith import __version__
 from tunesmith.features.catalog.api import router as models
 from tunesmith.features.chat.api import router as chat
 from tunesmith.features.datasets.api import router as datasets
+from tunesmith.features.datasets.processing import Processing
 from tunesmith.features.jobs.api import router as jobs
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.live_api import router as jobs_live
@@ -37,15 +38,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     database = Database(settings.sqlalchemy_url)
     bus = Bus()
     scheduler = Scheduler(settings, database, bus)
+    processing = Processing(settings, database, bus)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         database.take_process_lock()
         database.migrate()
+        processing.start()
         scheduler.start()
         try:
             yield
         finally:
+            processing.stop()
             scheduler.stop()
             database.close()
 
@@ -61,6 +65,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database=database,
         bus=bus,
         wake_scheduler=scheduler.wake,
+        wake_datasets=processing.wake,
+        dataset_users=lambda session, dataset_id: [
+            f"job {job.id} ({job.status})" for job in Lifecycle(session, bus).jobs.uses_dataset(dataset_id)
+        ],
         why_waiting=lambda session: scheduler.placement(Lifecycle(session, bus)).waits,
     )
     install_error_handlers(app)

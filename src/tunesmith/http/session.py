@@ -26,6 +26,10 @@ class AppState:
     """Makes the scheduler's next round start now."""
     why_waiting: Callable[[Session], dict[int, str]]
     """For each queued job that cannot start now: why, in words."""
+    wake_datasets: Callable[[], None]
+    """Makes the processing of datasets look for work now."""
+    dataset_users: Callable[[Session, int], list[str]]
+    """What needs a dataset and keeps it from being deleted, in words."""
 
 
 def get_state(connection: HTTPConnection) -> AppState:

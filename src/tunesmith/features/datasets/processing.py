@@ -1,0 +1,212 @@
+"""Datasets being read, off the request path: each in a child process that can be killed, limited, and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tunesmith.core.clock import monotonic_s, utc_now
+from tunesmith.core.errors import TooLarge, TunesmithError
+from tunesmith.core.job_dir import fsync_dir, write_atomic
+from tunesmith.features.datasets import files
+from tunesmith.features.datasets.repository import DatasetRepository
+from tunesmith.features.datasets.service import Datasets
+from tunesmith.live.bus import Bus
+from tunesmith.settings import Settings
+from tunesmith.storage.database import Database
+
+log = logging.getLogger(__name__)
+
+BEAT_EVERY_S = 1.0
+STALE_S = 60.0
+"""Seconds without a sign of a worker after which another server may take over."""
+LOOK_EVERY_S = 2.0
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+class Processing:
+    """A few threads, each of which watches one child at a time."""
+
+    def __init__(self, settings: Settings, database: Database, bus: Bus) -> None:
+        self.settings, self.database, self.bus = settings, database, bus
+        self.server = f"{socket.gethostname()[:30]}:{settings.port}"
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._children: set[subprocess.Popen[str]] = set()
+
+    def start(self) -> None:
+        """Sweep what was left, free what an earlier process of this server had begun, and begin."""
+        with self.database.unit_of_work() as session:
+            rows = DatasetRepository(session)
+            rows.release_claims(self.server)
+            ids, uploads = rows.ids(), rows.upload_ids()
+        if self.database.is_sqlite:  # with one server on the database, what it does not know of is nobody's
+            files.sweep(self.settings, ids, uploads)
+        for number in range(self.settings.dataset_workers):
+            thread = threading.Thread(target=self._run, args=(number,), name=f"datasets-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End the children; the work is taken up again at the next start."""
+        self._stop.set()
+        self._wake.set()
+        for child in list(self._children):
+            child.kill()
+        for thread in self._threads:
+            thread.join(10)
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def _run(self, number: int) -> None:
+        worker_id = f"{self.server}:{number}:{uuid.uuid4().hex[:8]}"
+        while not self._stop.is_set():
+            busy = False
+            try:
+                busy = self.process_one(worker_id)
+            except OSError as error:
+                log.warning("a dataset cannot be processed now: %s", error)
+            if not busy:
+                self._wake.wait(LOOK_EVERY_S)
+                self._wake.clear()
+
+    def process_one(self, worker_id: str) -> bool:
+        """Claim a dataset and process it; whether there was one."""
+        now = utc_now()
+        with self.database.unit_of_work(readonly=True) as session:
+            if not DatasetRepository(session).has_work():
+                return False
+        with self.database.unit_of_work() as session:
+            row = DatasetRepository(session).claim(worker_id, now, now - timedelta(seconds=STALE_S))
+            if row is None or row.task is None:
+                return False
+            dataset_id, task, file_name = row.id, row.task, row.file_name
+        folder = files.dataset_dir(self.settings, dataset_id)
+        work = folder / f"processing-{uuid.uuid4().hex[:8]}"
+        try:
+            for old in folder.glob("processing-*"):
+                shutil.rmtree(old, ignore_errors=True)
+            work.mkdir(mode=0o700)
+            error = self._child(dataset_id, worker_id, task, file_name, work)
+            if self._stop.is_set() and error is not None:
+                return True  # the server ends: the task stays
+            self._finish(dataset_id, worker_id, task, work, error)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return True
+
+    def _request(self, dataset_id: int, task: dict[str, Any], file_name: str, work: Path) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "action": task["action"],
+            "file_name": file_name,
+            "out_dir": str(work / "out"),
+            "media_dir": str(work / "media"),
+            "limits": {"max_rows": self.settings.max_rows, "max_bytes": self.settings.max_upload_bytes},
+        }
+        if task["action"] == "ingest":
+            request["source"] = str(files.original_path(self.settings, dataset_id))
+        else:
+            request["version_dir"] = str(files.version_dir(self.settings, dataset_id, task["base"]))
+        request |= {key: task[key] for key in ("shape", "mapping", "repairs") if task.get(key) is not None}
+        return request
+
+    def _child(
+        self, dataset_id: int, worker_id: str, task: dict[str, Any], file_name: str, work: Path
+    ) -> dict[str, Any] | None:
+        """Run the child to its end, passing its progress on; the error's body, or None when all went well."""
+        write_atomic(work / "request.json", self._request(dataset_id, task, file_name, work))
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment |= {"TMPDIR": str(work), "POLARS_MAX_THREADS": str(max(1, os.cpu_count() or 1))}
+        with (work / "log.txt").open("wb") as log_file:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "tunesmith.dataprep", str(work / "request.json")],
+                stdout=subprocess.PIPE, stderr=log_file, stdin=subprocess.DEVNULL, text=True, env=environment,
+                preexec_fn=self._limit, start_new_session=True,
+            )  # fmt: skip
+            self._children.add(child)
+            try:
+                error = self._follow(child, dataset_id, worker_id)
+            finally:
+                child.kill()
+                code = child.wait()
+                self._children.discard(child)
+        if error is not None or code == 0:
+            return error
+        said = (work / "log.txt").read_text(errors="replace")[-2000:]
+        log.error("processing dataset %s ended with %s: %s", dataset_id, code, said)
+        if code == -9 or "MemoryError" in said or "memory allocation" in said:
+            return TooLarge(
+                "The file needs more memory to read than is allowed.",
+                hint="Split it, save it as Parquet or JSON Lines, or raise TUNESMITH_DATASET_MEMORY_BYTES.",
+            ).body()
+        return TunesmithError("The file could not be processed.", hint="The server's log has the details.").body()
+
+    def _limit(self) -> None:
+        """In the child: the lowest priority, and no more memory than is allowed."""
+        os.nice(5)
+        if sys.platform == "linux":
+            limit = self.settings.dataset_memory_bytes
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+    def _follow(self, child: subprocess.Popen[str], dataset_id: int, worker_id: str) -> dict[str, Any] | None:
+        assert child.stdout
+        next_beat_s = 0.0
+        for line in child.stdout:
+            with contextlib.suppress(ValueError):
+                told = json.loads(line)
+                if "error" in told:
+                    return dict(told["error"])
+                if monotonic_s() >= next_beat_s:
+                    next_beat_s = monotonic_s() + BEAT_EVERY_S
+                    if not self._beat(dataset_id, worker_id, float(told["progress"])):
+                        child.kill()
+        return None
+
+    def _beat(self, dataset_id: int, worker_id: str, progress: float) -> bool:
+        with self.database.unit_of_work() as session:
+            mine = DatasetRepository(session).beat(dataset_id, worker_id, utc_now(), progress)
+        self.bus.publish("datasets", {"dataset_id": dataset_id, "status": "processing", "progress": progress})
+        return mine
+
+    def _finish(
+        self, dataset_id: int, worker_id: str, task: dict[str, Any], work: Path, error: dict[str, Any] | None
+    ) -> None:
+        about: dict[str, Any] = {}
+        if error is None:
+            about = json.loads((work / "out" / "version.json").read_bytes())
+            self._place(dataset_id, about["digest"], work)
+        with self.database.unit_of_work() as session:
+            datasets = Datasets(self.settings, session, self.bus)
+            row = datasets.rows.find(dataset_id)
+            if row is None or row.worker_id != worker_id:
+                return  # deleted meanwhile, or taken over
+            if error is not None:
+                datasets.failed(row, error)
+            else:
+                origin = {"ingest": "upload", "repair": "repair", "remap": "mapping"}[task["action"]]
+                datasets.processed(row, about, origin)
+
+    def _place(self, dataset_id: int, digest: str, work: Path) -> None:
+        """Give the version its place by a rename; one of the same content is there already after a kill, and serves."""
+        final = files.version_dir(self.settings, dataset_id, digest)
+        final.parent.mkdir(exist_ok=True, mode=0o700)
+        if (work / "media").is_dir():
+            media = files.dataset_dir(self.settings, dataset_id) / "media"
+            shutil.rmtree(media, ignore_errors=True)
+            os.replace(work / "media", media)
+        if not final.exists():
+            os.replace(work / "out", final)
+        fsync_dir(final.parent)

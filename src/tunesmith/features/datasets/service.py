@@ -1,0 +1,344 @@
+"""The rules of datasets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.core.clock import utc_now
+from tunesmith.core.errors import Conflict, InUse, InvalidInput, NotFound
+from tunesmith.core.job_spec import DatasetRef
+from tunesmith.features.datasets import files
+from tunesmith.features.datasets.repository import DatasetRepository
+from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
+from tunesmith.live.bus import Bus
+from tunesmith.schemas.datasets import (
+    DatasetPreview,
+    DatasetRead,
+    DatasetStatistics,
+    DatasetStatus,
+    DatasetUpdate,
+    RepairRequest,
+    ValidationReport,
+    VersionRead,
+)
+from tunesmith.settings import Settings
+from tunesmith.storage.database import after_commit
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+MAX_PREVIEW_ROWS = 500
+
+
+class Datasets:
+    """Datasets within one unit of work."""
+
+    def __init__(self, settings: Settings, session: Session, bus: Bus) -> None:
+        self.settings, self.session, self.bus = settings, session, bus
+        self.rows = DatasetRepository(session)
+
+    # -- making -----------------------------------------------------------------------------------------------------
+
+    def create(
+        self, received: files.Received, file_name: str, name: str | None = None, description: str = ""
+    ) -> DatasetRow:
+        """A dataset from a received file; its processing begins once this is committed."""
+        shown = plain_name(file_name)
+        wanted = (
+            plain_name(name)
+            if name
+            else re.sub(r"(\.(gz|zst|csv|tsv|jsonl?|parquet|xlsx|txt|zip|conll))+$", "", shown, flags=re.I)
+        )
+        now = utc_now()
+        row = DatasetRow(
+            name=self._free_name(wanted or "dataset"), description=description[:10_000], tags=[], status=DatasetStatus.PROCESSING,
+            progress=0.0, file_name=shown, size_bytes=received.size_bytes, sha256=received.sha256, task={"action": "ingest"},
+            created_at=now, updated_at=now,
+        )  # fmt: skip
+        self.rows.add(row)
+        files.take(self.settings, row.id, received)
+        self._changed(row)
+        return row
+
+    def _free_name(self, wanted: str) -> str:
+        wanted = wanted[:200]
+        taken = self.rows.names_like(wanted)
+        number, name = 1, wanted
+        while name in taken:
+            number += 1
+            name = f"{wanted} ({number})"
+        return name
+
+    def _changed(self, row: DatasetRow) -> None:
+        row.updated_at = utc_now()
+        message = {"dataset_id": row.id, "status": row.status, "progress": row.progress}
+        after_commit(self.session, lambda: self.bus.publish("datasets", message))
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def read(self, rows: Sequence[DatasetRow]) -> list[DatasetRead]:
+        """The wire form of each."""
+        versions = self.rows.newest_versions(rows)
+        return [self._read_one(row, versions[row.id].about if row.id in versions else {}) for row in rows]
+
+    def _read_one(self, row: DatasetRow, about: dict[str, Any]) -> DatasetRead:
+        fields = ("id", "name", "description", "tags", "type", "status", "progress", "error", "file_name", "size_bytes", "sha256",
+                  "version", "created_at", "updated_at")  # fmt: skip
+        return DatasetRead(
+            **{field: getattr(row, field) for field in fields},
+            format=about.get("format"), shape=about.get("shape"), mapping=about.get("mapping", {}), num_rows=about.get("num_rows"),
+            num_columns=about.get("num_columns"), columns=about.get("columns", []), num_errors=about.get("num_errors", 0),
+            num_warnings=about.get("num_warnings", 0),
+        )  # fmt: skip
+
+    def version(self, dataset_id: int, digest: str | None) -> DatasetVersionRow:
+        """That version, or the newest. Raises `NotFound`, or `Conflict` when none is ready yet."""
+        row = self.rows.get(dataset_id)
+        if digest is None and row.version is None:
+            if row.status == DatasetStatus.FAILED:
+                raise Conflict(f"Dataset {dataset_id} could not be read.", hint=(row.error or {}).get("message", ""))
+            raise Conflict(
+                f"Dataset {dataset_id} is still being processed.", hint="Try again when its status is ready."
+            )
+        return self.rows.version(dataset_id, digest or str(row.version))
+
+    def _stored(self, dataset_id: int, digest: str | None, file: str) -> Any:
+        version = self.version(dataset_id, digest)
+        return json.loads((files.version_dir(self.settings, dataset_id, version.digest) / file).read_bytes())
+
+    def validation(self, dataset_id: int, digest: str | None) -> ValidationReport:
+        return ValidationReport.model_validate(self._stored(dataset_id, digest, "report.json"))
+
+    def statistics(self, dataset_id: int, digest: str | None) -> DatasetStatistics:
+        return DatasetStatistics.model_validate(self._stored(dataset_id, digest, "statistics.json"))
+
+    def preview(self, dataset_id: int, digest: str | None, offset: int, limit: int) -> DatasetPreview:
+        """Rows from `offset` (0 is the first); only the row groups that hold them are read."""
+        import pyarrow.parquet as pq
+
+        version = self.version(dataset_id, digest)
+        rows: list[dict[str, Any]] = []
+        with pq.ParquetFile(files.version_dir(self.settings, dataset_id, version.digest) / "data.parquet") as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if first + count > offset and len(rows) < limit:
+                    begin = max(0, offset - first)
+                    table = file.read_row_group(group).slice(begin, limit - len(rows))
+                    rows += [{"row": first + begin + i + 1, **row} for i, row in enumerate(table.to_pylist())]
+                first += count
+            names = file.schema_arrow.names
+        return DatasetPreview(columns=names, rows=rows, total_rows=first)
+
+    def version_reads(self, dataset_id: int) -> list[VersionRead]:
+        self.rows.get(dataset_id)
+        return [version_read(row) for row in self.rows.versions(dataset_id)]
+
+    def overlap(self, dataset_id: int, digest: str | None, held_out_id: int) -> ValidationReport:
+        """Rows of `held_out_id` that this dataset has too. Raises `Conflict` when they share no text column."""
+        from tunesmith.dataprep.overlap import overlap
+
+        ours, theirs = self.version(dataset_id, digest), self.version(held_out_id, None)
+        columns = [c for c in ours.about["mapping"].values() if c in theirs.about["columns"]]
+        if not columns:
+            raise Conflict("The two datasets share no column of text.", hint="Compare datasets of the same shape.")
+        paths = [files.version_dir(self.settings, v.dataset_id, v.digest) / "data.parquet" for v in (ours, theirs)]
+        findings = overlap(paths[0], paths[1], columns)
+        return ValidationReport(valid=True, findings=findings)
+
+    # -- changing ---------------------------------------------------------------------------------------------------
+
+    def update(self, dataset_id: int, changes: DatasetUpdate) -> DatasetRow:
+        """Edit; a new shape or mapping makes a new version."""
+        row = self.rows.get(dataset_id, for_update=True)
+        if changes.name is not None and plain_name(changes.name) != row.name:
+            wanted = plain_name(changes.name)
+            if not wanted:
+                raise InvalidInput("The name is empty.", details=[{"loc": "name", "message": "empty"}])
+            if wanted in self.rows.names_like(wanted):
+                raise Conflict(f"There is a dataset named {wanted!r} already.", hint="Choose another name.")
+            row.name = wanted
+        if changes.description is not None:
+            row.description = changes.description
+        if changes.tags is not None:
+            row.tags = sorted({tag.strip()[:50] for tag in changes.tags if tag.strip()})
+        if changes.shape is not None or changes.mapping is not None:
+            base = self.version(dataset_id, None)
+            self._check_mapping(base.about, changes)
+            shape = changes.shape or base.about["shape"]
+            self._schedule(row, {"action": "remap", "shape": shape, "mapping": changes.mapping, "base": base.digest})
+        self._changed(row)
+        return row
+
+    def _check_mapping(self, about: dict[str, Any], changes: DatasetUpdate) -> None:
+        from tunesmith.dataprep.shapes import SHAPES
+
+        shape = SHAPES.get(changes.shape or about["shape"])
+        if shape is None:
+            raise InvalidInput(
+                f"There is no row shape {changes.shape!r}.", hint=f"Choose one of: {', '.join(SHAPES)}.",
+                details=[{"loc": "shape", "message": "unknown"}],
+            )  # fmt: skip
+        problems = [
+            {
+                "loc": f"mapping.{role}",
+                "message": "unknown role" if role not in shape.roles else f"no column {column[:80]!r}",
+            }
+            for role, column in (changes.mapping or {}).items()
+            if role not in shape.roles or column not in about["columns"]
+        ]
+        if problems:
+            roles = ", ".join(shape.roles) or "none"
+            raise InvalidInput(
+                f"The mapping does not fit shape {shape.name}.",
+                hint=f"Roles: {roles}. Columns: {', '.join(about['columns'][:20])}.", details=problems,
+            )  # fmt: skip
+
+    def repair(self, dataset_id: int, digest: str | None, request: RepairRequest) -> DatasetRow:
+        """Make a new version with the chosen repairs."""
+        row = self.rows.get(dataset_id, for_update=True)
+        base = self.version(dataset_id, digest)
+        if not any(
+            (request.fix_encoding, request.strip, request.drop_empty, request.drop_duplicates, request.length_bounds)
+        ):
+            raise InvalidInput(
+                "No repair is chosen.",
+                hint="Set some of fix_encoding, strip, drop_empty, drop_duplicates, length_bounds to true.",
+            )
+        if request.min_input_chars > request.max_input_chars or request.min_output_chars > request.max_output_chars:
+            raise InvalidInput(
+                "A least length is above its greatest length.",
+                details=[{"loc": "min_input_chars", "message": "too large"}],
+            )
+        self._schedule(row, {"action": "repair", "repairs": request.model_dump(), "base": base.digest})
+        self._changed(row)
+        return row
+
+    def _schedule(self, row: DatasetRow, task: dict[str, Any]) -> None:
+        if row.task is not None:
+            raise Conflict(f"Dataset {row.id} is being processed already.", hint="Try again when its status is ready.")
+        row.task, row.status, row.progress, row.error, row.worker_id = task, DatasetStatus.PROCESSING, 0.0, None, None
+
+    def delete(self, dataset_id: int, users: Callable[[Session, int], list[str]]) -> None:
+        """Remove it and its files. Raises `InUse` while `users` names something that needs it."""
+        row = self.rows.get(dataset_id, for_update=True)
+        in_use = users(self.session, dataset_id)
+        if in_use:
+            raise InUse(f"Dataset {dataset_id} is used by {', '.join(in_use)}.", hint="Stop or finish that first.")
+        self.session.delete(row)
+        after_commit(self.session, lambda: files.remove(self.settings, dataset_id))
+        after_commit(
+            self.session, lambda: self.bus.publish("datasets", {"dataset_id": dataset_id, "status": "deleted"})
+        )
+
+    # -- what processing brings -------------------------------------------------------------------------------------
+
+    def processed(self, row: DatasetRow, about: dict[str, Any], origin: str) -> None:
+        """A version is in its place on disk: show it. The same content again is the same version."""
+        known = {version.digest: version for version in self.rows.versions(row.id)}
+        if about["digest"] not in known:
+            number = max((version.number for version in known.values()), default=0) + 1
+            self.session.add(
+                DatasetVersionRow(
+                    dataset_id=row.id,
+                    digest=about["digest"],
+                    number=number,
+                    origin=origin,
+                    about=about,
+                    created_at=utc_now(),
+                )
+            )
+        row.version, row.type, row.status, row.progress = about["digest"], about["type"], DatasetStatus.READY, 1.0
+        row.task = row.worker_id = row.error = None
+        self._changed(row)
+
+    def failed(self, row: DatasetRow, error: dict[str, Any]) -> None:
+        """Processing ended badly. A dataset that has a version keeps it and stays ready, with the error shown."""
+        row.error, row.task, row.worker_id = error, None, None
+        row.status = DatasetStatus.READY if row.version else DatasetStatus.FAILED
+        self._changed(row)
+
+    # -- resumable uploads ------------------------------------------------------------------------------------------
+
+    def begin_upload(self, name: str, size_bytes: int) -> UploadRow:
+        files.check_size(self.settings, size_bytes)
+        files.refuse_when_disk_is_low(self.settings)
+        row = UploadRow(
+            id=str(uuid.uuid4()), name=plain_name(name) or "upload", size_bytes=size_bytes, created_at=utc_now()
+        )
+        upload_path(self.settings, row.id).touch(mode=0o600)
+        self.session.add(row)
+        return row
+
+    def commit_upload(self, upload_id: str, sha256: str | None) -> DatasetRow:
+        """Whole and as promised: a dataset. Raises `Conflict` when bytes are missing, `InvalidInput` when they differ."""
+        upload = self.rows.upload(upload_id)
+        path = upload_path(self.settings, upload_id)
+        received = path.stat().st_size
+        if received != upload.size_bytes:
+            raise Conflict(
+                f"{received} of {upload.size_bytes} bytes have come.",
+                hint=f"Go on at offset {received}, then commit again.",
+            )
+        digest = files.hash_file(path)
+        if sha256 is not None and sha256 != digest:
+            raise InvalidInput(
+                "The bytes that came have another SHA-256.",
+                hint="Begin the upload again.",
+                details=[{"loc": "sha256", "message": digest}],
+            )
+        row = self.create(files.Received(path, received, digest), upload.name)
+        self.rows.forget_upload(upload_id)
+        return row
+
+
+def upload_path(settings: Settings, upload_id: str) -> Any:
+    """Raises `NotFound` for what is no upload id, so that no text of a request becomes a path."""
+    try:
+        return settings.uploads_dir / f"{uuid.UUID(upload_id)}.resumable"
+    except ValueError:
+        raise NotFound("There is no such upload.") from None
+
+
+def plain_name(text: str) -> str:
+    """A name for people: no folders, no control characters, at most 200 characters."""
+    base = re.split(r"[/\\]", text)[-1]
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", base).strip()[:200]
+
+
+def version_read(row: DatasetVersionRow) -> VersionRead:
+    about = row.about
+    fields = ("num_rows", "num_columns", "size_bytes", "shape", "mapping", "changes")
+    return VersionRead(
+        digest=row.digest,
+        number=row.number,
+        created_at=row.created_at,
+        origin=row.origin,
+        **{f: about[f] for f in fields},
+    )  # type: ignore[arg-type]
+
+
+# -- for the jobs feature ---------------------------------------------------------------------------------------------
+
+
+def training_ref(settings: Settings, session: Session, dataset_id: int, digest: str | None) -> DatasetRef:
+    """What a job is told of the rows it learns from. Raises `NotFound`, or `Conflict` when none are ready."""
+    datasets = Datasets(settings, session, Bus())
+    row = datasets.rows.get(dataset_id)
+    version = datasets.version(dataset_id, digest)
+    about = version.about
+    path = files.version_dir(settings, dataset_id, version.digest) / "data.parquet"
+    return DatasetRef(
+        name=row.name, path=os.fspath(path), digest=version.digest, shape=about["shape"], mapping=about["mapping"],
+        num_rows=about["num_rows"],
+    )  # fmt: skip
+
+
+def version_lengths(settings: Settings, session: Session, dataset_id: int, digest: str) -> dict[str, Any]:
+    """Lengths by role, from the version's validation report."""
+    return Datasets(settings, session, Bus()).validation(dataset_id, digest).lengths
