@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, Text, cast, delete, func, or_, select, text, update
+from sqlalchemy import Select, Text, cast, delete, func, or_, select, text, type_coerce, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 
 from tunesmith.core.errors import Conflict
@@ -41,7 +42,9 @@ class JobRepository(Repository[JobRow]):
             query = query.where(
                 or_(JobRow.name.ilike(pattern, escape="\\"), JobRow.output_name.ilike(pattern, escape="\\"))
             )
-        if tag:
+        if tag and self.session.get_bind().dialect.name == "postgresql":
+            query = query.where(type_coerce(JobRow.tags, JSONB).contains([tag]))
+        elif tag:
             query = query.where(cast(JobRow.tags, Text).like("%" + _json_text(tag) + "%", escape="\\"))
         return query
 
