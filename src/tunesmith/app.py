@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 
 from tunesmith import __version__
+from tunesmith.executors.serving import ServingPool
 from tunesmith.features.catalog.api import router as models
 from tunesmith.features.chat.api import router as chat
 from tunesmith.features.datasets.api import router as datasets
@@ -66,6 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         bus=bus,
         wake_scheduler=scheduler.wake,
         wake_datasets=processing.wake,
+        serving=ServingPool(settings.home / "serving", settings.serving_idle_s, offline=settings.hub_offline),
         dataset_users=lambda session, dataset_id: [
             f"job {job.id} ({job.status})" for job in Lifecycle(session, bus).jobs.uses_dataset(dataset_id)
         ],

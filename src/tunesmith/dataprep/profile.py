@@ -73,7 +73,7 @@ def lengths(data: Path, columns: dict[str, str], max_context_tokens: int, tokeni
                 {**{str(q): tokens.quantile(q) for q in PERCENTILES}, "mean": tokens.mean(), "max": tokens.max()}  # type: ignore[dict-item]
             ),
             "tokens_from": how,
-            "share_over_context": float((tokens > max_context_tokens).mean() or 0.0),
+            "share_over_context": (tokens > max_context_tokens).sum() / max(1, len(tokens)),
             "context_tokens": max_context_tokens,
         }
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -19,11 +20,18 @@ class Ranks:
 
     def sum(self, value: float) -> float:
         """The sum of `value` over all ranks, the same number on each."""
+        return self._reduced(value, distributed.ReduceOp.SUM)
+
+    def least(self, value: float) -> float:
+        """The smallest `value` of all ranks."""
+        return self._reduced(value, distributed.ReduceOp.MIN)
+
+    def _reduced(self, value: float, operation: Any) -> float:
         if self.count == 1:
             return value
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         total = torch.tensor(value, dtype=torch.float64, device=device)
-        distributed.all_reduce(total)
+        distributed.all_reduce(total, op=operation)
         return float(total)
 
     def sum_gradients(self, params: list[nn.Parameter]) -> None:

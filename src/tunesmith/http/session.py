@@ -10,6 +10,7 @@ from fastapi import Depends
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
+from tunesmith.executors.serving import ServingPool
 from tunesmith.live.bus import Bus
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
@@ -28,6 +29,8 @@ class AppState:
     """For each queued job that cannot start now: why, in words."""
     wake_datasets: Callable[[], None]
     """Makes the processing of datasets look for work now."""
+    serving: ServingPool
+    """The processes that answer chats."""
     dataset_users: Callable[[Session, int], list[str]]
     """What needs a dataset and keeps it from being deleted, in words."""
 

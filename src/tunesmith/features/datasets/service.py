@@ -30,7 +30,7 @@ from tunesmith.settings import Settings
 from tunesmith.storage.database import after_commit
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from tunesmith.storage.database import Session
 
 MAX_PREVIEW_ROWS = 500
 

@@ -20,7 +20,7 @@ from tunesmith.live.bus import Bus
 from tunesmith.storage.database import after_commit
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from tunesmith.storage.database import Session
 
 
 class Lifecycle:

@@ -97,7 +97,7 @@ class Loop:
         self.forward.model.train()
         self.speed.start(self.state.elapsed_s)
         while self.state.step < self.total_steps:
-            control = self.run.control()
+            control = self._agreed(self.run.control())
             if control.stop:
                 return Outcome.CANCELLED
             if control.pause:
@@ -118,6 +118,21 @@ class Loop:
             self._load_weights(self._best_folder())
             self.run.notice(f"Kept the weights of step {self.state.best_step}, the best on the held-out rows.")
         return Outcome.COMPLETED
+
+    def _agreed(self, control: Control) -> Control:
+        """What every rank knows of by now: all of them must act at the same step."""
+        if self.ranks.count == 1:
+            return control
+        seen = (float(control.stop), float(control.pause), control.checkpoint_seq, control.learning_rate_seq)
+        stop, pause, checkpoint, learning_rate = (self.ranks.least(value) for value in seen)
+        return control.model_copy(
+            update={
+                "stop": bool(stop),
+                "pause": bool(pause),
+                "checkpoint_seq": int(checkpoint),
+                "learning_rate_seq": int(learning_rate),
+            }
+        )
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.total_steps
@@ -200,9 +215,11 @@ class Loop:
     def _accumulate(self, places: np.ndarray, supervised: int) -> tuple[float, int]:
         total, num_tokens = torch.zeros((), dtype=torch.float32, device=self.device), 0
         # Rows of like length stand together: blocks of attention hold less padding.
-        places = sorted(places, key=lambda place: self.rows.length(int(self.train[place])))
-        for start in range(0, len(places), self.state.micro_batch):
-            part = [self.rows.row(int(self.train[place])) for place in places[start : start + self.state.micro_batch]]
+        by_length = sorted(places, key=lambda place: self.rows.length(int(self.train[place])))
+        for start in range(0, len(by_length), self.state.micro_batch):
+            part = [
+                self.rows.row(int(self.train[place])) for place in by_length[start : start + self.state.micro_batch]
+            ]
             batch = pack(part).to(self.device)
             loss = self.forward.loss_sum(batch) / max(1, supervised)
             (loss * self.state.loss_scale).backward()

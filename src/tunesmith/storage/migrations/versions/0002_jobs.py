@@ -1,5 +1,7 @@
 """jobs."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,7 +14,7 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    def column(name: str, kind: sa.types.TypeEngine, null: bool = False, **more: object) -> sa.Column:
+    def column(name: str, kind: Any, null: bool = False, **more: Any) -> sa.Column:
         return sa.Column(name, kind, nullable=null, **more)
 
     op.create_table(
