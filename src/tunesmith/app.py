@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(HostOriginGuard, allowed_hosts=settings.allowed_hosts)
 
     api = APIRouter(prefix="/api/v1")
-    for router in (datasets, jobs, jobs_live, models, chat, system):
+    for router in (datasets, jobs_live, jobs, models, chat, system):
         api.include_router(router)
     app.include_router(api)
     app.add_api_route("/api/docs", lambda: RedirectResponse("/docs"), include_in_schema=False)

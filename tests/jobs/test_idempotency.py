@@ -1,0 +1,174 @@
+"""R12: a submit that is sent again, at once or after a kill, makes one job; the full count with `make soak`."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import update
+
+from tests.conftest import free_port
+from tests.jobs.conftest import custom
+from tests.jobs.serving_app import serve
+from tunesmith.app import create_app
+from tunesmith.core.clock import utc_now
+from tunesmith.settings import Settings
+from tunesmith.storage.idempotency import KEPT_FOR, IdempotencyRow
+
+
+def send(client: Any, key: str | None, body: dict[str, Any], path: str = "/jobs/") -> Any:
+    return client.post(path, json=body, headers={"Idempotency-Key": key} if key else {})
+
+
+def test_the_same_request_again_gives_the_same_answer_and_does_nothing(idle: TestClient) -> None:
+    first, second = send(idle, "k", custom()), send(idle, "k", custom())
+    assert first.status_code == second.status_code == 201 and first.content == second.content
+    assert second.headers["idempotency-replayed"] == "true" and "idempotency-replayed" not in first.headers
+    idle.post(f"/jobs/{first.json()['id']}/stop")
+    assert send(idle, "k", custom()).content == first.content  # the answer of then, not the state of now
+    other = send(idle, "k", custom(7))
+    assert other.status_code == 422 and "another request" in other.json()["message"]
+    assert send(idle, "k2", custom()).json()["id"] != first.json()["id"]
+    url = f"/jobs/{first.json()['id']}/clone"
+    clones = [send(idle, "k", {}, url).json()["id"] for _ in range(2)]
+    assert clones[0] == clones[1]
+    batches = [send(idle, "k", {"jobs": [custom(), custom()]}, "/jobs/batch").json()["batch_id"] for _ in range(2)]
+    assert batches[0] == batches[1]
+    assert len(idle.get("/jobs/").json()["items"]) == 5
+
+
+def test_a_refused_request_may_be_mended_under_its_key(idle: TestClient) -> None:
+    assert send(idle, "k", {"method": "custom", "hyperparameters": {}}).status_code == 422
+    assert send(idle, "k", custom()).status_code == 201
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "ä", "a\tb"])
+def test_keys_have_bounds(idle: TestClient, key: str) -> None:
+    answer = idle.post("/jobs/", json=custom(), headers={"Idempotency-Key": key.encode("latin-1")})  # type: ignore[dict-item]
+    assert answer.status_code == 422
+    assert send(idle, "x" * 255, custom()).status_code == 201
+
+
+def test_answers_are_forgotten_after_a_day(idle: TestClient) -> None:
+    first = send(idle, "k", custom()).json()["id"]
+    with idle.app.state.tunesmith.database.unit_of_work() as session:  # type: ignore[attr-defined]
+        session.execute(update(IdempotencyRow).values(created_at=utc_now() - KEPT_FOR - timedelta(seconds=1)))
+    assert send(idle, "k", custom(7)).json()["id"] > first
+
+
+def storm(submits: int, duplicates: int, home: Path, database_url: str | None) -> None:
+    """Every submit `duplicates` times at once; each makes one job, and all who got an answer got the same."""
+    settings = Settings(home=home, database_url=database_url, custom_scripts=True, hub_offline=True, cpu_slots=0)
+    counts: Counter[int] = Counter()
+    with serve(create_app(settings)) as host, ThreadPoolExecutor(16) as pool:
+        limits = httpx.Limits(max_connections=16)
+        with httpx.Client(base_url=f"http://{host}/api/v1", timeout=60, limits=limits) as client:
+            for number in range(submits):
+                key, body = uuid.uuid4().hex, custom(number + 1)
+                answers = list(pool.map(lambda _, k=key, b=body: send(client, k, b), range(duplicates)))
+                counts.update(a.status_code for a in answers)
+                assert {a.status_code for a in answers} <= {201, 409}
+                assert len({a.content for a in answers if a.status_code == 201}) == 1
+                assert send(client, key, custom(number + 2)).status_code == 422
+            jobs, cursor = 0, None
+            while True:
+                page = client.get("/jobs/", params={"limit": 500, **({"cursor": cursor} if cursor else {})}).json()
+                jobs, cursor = jobs + len(page["items"]), page["next_cursor"]
+                if cursor is None:
+                    break
+            assert jobs == submits
+    assert counts[201] >= submits and sum(counts.values()) == submits * duplicates
+
+
+def test_duplicates_at_once_make_one_job(home: Path, database_url: str | None) -> None:
+    storm(int(os.environ.get("TUNESMITH_TEST_R12_SUBMITS", "20")), 25, home, database_url)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_duplicates_at_once_make_one_job_in_full(home: Path, database_url: str | None) -> None:
+    storm(1000, 50, home, database_url)
+
+
+SERVER = """
+import sys
+from pathlib import Path
+import uvicorn
+from tunesmith.app import create_app
+from tunesmith.settings import Settings
+uvicorn.run(create_app(Settings(hub_offline=True, custom_scripts=True, cpu_slots=0)), port=int(sys.argv[1]), log_level="error")
+"""
+
+
+def start(home: Path, database_url: str | None, port: int) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "TUNESMITH_HOME": str(home)} | (
+        {"TUNESMITH_DATABASE_URL": database_url} if database_url else {}
+    )
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env=env)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"http://localhost:{port}/api/v1/system/health").status_code == 200:
+                return process
+        except httpx.TransportError:
+            time.sleep(0.03)
+    raise AssertionError("the server did not start")
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])])
+def test_a_server_killed_between_commit_and_answer_has_made_one_job(
+    home: Path, database_url: str | None, kills: int
+) -> None:
+    """Submits go on under kill -9; whoever got no answer sends again under the same key."""
+    port = free_port()
+    chance = random.Random(5)
+    answered: dict[str, int] = {}
+    process = start(home, database_url, port)
+    for _ in range(kills):
+        keys = [uuid.uuid4().hex for _ in range(8)]
+
+        def submit(key: str, process_url: str = f"http://localhost:{port}/api/v1/jobs/") -> None:
+            while key not in answered:
+                try:
+                    answer = httpx.post(
+                        process_url, json=custom(name=key), headers={"Idempotency-Key": key}, timeout=10
+                    )
+                except httpx.TransportError:
+                    time.sleep(0.05)
+                    continue
+                if answer.status_code == 201:
+                    answered[key] = answer.json()["id"]
+
+        threads = [threading.Thread(target=submit, args=(key,)) for key in keys]
+        for thread in threads:
+            thread.start()
+        time.sleep(chance.uniform(0.005, 0.12))
+        process.kill()
+        process.wait()
+        process = start(home, database_url, port)
+        for thread in threads:
+            thread.join(60)
+    found: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        query = {"limit": 500, **({"cursor": cursor} if cursor else {})}
+        page = httpx.get(f"http://localhost:{port}/api/v1/jobs/", params=query).json()
+        found, cursor = found + page["items"], page["next_cursor"]
+        if cursor is None:
+            break
+    process.kill()
+    process.wait()
+    assert {job["name"]: job["id"] for job in found} == answered and len(found) == kills * 8
