@@ -54,7 +54,7 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Module, r: int, alpha: int, dropout: float) -> None:
         super().__init__()
-        self.base = base
+        self.base: Any = base
         self.scale, self.dropout = alpha / r, dropout
         device = base.weight.device  # type: ignore[union-attr]
         self.lora_a = nn.Parameter(torch.empty(r, int(base.in_features), device=device))  # type: ignore[arg-type]

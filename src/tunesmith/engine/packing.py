@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,11 +37,11 @@ class PackedBatch:
         return len(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
-        moved = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in self.__dict__.items()
+        """The same batch on `device`."""
+        tensors: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
-        return PackedBatch(**moved)
+        return replace(self, **tensors)
 
 
 def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PackedBatch:

@@ -1,0 +1,41 @@
+"""`tunesmith up`: the one command that runs the server's own code."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from tunesmith.core.errors import InvalidInput
+
+
+def check_host(host: str) -> None:
+    """Raise `InvalidInput` for an address that others on the network could reach."""
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        raise InvalidInput(
+            f"Tunesmith has no accounts yet, so it opens on this machine only, not on {host}.",
+            hint="Leave --host out. From elsewhere, use an SSH tunnel: ssh -L 8000:localhost:8000 this-machine",
+        )
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
+) -> None:
+    """Start the server. Ctrl-C stops it; training goes on and is found again at the next start."""
+    import uvicorn
+
+    from tunesmith.app import create_app
+    from tunesmith.settings import Settings
+
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    settings = Settings(**given)  # type: ignore[arg-type]
+    check_host(settings.host)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        create_app(settings), host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
+        ws="websockets-sansio", server_header=False,
+    )  # fmt: skip
+    typer.echo(f"Tunesmith is at http://{settings.host}:{settings.port}  (Ctrl-C stops it)")
+    uvicorn.Server(config).run()
