@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 MAX_QUEUED = 1000
@@ -60,17 +59,34 @@ class Bus:
         for reader in readers:
             reader.offer(message)
 
-    @contextlib.asynccontextmanager
-    async def subscribe(self, *topics: str) -> AsyncIterator[Subscription]:
-        reader = Subscription()
+    def subscribe(self, *topics: str) -> Subscribing:
+        """`async with bus.subscribe("job:7") as reader:`"""
+        return Subscribing(self, topics)
+
+    def join(self, reader: Subscription, topics: tuple[str, ...]) -> None:
         with self._lock:
             for topic in topics:
                 self._readers.setdefault(topic, set()).add(reader)
-        try:
-            yield reader
-        finally:
-            with self._lock:
-                for topic in topics:
-                    self._readers[topic].discard(reader)
-                    if not self._readers[topic]:
-                        del self._readers[topic]
+
+    def leave(self, reader: Subscription, topics: tuple[str, ...]) -> None:
+        with self._lock:
+            for topic in topics:
+                self._readers[topic].discard(reader)
+                if not self._readers[topic]:
+                    del self._readers[topic]
+
+
+class Subscribing:
+    """Joins and leaves. No generator: a stream whose reader has gone is closed by the garbage collector, which would
+    close a generator inside it first and out of turn."""
+
+    def __init__(self, bus: Bus, topics: tuple[str, ...]) -> None:
+        self._bus, self._topics = bus, topics
+
+    async def __aenter__(self) -> Subscription:
+        self._reader = Subscription()
+        self._bus.join(self._reader, self._topics)
+        return self._reader
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._bus.leave(self._reader, self._topics)
