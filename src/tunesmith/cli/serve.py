@@ -33,6 +33,7 @@ def up(
     settings = Settings(**given)  # type: ignore[arg-type]
     check_host(settings.host)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = uvicorn.Config(
         create_app(settings), host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
         ws="websockets-sansio", server_header=False,

@@ -54,7 +54,7 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Module, r: int, alpha: int, dropout: float) -> None:
         super().__init__()
-        self.base: Any = base
+        self.base = base
         self.scale, self.dropout = alpha / r, dropout
         device = base.weight.device  # type: ignore[union-attr]
         self.lora_a = nn.Parameter(torch.empty(r, int(base.in_features), device=device))  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ class LoraLinear(nn.Module):
             return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
         dropped = F.dropout(x, self.dropout, self.training)
         low = F.linear(F.linear(dropped, self.lora_a.to(x.dtype)), self.lora_b.to(x.dtype))
-        return self.base(x) + low * self.scale  # type: ignore[no-any-return]
+        return self.base(x) + low * self.scale  # type: ignore[no-any-return,operator]
 
 
 def linear_names(model: nn.Module) -> list[str]:

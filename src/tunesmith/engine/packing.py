@@ -39,7 +39,9 @@ class PackedBatch:
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on `device`."""
         tensors: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
         }
         return replace(self, **tensors)
 

@@ -1,0 +1,47 @@
+# Two commands: `make demo` runs the main job on a fresh machine, `make test` runs all tests. Both set everything up.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+# uv is faster where it is there; it does not read pip's own find-links setting, so it is told.
+INSTALL = if command -v uv >/dev/null 2>&1; then \
+    uv pip install --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) -c constraints.txt $(1); \
+  else $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(1); fi
+
+.PHONY: demo up test check soak openapi clean
+
+demo: .venv/.runtime
+	$(BIN)/tunesmith demo
+
+up: .venv/.runtime
+	$(BIN)/tunesmith up
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
+
+check: .venv/.dev
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_architecture.py tests/test_documentation.py
+
+soak: .venv/.dev
+	$(BIN)/python -m pytest -m soak --timeout=7200
+
+openapi: .venv/.dev
+	$(BIN)/python -m tests.openapi
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.venv/.python:
+	@test -n "$(PYTHON)" || { echo "Tunesmith needs Python 3.11 or newer; install it, or run make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: .venv/.python pyproject.toml constraints.txt
+	$(call INSTALL,-e .)
+	@touch $@
+
+.venv/.dev: .venv/.runtime
+	$(call INSTALL,-e '.[dev]')
+	@touch $@

@@ -1,0 +1,303 @@
+"""The Python SDK: `from tunesmith import Client`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from tunesmith.core.errors import BadData, JobFailure
+from tunesmith.core.errors import FailureCode as Code
+from tunesmith.core.job_status import JobStatus
+from tunesmith.schemas.datasets import (
+    DatasetPreview,
+    DatasetRead,
+    DatasetStatistics,
+    DatasetStatus,
+    ValidationReport,
+    VersionRead,
+)
+from tunesmith.schemas.jobs import ChatAnswer, JobEvent, JobProgress, JobRead
+from tunesmith.schemas.models import ModelRead
+from tunesmith.sdk.connection import Connection, Progress
+from tunesmith.sdk.stream import chat, follow
+
+LOOK_EVERY_S = 0.2
+Messages = Sequence[dict[str, str]] | str
+
+
+class Client:
+    """A Tunesmith server. `url` is `TUNESMITH_URL`, else this machine's.
+
+    >>> client = Client()
+    >>> dataset = client.datasets.upload("support.jsonl")
+    >>> job = client.jobs.create(model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset_id=dataset.id)
+    >>> for event in job.follow(): print(event)
+    >>> job.download("support-bot.tar.gz")
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, *, timeout_s: float = 60.0) -> None:
+        self.connection = Connection(url, token, timeout_s=timeout_s)
+        self.datasets = Datasets(self.connection)
+        self.jobs = Jobs(self.connection)
+        self.models = Models(self.connection)
+        self.system = System(self.connection)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+class Datasets:
+    """`client.datasets`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def upload(
+        self, path: str | Path, name: str | None = None, *, progress: Progress | None = None, wait: bool = True
+    ) -> DatasetRead:
+        """Upload a file; with `wait` until it is read. Raises `BadData` when it cannot be read."""
+        made = DatasetRead.model_validate(self._connection.upload(Path(path), name, progress))
+        return self.wait(made.id) if wait else made
+
+    def wait(self, dataset_id: int) -> DatasetRead:
+        """Wait until it is read. Raises `BadData` when it could not be."""
+        while True:
+            dataset = self.get(dataset_id)
+            if dataset.status == DatasetStatus.FAILED:
+                error = dataset.error or {}
+                raise BadData(error.get("message"), hint=error.get("hint", ""), details=error.get("details", []))
+            if dataset.status == DatasetStatus.READY:
+                return dataset
+            time.sleep(LOOK_EVERY_S)
+
+    def list(self, **filters: Any) -> Iterator[DatasetRead]:
+        """All datasets, newest first; `type`, `status`, `tag`, `q` filter."""
+        return (DatasetRead.model_validate(item) for item in _pages(self._connection, "/datasets/", filters))
+
+    def get(self, dataset_id: int) -> DatasetRead:
+        return DatasetRead.model_validate(self._connection.get(f"/datasets/{dataset_id}"))
+
+    def preview(self, dataset_id: int, *, offset: int = 0, limit: int = 20) -> DatasetPreview:
+        return DatasetPreview.model_validate(
+            self._connection.get(f"/datasets/{dataset_id}/preview", offset=offset, limit=limit)
+        )
+
+    def validation(self, dataset_id: int) -> ValidationReport:
+        return ValidationReport.model_validate(self._connection.get(f"/datasets/{dataset_id}/validation"))
+
+    def statistics(self, dataset_id: int) -> DatasetStatistics:
+        return DatasetStatistics.model_validate(self._connection.get(f"/datasets/{dataset_id}/statistics"))
+
+    def versions(self, dataset_id: int) -> list[VersionRead]:
+        return [VersionRead.model_validate(item) for item in self._connection.get(f"/datasets/{dataset_id}/versions")]
+
+    def repair(self, dataset_id: int, **repairs: Any) -> DatasetRead:
+        """Make a new version, e.g. `repair(1, drop_empty=True, strip=True)`; waits until it is ready."""
+        self._connection.post(f"/datasets/{dataset_id}/repair", repairs)
+        return self.wait(dataset_id)
+
+    def update(self, dataset_id: int, **changes: Any) -> DatasetRead:
+        return DatasetRead.model_validate(
+            self._connection.request("PATCH", f"/datasets/{dataset_id}", json=changes).json()
+        )
+
+    def delete(self, dataset_id: int) -> None:
+        self._connection.request("DELETE", f"/datasets/{dataset_id}")
+
+    def download(self, dataset_id: int, path: str | Path, *, format: str = "original") -> Path:  # noqa: A002
+        return self._connection.download(f"/datasets/{dataset_id}/download", Path(path), format=format)
+
+
+class Jobs:
+    """`client.jobs`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create(self, **fields: Any) -> Job:
+        """Make a job; fields as of `POST /jobs/`. Sent again safely when the connection breaks."""
+        return self._job(self._connection.post_once("/jobs/", fields))
+
+    def batch(self, jobs: Sequence[dict[str, Any]]) -> list[Job]:
+        """Make many jobs, all or none."""
+        answer = self._connection.post_once("/jobs/batch", {"jobs": list(jobs)})
+        return [self._job(item) for item in answer["jobs"]]
+
+    def plan(self, **fields: Any) -> dict[str, Any]:
+        """What a job would be, without making it."""
+        return dict(self._connection.post("/jobs/plan", fields))
+
+    def list(self, **filters: Any) -> Iterator[Job]:
+        """All jobs, newest first; `status`, `method`, `tag`, `q` filter."""
+        return (self._job(item) for item in _pages(self._connection, "/jobs/", filters))
+
+    def get(self, job_id: int) -> Job:
+        return self._job(self._connection.get(f"/jobs/{job_id}"))
+
+    def queue(self) -> list[dict[str, Any]]:
+        return list(self._connection.get("/jobs/queue"))
+
+    def methods(self) -> list[dict[str, Any]]:
+        """Ways to train, with their settings."""
+        return list(self._connection.get("/jobs/methods"))
+
+    def _job(self, data: Any) -> Job:
+        return Job(self._connection, JobRead.model_validate(data))
+
+
+class Job:
+    """One job. `job.info` is what the server last said of it."""
+
+    def __init__(self, connection: Connection, info: JobRead) -> None:
+        self._connection, self.info = connection, info
+        self.id = info.id
+        self._path = f"/jobs/{info.id}"
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.info.name!r} {self.info.status}>"
+
+    def refresh(self) -> JobRead:
+        self.info = JobRead.model_validate(self._connection.get(self._path))
+        return self.info
+
+    def status(self) -> JobProgress:
+        return JobProgress.model_validate(self._connection.get(f"{self._path}/status"))
+
+    def follow(self, after: int = 0) -> Iterator[JobEvent]:
+        """Every event once and in order, until the job has ended or is paused; survives restarts of the server."""
+        yield from follow(self._connection, self.id, after)
+        self.refresh()
+
+    def wait(self) -> JobRead:
+        """Wait for the end. Raises `JobFailure` when the job failed."""
+        for _ in self.follow():
+            pass
+        info = self.refresh()
+        if info.status == JobStatus.FAILED:
+            raise JobFailure(Code(info.failure_code or Code.INTERNAL), info.status_reason, hint=info.hint)
+        return info
+
+    def start(self) -> JobRead:
+        return self._do("start")
+
+    def stop(self) -> JobRead:
+        return self._do("stop")
+
+    def pause(self) -> JobRead:
+        return self._do("pause")
+
+    def resume(self) -> JobRead:
+        return self._do("resume")
+
+    def checkpoint(self) -> JobRead:
+        """Write a checkpoint now and go on."""
+        return self._do("checkpoint")
+
+    def set_learning_rate(self, learning_rate: float) -> JobRead:
+        return self._do("learning-rate", {"learning_rate": learning_rate})
+
+    def move(self, **where: Any) -> list[dict[str, Any]]:
+        """Move it in the queue: `to="first"`, `to="last"` or `before_job_id=…`."""
+        return list(self._connection.post(f"{self._path}/move", where))
+
+    def clone(self, **changes: Any) -> Job:
+        """A copy with some fields changed."""
+        made = self._connection.post_once(f"{self._path}/clone", {"changes": changes})
+        return Job(self._connection, JobRead.model_validate(made))
+
+    def delete(self) -> None:
+        self._connection.request("DELETE", self._path)
+
+    def events(self, after: int = 0, limit: int = 1000) -> list[JobEvent]:
+        answer = self._connection.get(f"{self._path}/events", after=after, limit=limit)
+        return [JobEvent.model_validate(item) for item in answer]
+
+    def logs(self, offset: int = 0) -> str:
+        """What the training process printed, from a byte offset on."""
+        text = ""
+        while True:
+            chunk = self._connection.get(f"{self._path}/logs", offset=offset)
+            text += chunk["text"]
+            if chunk["next_offset"] == offset:
+                return text
+            offset = chunk["next_offset"]
+
+    def download(self, path: str | Path, *, progress: Progress | None = None) -> Path:
+        """The packed model, report and instructions as `.tar.gz`."""
+        return self._connection.download(f"{self._path}/download", Path(path), progress)
+
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[True], **sampling: Any) -> Iterator[str]: ...
+
+    @overload
+    def chat(self, messages: Messages, *, stream: Literal[False] = False, **sampling: Any) -> ChatAnswer: ...
+
+    def chat(self, messages: Messages, *, stream: bool = False, **sampling: Any) -> Iterator[str] | ChatAnswer:
+        """Talk to the model: an answer, or with `stream` its pieces as they come."""
+        return _chat(self._connection, f"{self._path}/chat", {"messages": _listed(messages), **sampling}, stream=stream)
+
+    def _do(self, what: str, body: Any = None) -> JobRead:
+        self.info = JobRead.model_validate(self._connection.post(f"{self._path}/{what}", body))
+        return self.info
+
+
+class Models:
+    """`client.models`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[ModelRead]:
+        return [ModelRead.model_validate(item) for item in self._connection.get("/models/")["items"]]
+
+    def chat(
+        self, model: str, messages: Messages, *, stream: bool = False, **sampling: Any
+    ) -> Iterator[str] | ChatAnswer:
+        """Talk to a base model, or to `job:<id>`."""
+        body = {"model": model, "messages": _listed(messages), **sampling}
+        return _chat(self._connection, "/models/chat", body, stream=stream)
+
+
+class System:
+    """`client.system`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def health(self) -> dict[str, Any]:
+        return dict(self._connection.get("/system/health"))
+
+    def info(self) -> dict[str, Any]:
+        return dict(self._connection.get("/system/info"))
+
+    def doctor(self) -> list[dict[str, Any]]:
+        return list(self._connection.get("/system/doctor"))
+
+
+def _listed(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+
+
+def _chat(connection: Connection, path: str, body: dict[str, Any], *, stream: bool) -> Iterator[str] | ChatAnswer:
+    if stream:
+        return chat(connection, path, {**body, "stream": True})
+    answer = connection.request("POST", path, json={**body, "stream": False}, timeout=600)
+    return ChatAnswer.model_validate(answer.json())
+
+
+def _pages(connection: Connection, path: str, filters: dict[str, Any]) -> Iterator[Any]:
+    cursor: int | None = None
+    while True:
+        page = connection.get(path, cursor=cursor, **filters)
+        yield from page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return

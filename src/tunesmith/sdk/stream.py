@@ -1,0 +1,89 @@
+"""Server-sent events: parsing, and following a job across broken connections."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx
+
+from tunesmith.core.job_status import JobStatus
+from tunesmith.schemas.jobs import JobEvent
+from tunesmith.sdk.connection import Connection, error_from, raise_for_error
+
+WAIT_S = 1.0
+GIVE_UP_S = 120.0
+"""How long a server may be away before following ends with an error."""
+
+
+class Message(NamedTuple):
+    """One server-sent event."""
+
+    kind: str
+    data: str
+
+
+def messages(lines: Iterator[str]) -> Iterator[Message]:
+    """Events from the lines of a stream; comments are passed over."""
+    kind, data = "message", []
+    for line in lines:
+        if not line:
+            if data:
+                yield Message(kind, "\n".join(data))
+            kind, data = "message", []
+        elif line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif line.startswith("event:"):
+            kind = line[6:].strip()
+
+
+def follow(connection: Connection, job_id: int, after: int = 0) -> Iterator[JobEvent]:
+    """Every event after `after`, once and in order, until the job has ended or is paused; reconnects when the server was away."""
+    away_since: float | None = None
+    while True:
+        try:
+            with connection.http.stream("GET", f"/jobs/{job_id}/stream", params={"after": after}, timeout=30) as answer:
+                if answer.status_code >= 400:
+                    answer.read()
+                raise_for_error(answer)
+                for message in messages(answer.iter_lines()):
+                    away_since = None
+                    if message.kind == "error":
+                        raise error_from(json.loads(message.data))
+                    told = json.loads(message.data)
+                    if "seq" not in told or told["seq"] <= after:
+                        continue
+                    event = JobEvent.model_validate({"seq": told["seq"], "event": told["event"]})
+                    after = event.seq
+                    yield event
+                    if has_ended(event):
+                        return
+        except httpx.TransportError as error:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > GIVE_UP_S:
+                raise connection._unreachable(error) from None
+        time.sleep(WAIT_S)
+
+
+def has_ended(event: JobEvent) -> bool:
+    """Whether this event says that the job is over, or waits for its owner."""
+    new = event.event.get("new") if event.event.get("type") == "status" else None
+    return new is not None and (JobStatus(new).is_final or new == JobStatus.PAUSED)
+
+
+def chat(connection: Connection, path: str, body: dict[str, Any]) -> Iterator[str]:
+    """Pieces of the answer as they come."""
+    with connection.http.stream("POST", path, json=body, timeout=httpx.Timeout(10, read=600)) as answer:
+        if answer.status_code >= 400:
+            answer.read()
+        raise_for_error(answer)
+        for message in messages(answer.iter_lines()):
+            if message.kind == "error":
+                raise error_from(json.loads(message.data))
+            if message.kind != "message" or message.data == "[DONE]":
+                continue
+            for choice in json.loads(message.data).get("choices", []):
+                if text := choice.get("delta", {}).get("content"):
+                    yield text
