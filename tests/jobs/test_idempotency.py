@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -119,11 +120,11 @@ def start(home: Path, database_url: str | None, port: int) -> subprocess.Popen[b
     )
     process = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], env=env)
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"http://localhost:{port}/api/v1/system/health").status_code == 200:
-                return process
-        except httpx.TransportError:
+    with httpx.Client(base_url=f"http://localhost:{port}/api/v1") as client:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get("/system/health").status_code == 200:
+                    return process
             time.sleep(0.03)
     raise AssertionError("the server did not start")
 
@@ -137,15 +138,14 @@ def test_a_server_killed_between_commit_and_answer_has_made_one_job(
     chance = random.Random(5)
     answered: dict[str, int] = {}
     process = start(home, database_url, port)
+    client = httpx.Client(base_url=f"http://localhost:{port}/api/v1", timeout=10)
     for _ in range(kills):
         keys = [uuid.uuid4().hex for _ in range(8)]
 
-        def submit(key: str, process_url: str = f"http://localhost:{port}/api/v1/jobs/") -> None:
+        def submit(key: str) -> None:
             while key not in answered:
                 try:
-                    answer = httpx.post(
-                        process_url, json=custom(name=key), headers={"Idempotency-Key": key}, timeout=10
-                    )
+                    answer = send(client, key, custom(name=key))
                 except httpx.TransportError:
                     time.sleep(0.05)
                     continue
@@ -165,10 +165,11 @@ def test_a_server_killed_between_commit_and_answer_has_made_one_job(
     cursor = None
     while True:
         query = {"limit": 500, **({"cursor": cursor} if cursor else {})}
-        page = httpx.get(f"http://localhost:{port}/api/v1/jobs/", params=query).json()
+        page = client.get("/jobs/", params=query).json()
         found, cursor = found + page["items"], page["next_cursor"]
         if cursor is None:
             break
+    client.close()
     process.kill()
     process.wait()
     assert {job["name"]: job["id"] for job in found} == answered and len(found) == kills * 8
