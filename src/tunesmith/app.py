@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 
-from tunesmith import __version__
+from tunesmith.core.version import VERSION
 from tunesmith.executors.serving import ServingPool
 from tunesmith.features.catalog.api import router as models
 from tunesmith.features.chat.api import router as chat
@@ -56,10 +56,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="Tunesmith",
-        version=__version__,
+        version=VERSION,
         summary="From a file of examples to a tuned model in use.",
         lifespan=lifespan,
-        responses={422: {"model": ErrorBody}, 404: {"model": ErrorBody}},
+        responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")},
     )
     app.state.tunesmith = AppState(
         settings=settings,

@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
+from tunesmith.cli import datasets, jobs, talk
+from tunesmith.cli.demo import demo
+from tunesmith.cli.doctor import doctor
+from tunesmith.cli.output import Output, complain
 from tunesmith.cli.serve import up
+from tunesmith.cli.train import train
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.version import VERSION
 
-app = typer.Typer(no_args_is_help=True, help="From a file of examples to a tuned model in use.")
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 app.command()(up)
+app.command()(demo)
+app.command()(doctor)
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(talk.models, name="models")
+app.command()(talk.chat)
+app.command()(train)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
 
 
 @app.callback()
-def root() -> None:
+def root(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Answer with JSON on standard output, errors as JSON on standard error.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+) -> None:
     """From a file of examples to a tuned model in use."""
+    Output.as_json = as_json
 
 
 def main() -> None:
-    """The `tunesmith` command."""
+    """The `tunesmith` command. `--json` may stand anywhere."""
+    arguments = sys.argv[1:]
+    if "--json" in arguments:
+        arguments = ["--json", *(a for a in arguments if a != "--json")]
     try:
-        app()
+        app(arguments)
     except TunesmithError as error:
-        typer.echo(f"{error.message}\n{error.hint}", err=True)
-        raise SystemExit(2) from None
+        raise SystemExit(complain(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ def carry_out(request_path: Path) -> None:
     except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         if isinstance(error, pa.ArrowMemoryError):
             raise MemoryError from error
-        raise BadData(f"The data cannot be read: {(str(error).splitlines() or ['unknown'])[0][:300]}") from error
+        said = (str(error).splitlines() or ["unknown"])[0][:300]
+        raise BadData(
+            f"The data cannot be read: {said}", hint="Save the file again, as CSV, JSON Lines or Parquet."
+        ) from error
 
 
 def main() -> None:
@@ -39,6 +42,8 @@ def main() -> None:
         carry_out(Path(sys.argv[1]))
     except TunesmithError as error:
         failed: TunesmithError = error
+    except RecursionError:
+        failed = BadData("The data is nested too deeply.", hint="Put flat values, or short lists, in each row.")
     except MemoryError:
         failed = TooLarge(
             "The file needs more memory to read than is allowed.",

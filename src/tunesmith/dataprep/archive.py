@@ -26,6 +26,9 @@ KINDS = {
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus"),
     "video": (".mp4", ".webm", ".mov", ".mkv", ".avi"),
 }
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+OWN_COLUMNS = (None, "media", "file_name", "split")
+"""Columns that are ours to fill: a metadata file must not choose which stored file a row means. None: cells past the header."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "dev"}
 
@@ -141,7 +144,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> bo
                         f"{info.filename[:120]!r} is larger than the archive says.", hint="Make the ZIP again."
                     )
                 out.write(chunk)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+    except DAMAGED:
         return False
     return True
 
@@ -155,16 +158,17 @@ def _metadata(archive: zipfile.ZipFile, files: list[zipfile.ZipInfo]) -> dict[st
             continue
         if info.file_size > 512 << 20:
             raise TooLarge(f"{path.name} has {info.file_size >> 20} MB; 512 MB are read.")
-        text = archive.read(info).decode("utf-8-sig", errors="replace")
         prefix = f"{path.parent}/" if str(path.parent) != "." else ""
         try:
+            text = archive.read(info).decode("utf-8-sig", errors="replace")
             entries = _entries(path.name, text)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (*DAMAGED, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadData(
-                f"{info.filename[:120]} cannot be read: {str(error)[:200]}.", hint="Check the file."
+                f"{info.filename[:120]} cannot be read: {str(error)[:200]}.",
+                hint="It should name each file in `file_name`, one row or line a file, or be COCO JSON.",
             ) from None
         for name, values in entries:
-            told[prefix + name] = values
+            told[prefix + name] = {key: value for key, value in values.items() if key not in OWN_COLUMNS}
     return told
 
 

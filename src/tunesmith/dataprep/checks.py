@@ -40,13 +40,14 @@ def validate(
     """All findings on a stored version."""
     frame = pl.scan_parquet(data).with_row_index("__row", offset=1)
     total = frame.select(pl.len()).collect().item()
-    columns = frame.collect_schema().names()
+    columns = frame.collect_schema().names()[1:]
     findings = [_missing(role, columns) for role in missing] + list(found_while_reading)
     if total == 0:
         findings.append(Finding(level="error", code="no_rows", message="The file has a header but no rows."))
         return ValidationReport(valid=False, findings=findings)
     usable = {role: column for role, column in mapping.items() if column in columns}
-    findings += _empty_rows(frame, shape, usable)
+    findings += _empty_rows(frame, columns, required_columns(shape, usable))
+    findings += _unreadable(frame, list(text_columns(shape, usable).values()))
     findings += _duplicates(frame, columns)
     if shape in LISTED and shape in usable:
         findings += _conversations(data, shape, usable)
@@ -89,23 +90,58 @@ def required_columns(shape: str, mapping: dict[str, str]) -> list[str]:
     return [mapping[role] for role in SHAPES[shape].required if role in mapping]
 
 
-def _empty_rows(frame: pl.LazyFrame, shape: str, mapping: dict[str, str]) -> list[Finding]:
-    needed = required_columns(shape, mapping)
-    if not needed:
-        return []
-    rows = _rows_where(frame, pl.any_horizontal([blank(column) for column in needed]))
+def empty(columns: list[str], required: list[str]) -> pl.Expr:
+    """Rows that lack what is required of them; of a plain table nothing is, but that a row is not blank throughout."""
+    if required:
+        return pl.any_horizontal([blank(column) for column in required])
+    return pl.all_horizontal([blank(column) for column in columns])
+
+
+def _empty_rows(frame: pl.LazyFrame, columns: list[str], required: list[str]) -> list[Finding]:
+    rows = _rows_where(frame, empty(columns, required))
     if not rows:
         return []
     return [
         Finding(
             level="error", code="empty_rows", message=f"Found {len(rows)} empty rows", count=len(rows), rows=rows[:MAX_ROWS_NAMED],
-            hint=f"Fill in {' and '.join(needed)}, or repair the dataset with drop_empty.",
+            hint=f"Fill in {' and '.join(required) or 'at least one cell'}, or repair the dataset with drop_empty.",
         )
     ]  # fmt: skip
 
 
 def _rows_where(frame: pl.LazyFrame, condition: pl.Expr) -> list[int]:
     return frame.filter(condition).select("__row").collect(engine="streaming").to_series().to_list()
+
+
+MOJIBAKE = ("Ã¤", "Ã¶", "Ã¼", "ÃŸ", "Ã©", "Ã¨", "Ã ", "Ã±", "â€™", "â€œ", "â€\x9d", "â€“", "Â ", "ðŸ")
+"""What UTF-8 looks like when it was read as Windows-1252."""
+
+
+def _unreadable(frame: pl.LazyFrame, columns: list[str]) -> list[Finding]:
+    """Characters lost in decoding, and text that was decoded wrongly before it came here."""
+    texts = [c for c in columns if frame.collect_schema()[c] == pl.String]
+    if not texts:
+        return []
+    findings = []
+    lost = _rows_where(frame, pl.any_horizontal([pl.col(c).str.contains("\ufffd", literal=True) for c in texts]))
+    if lost:
+        findings.append(
+            Finding(
+                level="warning", code="unreadable_characters", count=len(lost), rows=lost[:MAX_ROWS_NAMED],
+                message=f"Found {len(lost)} rows with characters that could not be decoded",
+                hint="Save the file as UTF-8 and upload it again, or mend these rows.",
+            )
+        )  # fmt: skip
+    wrong = _rows_where(frame, pl.any_horizontal([pl.col(c).str.contains_any(list(MOJIBAKE)) for c in texts]))
+    if wrong:
+        findings.append(
+            Finding(
+                level="warning", code="mojibake", count=len(wrong), rows=wrong[:MAX_ROWS_NAMED],
+                message=f"Found {len(wrong)} rows that were once decoded wrongly (such as Ã© for é)",
+                hint="Repair the dataset with fix_encoding.",
+            )
+        )  # fmt: skip
+    return findings
 
 
 def row_hash(columns: list[str]) -> pl.Expr:

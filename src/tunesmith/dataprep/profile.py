@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def statistics(data: Path) -> dict[str, Any]:
         }
         for what in ("min", "max", "mean"):
             if f"{name}\x00{what}" in found:
-                columns[name][what] = found[f"{name}\x00{what}"]
+                columns[name][what] = _short(found[f"{name}\x00{what}"])
     return {"total_rows": total, "total_columns": len(schema), "columns": columns}
 
 
@@ -124,6 +125,7 @@ def _text_kind(values: pl.Series) -> str:
 
 
 def _short(value: Any) -> Any:
-    return (
-        value[:200] if isinstance(value, str) else value if isinstance(value, int | float | bool) else str(value)[:200]
-    )
+    """As JSON can say it: no NaN, no infinity, nothing long."""
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)[:200]

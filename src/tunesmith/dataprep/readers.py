@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
+import functools
+import itertools
 import json
+import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +25,11 @@ BATCH_ROWS = 16_384
 MAX_COLUMNS = 2_000
 MAX_JSON_BYTES = 1024 * 1024 * 1024
 """A JSON array is read whole; larger data should be JSON Lines."""
-MAX_BAD_LINES = 100
+MAX_CELLS = 50_000_000
+"""In a sheet, empty ones between others included: a workbook is read whole."""
+MAX_CELL_BYTES = 16 * 1024 * 1024
 CSV_BLOCK_BYTES = 4 * 1024 * 1024
+CELL = re.compile(rb"""\br=["']([A-Z]{0,3})(\d{1,7})["']""")
 
 Report = Callable[[str, str, list[int]], None]
 """`(code, message, rows)`: something that validation should name."""
@@ -42,14 +51,16 @@ def read_tables(source: Source, report: Report) -> Iterator[pa.Table]:
 
 
 def column_names(header: list[str]) -> list[str]:
-    """Names without blanks around, unique, none empty."""
+    """Names without blanks around, unique, none empty, and none that Polars would take for a pattern or our own."""
     if len(header) > MAX_COLUMNS:
         raise TooLarge(
             f"The file has {len(header)} columns; {MAX_COLUMNS} are read.", hint="Keep the columns that are needed."
         )
     names: list[str] = []
     for number, name in enumerate(header, start=1):
-        plain = name.strip().replace("\x00", "") or f"column_{number}"
+        plain = _as_text(name.strip().replace("\x00", "")) or f"column_{number}"
+        if plain == "*" or (plain.startswith("^") and plain.endswith("$")) or plain in ("__row", "__drop"):
+            plain = plain.strip("^$_") + "_"
         unique, again = plain, 1
         while unique in names:
             again += 1
@@ -60,15 +71,9 @@ def column_names(header: list[str]) -> list[str]:
 
 def read_csv(path: Path, delimiter: str, report: Report) -> Iterator[pa.Table]:
     """All cells as text: what a column means is for validation and recipes to say. Lines of the wrong width are reported."""
-    import csv
-
-    with path.open(encoding="utf-8", newline="") as text:
-        csv.field_size_limit(16 * 1024 * 1024)
-        try:
-            header = next(csv.reader(text, delimiter=delimiter), [])
-        except csv.Error as error:
-            raise BadData(f"The header cannot be read: {error}.") from None
+    blank_lines, header = _csv_header(path, delimiter)
     names = column_names(header)
+    _check_quotes(path, delimiter)
     ragged: list[int] = []
 
     def on_ragged(row: Any) -> str:
@@ -76,7 +81,11 @@ def read_csv(path: Path, delimiter: str, report: Report) -> Iterator[pa.Table]:
         return "skip"
 
     read = pa_csv.ReadOptions(
-        block_size=CSV_BLOCK_BYTES, column_names=names, skip_rows_after_names=1, use_threads=False
+        block_size=CSV_BLOCK_BYTES,
+        column_names=names,
+        skip_rows=blank_lines,
+        skip_rows_after_names=1,
+        use_threads=False,
     )
     parse = pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_ragged)
     convert = pa_csv.ConvertOptions(
@@ -95,6 +104,39 @@ def read_csv(path: Path, delimiter: str, report: Report) -> Iterator[pa.Table]:
     if ragged:
         message = f"{len(ragged)} line(s) do not have {len(names)} columns and were left out"
         report("ragged_lines", message, ragged)
+
+
+def _csv_header(path: Path, delimiter: str) -> tuple[int, list[str]]:
+    """`(blank lines before it, its cells)`."""
+    csv.field_size_limit(MAX_CELL_BYTES)
+    with path.open(encoding="utf-8", newline="") as text:
+        blank_lines = sum(1 for _ in itertools.takewhile(lambda line: not line.strip("\r\n"), text))
+    with path.open(encoding="utf-8", newline="") as text:
+        try:
+            return blank_lines, next(csv.reader(itertools.islice(text, blank_lines, None), delimiter=delimiter), [])
+        except csv.Error as error:
+            raise BadData(f"The header cannot be read: {error}.", hint="Check quotes that are not closed.") from None
+
+
+def _check_quotes(path: Path, delimiter: str) -> None:
+    """Raises `BadData` when a quoted cell has no end: all that follows would be taken for its text, and lost."""
+    with path.open("rb") as raw:
+        quotes = sum(chunk.count(b'"') for chunk in iter(lambda: raw.read(CSV_BLOCK_BYTES), b""))
+    if quotes % 2 == 0:
+        return
+    row = -1  # the header is row 0
+    with path.open(encoding="utf-8", newline="") as text:
+        try:
+            for cells in csv.reader(text, delimiter=delimiter, strict=True):
+                row += bool(cells)
+        except csv.Error as error:
+            if "end of data" not in str(error) and "field limit" not in str(error):
+                return  # quotes inside cells: read as they stand
+            raise BadData(
+                f"A quote that opens in row {row + 1} is never closed.",
+                hint='Close it; a quote inside a quoted cell is written twice: "".',
+                details=[{"row": row + 1, "message": "quote not closed"}],
+            ) from None
 
 
 def read_jsonl(path: Path, report: Report) -> Iterator[pa.Table]:
@@ -138,9 +180,11 @@ def read_json(path: Path) -> Iterator[pa.Table]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise BadData("The JSON is nested too deeply.") from None
+        raise BadData("The JSON is nested too deeply.", hint="Put one flat object in the list for each row.") from None
     except ValueError as error:
-        raise BadData(f"The JSON cannot be read: {str(error)[:300]}.") from None
+        raise BadData(
+            f"The JSON cannot be read: {str(error)[:300]}.", hint="Mend it there; the file may be cut off."
+        ) from None
     if isinstance(value, dict):
         lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
         value = lists[0] if len(lists) == 1 else [value]
@@ -150,6 +194,7 @@ def read_json(path: Path) -> Iterator[pa.Table]:
         if not isinstance(row, dict):
             raise BadData(
                 f"Item {number} of the JSON list is not an object.",
+                hint='Write each row as {"input": "…", "output": "…"}.',
                 details=[{"row": number, "message": "not an object"}],
             )
     kinds: dict[str, set[str]] = {}
@@ -227,10 +272,21 @@ def read_parquet(path: Path) -> Iterator[pa.Table]:
         file = pq.ParquetFile(path)
         names = column_names(file.schema_arrow.names)
         plain = [
-            pa.types.is_primitive(t) or pa.types.is_string(t) or pa.types.is_large_string(t)
+            (pa.types.is_primitive(t) and not pa.types.is_duration(t))
+            or pa.types.is_string(t)
+            or pa.types.is_large_string(t)
             for t in file.schema_arrow.types
         ]
+        rows_before = 0
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            try:
+                batch.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise BadData(
+                    f"A cell after row {rows_before} of the Parquet file is not as its type says: {_first_line(error)}",
+                    hint="Write the file again; text must be UTF-8.",
+                ) from None
+            rows_before += batch.num_rows
             arrays = []
             for array, keep in zip(batch.columns, plain, strict=True):
                 if keep and not pa.types.is_string(array.type):
@@ -248,14 +304,15 @@ def read_parquet(path: Path) -> Iterator[pa.Table]:
 
 def read_xlsx(path: Path) -> Iterator[pa.Table]:
     """The first sheet that has rows; its first row names the columns. Formulas give their stored results."""
-    import zipfile
-
     from python_calamine import CalamineError, load_workbook
 
     with zipfile.ZipFile(path) as archive:
         size_bytes = sum(info.file_size for info in archive.infolist())
         if size_bytes > min(MAX_JSON_BYTES, max(64 << 20, path.stat().st_size * 200)):
             raise TooLarge(f"Unpacked, the workbook has {size_bytes >> 20} MB.", hint="Save the sheet as CSV.")
+        for name in archive.namelist():
+            if name.startswith("xl/worksheets/") and name.endswith(".xml"):
+                _check_extent(archive, name)
     try:
         book = load_workbook(str(path))
         sheets = [book.get_sheet_by_index(i).to_python(skip_empty_area=True) for i in range(len(book.sheet_names))]
@@ -265,7 +322,7 @@ def read_xlsx(path: Path) -> Iterator[pa.Table]:
         ) from None
     sheet = next((s for s in sheets if len(s) > 1), None)
     if sheet is None:
-        raise BadData("The workbook has no sheet with a header and rows.")
+        raise BadData("The workbook has no sheet with a header and rows.", hint="Put names in its first row.")
     names = column_names([str(_as_text(cell) or "") for cell in sheet[0]])
     rows = [
         {name: (None if cell == "" else cell) for name, cell in zip(names, row, strict=False)}
@@ -276,6 +333,26 @@ def read_xlsx(path: Path) -> Iterator[pa.Table]:
     for row in rows:
         _note_kinds(kinds, row)
     yield from _tables(rows, kinds)
+
+
+def _check_extent(archive: zipfile.ZipFile, sheet: str) -> None:
+    """Raises `TooLarge` for a sheet whose cells lie far apart: one far corner would make it billions of empty cells."""
+    columns = rows = 0
+    tail = b""
+    try:
+        with archive.open(sheet) as xml:
+            while chunk := xml.read(CSV_BLOCK_BYTES):
+                for letters, number in CELL.findall(tail + chunk):
+                    rows = max(rows, int(number))
+                    columns = max(columns, functools.reduce(lambda n, letter: n * 26 + letter - 64, letters, 0))
+                tail = chunk[-40:]
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
+        raise BadData("The workbook is damaged or cut off.", hint="Save it again as .xlsx, or as CSV.") from None
+    if rows * max(columns, 1) > MAX_CELLS:
+        raise TooLarge(
+            f"The sheet reaches to row {rows} and column {columns}; {MAX_CELLS} cells are read.",
+            hint="Delete cells far from the rest, or save the sheet as CSV.",
+        )
 
 
 def read_text(path: Path) -> Iterator[pa.Table]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tunesmith.dataprep.checks import blank, required_columns, row_hash, text_columns
+from tunesmith.dataprep.checks import empty, required_columns, row_hash, text_columns
 from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.schemas.datasets import RepairRequest, RepairStep
 
@@ -28,9 +28,8 @@ def repair(
     if request.strip:
         frame = _change(frame, texts, "strip", steps, lambda column: pl.col(column).str.strip_chars())
     if request.drop_empty:
-        needed = required_columns(shape, mapping)
-        empty = pl.any_horizontal([blank(column) for column in needed]) if needed else pl.lit(value=False)
-        frame = _drop(frame, empty, "drop_empty", steps)
+        columns = [c for c in frame.columns if c != ROW]
+        frame = _drop(frame, empty(columns, required_columns(shape, mapping)), "drop_empty", steps)
     if request.drop_duplicates:
         columns = [c for c in frame.columns if c != ROW]
         frame = _drop(frame, ~row_hash(columns).is_first_distinct(), "drop_duplicates", steps)

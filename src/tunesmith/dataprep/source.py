@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import zipfile
 import zlib
-from collections import Counter
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import zstandard
+import pyarrow as pa
 
 from tunesmith.core.errors import BadData, TooLarge, UnsupportedFormat
 
@@ -37,6 +38,13 @@ OTHER_ENCODINGS = (
     "cp1255",
     "cp1256",
 )
+REFUSED = {
+    b"%PDF": ("A PDF is not read here.", "Save its text as .txt, or its tables as CSV."),
+    b"\xd0\xcf\x11\xe0": ("This is an old Office file, which is not read here.", "Save the sheet as .xlsx or CSV."),
+    b"\x1f\x8b": ("The file is compressed twice.", "Unpack it once and upload it again."),
+    b"\x28\xb5\x2f\xfd": ("The file is compressed twice.", "Unpack it once and upload it again."),
+}
+"""First bytes of what is known and not read."""
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".npy", ".npz", ".joblib", ".h5", ".hdf5")
 
 
@@ -59,17 +67,25 @@ def open_source(path: Path, file_name: str, work_dir: Path, max_bytes: int) -> S
     head = _head(path)
     if not head:
         raise BadData("The file is empty.", hint="Choose a file with at least one row.")
+    for start, (message, hint) in REFUSED.items():
+        if head.startswith(start):
+            raise UnsupportedFormat(message, hint=hint)
     if head[:4] == b"PAR1":
         return Source(path, "parquet", None, None, [])
-    if head[:4] == b"PK\x03\x04":
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return Source(path, "xlsx" if _is_xlsx(path) else "zip", None, None, [])
     if name.endswith(PICKLES) or head[:2] in (b"\x80\x04", b"\x80\x05", b"\x80\x03", b"\x93N"):
         raise UnsupportedFormat(
             "This format can run code when it is read, so it is not read here.",
             hint="Save the data as Parquet, CSV or JSON Lines.",
         )
+    kind = name.rpartition(".")[2]
+    if kind in ("parquet", "xlsx", "zip"):
+        raise BadData(f"The file is called .{kind} but is none; it may be cut off.", hint="Make or upload it again.")
     path, encoding, warnings = to_utf8(path, work_dir)
     sample = _head(path).decode("utf-8", errors="ignore")
+    if not sample.strip() and path.stat().st_size <= SAMPLE_BYTES:
+        raise BadData("The file is empty: it holds nothing but blanks.", hint="Choose a file with at least one row.")
     found = text_format(sample, name)
     delimiter = find_delimiter(sample) if found == "csv" else "\t" if found == "tsv" else None
     return Source(path, "tsv" if delimiter == "\t" else found, encoding, delimiter, warnings)
@@ -96,12 +112,10 @@ def decompress(path: Path, work_dir: Path, max_bytes: int) -> Path:
             with gzip.open(path) as stream:
                 return _copy_limited(stream, work_dir / "plain", path.stat().st_size, max_bytes)
         if head == b"\x28\xb5\x2f\xfd":
-            with (
-                path.open("rb") as raw,
-                zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream,
-            ):
+            # Arrow's reader, because that of `zstandard` does not tell a stream that is cut off from one that ends.
+            with pa.input_stream(str(path), compression="zstd") as stream:
                 return _copy_limited(stream, work_dir / "plain", path.stat().st_size, max_bytes)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise BadData(
@@ -145,6 +159,9 @@ def to_utf8(path: Path, work_dir: Path) -> tuple[Path, str, list[str]]:
         return _transcode(path, work_dir, wide), "utf-16", []
     if _is_utf8(path):
         return path, "utf-8", []
+    if _mostly_utf8(head):
+        warning = "Some characters are not valid UTF-8 and were replaced by \N{REPLACEMENT CHARACTER}."
+        return _transcode(path, work_dir, "utf-8"), "utf-8", [warning]
     encoding = guess_single_byte(head)
     warning = f"The text is not UTF-8; it was read as {encoding}. Look at letters with accents in the preview."
     return _transcode(path, work_dir, encoding), encoding, [warning]
@@ -160,6 +177,13 @@ def _is_utf8(path: Path) -> bool:
         except UnicodeDecodeError:
             return False
     return True
+
+
+def _mostly_utf8(head: bytes) -> bool:
+    """Whether the letters beyond ASCII are UTF-8 but for a few bytes: in no other encoding do they look so by chance."""
+    text = head.decode("utf-8", errors="replace")
+    broken = text.count("\N{REPLACEMENT CHARACTER}")
+    return sum(not character.isascii() for character in text) - broken > 9 * broken
 
 
 def _utf16_without_mark(head: bytes) -> str | None:
@@ -209,11 +233,9 @@ def text_format(sample: str, name: str) -> str:
     if start[:1] == "[" and not name.endswith((".csv", ".tsv", ".txt", ".conll")):
         return "json"
     if start[:1] == "{" and not name.endswith((".csv", ".tsv", ".txt", ".conll")):
-        return (
-            "jsonl"
-            if (_is_json(first_line) and name.rpartition(".")[2] != "json") or name.endswith((".jsonl", ".ndjson"))
-            else "json"
-        )
+        second = start.partition("\n")[2].lstrip()[:1]  # many a file called .json holds one object a line
+        lines = _is_json(first_line) and (second == "{" or not name.endswith(".json"))
+        return "jsonl" if lines or name.endswith((".jsonl", ".ndjson")) else "json"
     if name.endswith((".json", ".jsonl", ".ndjson")):
         return "jsonl" if name.endswith(("l", ".ndjson")) else "json"
     if name.endswith((".conll", ".iob", ".bio", ".annotated")) or (
@@ -226,7 +248,9 @@ def text_format(sample: str, name: str) -> str:
         return "csv"
     if name.endswith((".txt", ".text", ".md")):
         return "text"
-    return "csv" if _looks_tabular(sample) else "text"
+    widths = _widths(sample, find_delimiter(sample))
+    tabular = len(widths) > 1 and widths[0] > 1 and widths.count(widths[0]) > 0.6 * len(widths)
+    return "csv" if tabular else "text"
 
 
 def _is_json(line: str) -> bool:
@@ -248,30 +272,25 @@ def _is_conll(sample: str) -> bool:
     )
 
 
-def _looks_tabular(sample: str) -> bool:
-    counts = [line.count(find_delimiter(sample)) for line in sample.splitlines()[:20] if line.strip()]
-    return len(counts) > 1 and counts[0] > 0 and Counter(counts).most_common(1)[0][1] > len(counts) * 0.6
-
-
 def find_delimiter(sample: str) -> str:
     """The one that splits the header and the first lines most alike."""
-    import csv
-
     best, best_score = ",", -1.0
-    lines = sample.splitlines(keepends=True)
-    whole = "".join(lines[:-1] if len(lines) > 1 and not sample.endswith("\n") else lines)
     for delimiter in (",", "\t", ";", "|"):
-        try:
-            widths = [
-                len(row)
-                for _, row in zip(range(50), csv.reader(io.StringIO(whole), delimiter=delimiter), strict=False)
-                if row
-            ]
-        except csv.Error:
-            continue
+        widths = _widths(sample, delimiter)
         if not widths or widths[0] < 2:
             continue
         score = widths.count(widths[0]) / len(widths) + min(widths[0], 20) / 100
         if score > best_score:
             best, best_score = delimiter, score
     return best
+
+
+def _widths(sample: str, delimiter: str) -> list[int]:
+    """Cells in each of the first rows; the last line of a sample may be cut and is left out."""
+    lines = sample.splitlines(keepends=True)
+    whole = "".join(lines[:-1] if len(lines) > 1 and not sample.endswith("\n") else lines)
+    try:
+        rows = list(itertools.islice(csv.reader(io.StringIO(whole), delimiter=delimiter), 50))
+    except csv.Error:
+        return []
+    return [len(row) for row in rows if row]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -79,7 +80,7 @@ class LoraLinear(nn.Module):
 
 def linear_names(model: nn.Module) -> list[str]:
     """Every linear layer but the head, by full name."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [
         name
         for name, module in model.named_modules()

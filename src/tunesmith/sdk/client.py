@@ -96,7 +96,7 @@ class Datasets:
     def statistics(self, dataset_id: int) -> DatasetStatistics:
         return DatasetStatistics.model_validate(self._connection.get(f"/datasets/{dataset_id}/statistics"))
 
-    def versions(self, dataset_id: int) -> list[VersionRead]:
+    def versions(self, dataset_id: int) -> Sequence[VersionRead]:
         return [VersionRead.model_validate(item) for item in self._connection.get(f"/datasets/{dataset_id}/versions")]
 
     def repair(self, dataset_id: int, **repairs: Any) -> DatasetRead:
@@ -126,7 +126,7 @@ class Jobs:
         """Make a job; fields as of `POST /jobs/`. Sent again safely when the connection breaks."""
         return self._job(self._connection.post_once("/jobs/", fields))
 
-    def batch(self, jobs: Sequence[dict[str, Any]]) -> list[Job]:
+    def batch(self, jobs: Sequence[dict[str, Any]]) -> Sequence[Job]:
         """Make many jobs, all or none."""
         answer = self._connection.post_once("/jobs/batch", {"jobs": list(jobs)})
         return [self._job(item) for item in answer["jobs"]]
@@ -142,12 +142,12 @@ class Jobs:
     def get(self, job_id: int) -> Job:
         return self._job(self._connection.get(f"/jobs/{job_id}"))
 
-    def queue(self) -> list[dict[str, Any]]:
-        return list(self._connection.get("/jobs/queue"))
+    def queue(self) -> Sequence[dict[str, Any]]:
+        return tuple(self._connection.get("/jobs/queue"))
 
-    def methods(self) -> list[dict[str, Any]]:
+    def methods(self) -> Sequence[dict[str, Any]]:
         """Ways to train, with their settings."""
-        return list(self._connection.get("/jobs/methods"))
+        return tuple(self._connection.get("/jobs/methods"))
 
     def _job(self, data: Any) -> Job:
         return Job(self._connection, JobRead.model_validate(data))

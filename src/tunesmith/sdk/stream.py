@@ -27,7 +27,8 @@ class Message(NamedTuple):
 
 def messages(lines: Iterator[str]) -> Iterator[Message]:
     """Events from the lines of a stream; comments are passed over."""
-    kind, data = "message", []
+    kind = "message"
+    data: list[str] = []
     for line in lines:
         if not line:
             if data:

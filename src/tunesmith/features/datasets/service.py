@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InUse, InvalidInput, NotFound
 from tunesmith.core.job_spec import DatasetRef
+from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.features.datasets import files
 from tunesmith.features.datasets.repository import DatasetRepository
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
@@ -176,8 +177,6 @@ class Datasets:
         return row
 
     def _check_mapping(self, about: dict[str, Any], changes: DatasetUpdate) -> None:
-        from tunesmith.dataprep.shapes import SHAPES
-
         shape = SHAPES.get(changes.shape or about["shape"])
         if shape is None:
             raise InvalidInput(
@@ -332,6 +331,12 @@ def training_ref(settings: Settings, session: Session, dataset_id: int, digest: 
     row = datasets.rows.get(dataset_id)
     version = datasets.version(dataset_id, digest)
     about = version.about
+    missing = [role for role in SHAPES[about["shape"]].required if role not in about["mapping"]]
+    if missing:
+        raise Conflict(
+            f"Dataset {dataset_id} is missing its required {missing[0]!r} column.",
+            hint=f"Say which column holds it: PATCH /datasets/{dataset_id} with a mapping. Columns: {', '.join(about['columns'][:20])}.",
+        )
     path = files.version_dir(settings, dataset_id, version.digest) / "data.parquet"
     return DatasetRef(
         name=row.name, path=os.fspath(path), digest=version.digest, shape=about["shape"], mapping=about["mapping"],

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tunesmith import __version__
 from tunesmith.core.devices import read_gpus
+from tunesmith.core.version import VERSION
 from tunesmith.features.catalog.service import list_models
 from tunesmith.recipes.catalog import RECIPES
 from tunesmith.schemas.system import DoctorCheck, Health, MachineUse, SystemInfo
@@ -39,7 +39,7 @@ def health(database: Database) -> Health:
     database.check()
     return Health(
         status="ok",
-        version=__version__,
+        version=VERSION,
         database="sqlite" if database.is_sqlite else "postgresql",
         sqlite_version=database.sqlite_version if database.is_sqlite else None,
         journal_mode=database.journal_mode if database.is_sqlite else None,
@@ -53,7 +53,7 @@ def info(settings: Settings) -> SystemInfo:
 
     methods = {recipe.name: recipe.why_not() or _why_switched_off(recipe.name, settings) for recipe in RECIPES}
     return SystemInfo(
-        version=__version__,
+        version=VERSION,
         python=platform.python_version(),
         platform=platform.platform(),
         cpu_cores=os.cpu_count() or 1,

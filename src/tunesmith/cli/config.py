@@ -1,0 +1,111 @@
+"""`job.yaml`: the sections of the field, read safely, with every problem named at once."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunesmith.core.errors import InvalidInput
+from tunesmith.recipes.catalog import get_recipe
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelSection(_Section):
+    """`model`"""
+
+    name: str
+    """Hub id, local name, `job:<id>`, or (without a server) a folder."""
+    revision: str | None = None
+
+
+class DataSection(_Section):
+    """`training_data`: a file, or a dataset that the server has."""
+
+    path: Path | None = None
+    """A file; a relative path starts at the YAML file."""
+    dataset: int | str | None = None
+    """Number or name on the server."""
+    version: str | None = None
+    """Digest of one version."""
+    shape: str | None = None
+    mapping: dict[str, str] | None = None
+
+
+class DeploymentSection(_Section):
+    """`deployment`: what happens with the model."""
+
+    output: Path | None = None
+    """Folder for a run without a server."""
+    download: Path | None = None
+    """Where to save the packed model."""
+
+
+class TrainConfig(_Section):
+    """The whole file."""
+
+    name: str | None = Field(None, max_length=200)
+    method: str = "lora"
+    model: ModelSection
+    training_data: DataSection
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    optimization: dict[str, Any] = Field(default_factory=dict)
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    deployment: DeploymentSection = Field(default_factory=DeploymentSection)
+
+    def settings(self) -> dict[str, Any]:
+        """The recipe's parameters; the three sections are one set of names."""
+        return {**self.hyperparameters, **self.optimization, **self.evaluation}
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Raises `InvalidInput` naming every unknown or wrong key with its place."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no file {path}.", hint="Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{path} holds no settings.", hint="docs/training-config.md shows a whole file.")
+    try:
+        config = TrainConfig.model_validate(value)
+    except ValidationError as error:
+        details = [_problem(".".join(map(str, p["loc"])), p["msg"], TrainConfig) for p in error.errors()]
+        raise InvalidInput(f"{len(details)} setting(s) in {path} cannot be used.", details=details) from None
+    check_settings(config)
+    if config.training_data.path is not None:
+        config.training_data.path = path.parent / config.training_data.path
+    return config
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Raise `InvalidInput` for parameters that the method does not have, or that have wrong values."""
+    recipe = get_recipe(config.method)
+    sections = {name: getattr(config, name) for name in ("hyperparameters", "optimization", "evaluation")}
+    place = {key: section for section, values in sections.items() for key in values}
+    try:
+        recipe.params.model_validate(config.settings())
+    except ValidationError as error:
+        details = []
+        for problem in error.errors():
+            loc = [str(part) for part in problem["loc"]]
+            full = ".".join([place.get(loc[0], "hyperparameters") if loc else "hyperparameters", *loc])
+            details.append(_problem(full, problem["msg"], recipe.params))
+        raise InvalidInput(
+            f"{len(details)} setting(s) cannot be used by method {recipe.name}.", details=details
+        ) from None
+
+
+def _problem(loc: str, message: str, known: type[BaseModel]) -> dict[str, Any]:
+    """A problem, with the name that was probably meant."""
+    if "Extra inputs" in message:
+        close = difflib.get_close_matches(loc.rpartition(".")[2], list(known.model_fields), n=1)
+        message = f"there is no such setting{f'; did you mean {close[0]}?' if close else ''}"
+    return {"loc": loc, "message": message}

@@ -1,0 +1,206 @@
+"""`tunesmith jobs …`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli.output import FAILED, Output, duration, out, show, table
+from tunesmith.cli.watch import say_end, watch
+from tunesmith.core.errors import InvalidInput
+from tunesmith.sdk.client import Client, Job
+
+app = typer.Typer(no_args_is_help=True, help="Make, watch and steer training jobs.")
+
+Id = Annotated[int, typer.Argument(min=1, help="The job's number.")]
+
+
+def settings_from(pairs: list[str]) -> dict[str, Any]:
+    """`learning_rate=2e-4` → `{"learning_rate": 0.0002}`. Raises `InvalidInput` for what is no pair."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidInput(f"{pair!r} is not name=value.", hint="For example: --set learning_rate=2e-4")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+@app.command()
+def create(
+    model: Annotated[str, typer.Option(help="Hub id, local name, or job:<id>.")],
+    dataset: Annotated[int, typer.Option(min=1, help="The dataset's number.")],
+    method: Annotated[str, typer.Option(help="lora, qlora, standard or unsloth.")] = "lora",
+    name: Annotated[str | None, typer.Option()] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, name=value; may be repeated.")
+    ] = None,
+    priority: Annotated[str, typer.Option(help="low, normal or high.")] = "normal",
+    start: Annotated[str, typer.Option(help="now, manual or off_peak.")] = "now",
+    follow: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
+) -> None:
+    """Make a training job. What is left out is chosen from model, data and machine."""
+    fields = {"model": model, "dataset_id": dataset, "method": method, "priority": priority, "start": start}
+    if name:
+        fields["name"] = name
+    with Client() as client:
+        job = client.jobs.create(**fields, hyperparameters=settings_from(settings or []))
+        if not follow:
+            show(job.info, f"Job {job.id} is {job.info.status}. Watch it with: tunesmith jobs watch {job.id}")
+            return
+        finish(job)
+
+
+def finish(job: Job, after: int = 0) -> None:
+    """Watch to the end; the exit code says how it went."""
+    last = watch((item.event for item in job.follow(after)), job.info.name)
+    say_end(last)
+    raise typer.Exit(FAILED if last.get("new") in ("failed", "cancelled") else 0)
+
+
+@app.command("watch")
+def watch_(job_id: Id) -> None:
+    """A live progress bar until the job ends. Ctrl-C leaves the job running."""
+    with Client() as client:
+        finish(client.jobs.get(job_id))
+
+
+@app.command("list")
+def list_(
+    status: Annotated[
+        str | None, typer.Option(help="created, queued, running, paused, completed, failed or cancelled.")
+    ] = None,
+    q: Annotated[str | None, typer.Option("--search", help="Text in the name.")] = None,
+) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        found = [job.info for job in client.jobs.list(status=status, q=q)]
+    if not found and not Output.as_json:
+        out.print("No jobs yet. Make one with: tunesmith jobs create --model NAME --dataset ID")
+        return
+    rows = [(j.id, j.name, j.method, j.status, j.phase or "", j.status_reason[:60]) for j in found]
+    show(found, table(("id", "name", "method", "status", "phase", "reason"), rows))
+
+
+@app.command("show")
+def show_(job_id: Id) -> None:
+    """Where a job is, and its settings."""
+    with Client() as client:
+        job = client.jobs.get(job_id)
+        status = job.status()
+    value = {**job.info.model_dump(mode="json"), "progress": status.model_dump(mode="json")}
+    rows: list[tuple[str, Any]] = [
+        ("name", job.info.name), ("status", f"{job.info.status} {job.info.status_reason}"), ("model", job.info.model),
+        ("method", job.info.method), ("step", f"{status.step} of {status.total_steps}"), ("loss", status.loss),
+        ("held-out loss", status.eval_loss), ("elapsed", duration(status.elapsed_s)), ("left", duration(status.remaining_s)),
+        ("waiting for", status.waiting_for), ("hint", job.info.hint),
+    ]  # fmt: skip
+    rows += [(key, setting) for key, setting in job.info.hyperparameters.items() if setting is not None]
+    show(value, table(("field", "value"), [row for row in rows if row[1] not in (None, "")]))
+
+
+@app.command()
+def diagnose(job_id: Id) -> None:
+    """What the curve says, in words."""
+    with Client() as client:
+        found = client.jobs.get(job_id).status().diagnosis
+    show(found, table(("finding", "what to do"), [(d.message, d.advice) for d in found]))
+
+
+def _steer(name: str, doing: str, method: str) -> None:
+    @app.command(name, help=doing)
+    def command(job_id: Id) -> None:
+        with Client() as client:
+            info = getattr(client.jobs.get(job_id), method)()
+        show(info, f"Job {job_id} is {info.status}.")
+
+
+_steer("start", "Queue a job that was only saved.", "start")
+_steer("stop", "Cancel a job; its checkpoints stay.", "stop")
+_steer("pause", "Write a checkpoint and give the machine back.", "pause")
+_steer("resume", "Go on from the last checkpoint.", "resume")
+_steer("checkpoint", "Write a checkpoint now and go on.", "checkpoint")
+
+
+@app.command("set-lr")
+def set_lr(job_id: Id, learning_rate: Annotated[float, typer.Argument(min=0.0, max=1.0)]) -> None:
+    """Change the learning rate of a running job."""
+    with Client() as client:
+        info = client.jobs.get(job_id).set_learning_rate(learning_rate)
+    show(info, f"Job {job_id} goes on with {learning_rate:g}.")
+
+
+@app.command()
+def logs(job_id: Id) -> None:
+    """What the training process printed."""
+    with Client() as client:
+        text = client.jobs.get(job_id).logs()
+    show({"text": text}, text)
+
+
+@app.command()
+def queue() -> None:
+    """Jobs that wait, in order, and why."""
+    with Client() as client:
+        found = client.jobs.queue()
+    rows = [(item["position"], item["job_id"], item["name"], item["priority"], item["waiting_for"]) for item in found]
+    show(list(found), table(("position", "job", "name", "priority", "waiting for"), rows) if rows else "Nothing waits.")
+
+
+@app.command()
+def move(
+    job_id: Id,
+    to: Annotated[str | None, typer.Option(help="first or last.")] = None,
+    before: Annotated[int | None, typer.Option(min=1, help="The job to put it before.")] = None,
+) -> None:
+    """Move a waiting job in the queue."""
+    where = {"to": to, "before_job_id": before}
+    with Client() as client:
+        found = client.jobs.get(job_id).move(**{k: v for k, v in where.items() if v is not None})
+    show(found, f"Moved job {job_id}.")
+
+
+@app.command()
+def clone(
+    job_id: Id,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value; hyperparameters.NAME for those.")
+    ] = None,
+) -> None:
+    """Copy a job with some fields changed."""
+    fields: dict[str, Any] = {}
+    for key, value in settings_from(changes or []).items():
+        group, dot, name = key.partition(".")
+        if dot:
+            fields.setdefault(group, {})[name] = value
+        else:
+            fields[key] = value
+    with Client() as client:
+        made = client.jobs.get(job_id).clone(**fields)
+    show(made.info, f"Job {made.id} is {made.info.status}.")
+
+
+@app.command()
+def delete(job_id: Id) -> None:
+    """Delete a job with its files."""
+    with Client() as client:
+        client.jobs.get(job_id).delete()
+    show({"deleted": job_id}, f"Deleted job {job_id}.")
+
+
+@app.command()
+def download(
+    job_id: Id,
+    path: Annotated[Path | None, typer.Argument(help="Where to; <output name>.tar.gz when left out.")] = None,
+) -> None:
+    """The packed model with report and instructions."""
+    with Client() as client:
+        job = client.jobs.get(job_id)
+        saved = job.download(path or Path(f"{job.info.output_name}.tar.gz"))
+    show({"path": str(saved)}, f"Saved {saved}.")

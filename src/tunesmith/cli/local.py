@@ -1,0 +1,162 @@
+"""Training with no server: the same child processes, the same job directory, in a folder of the user's choice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunesmith.cli.config import TrainConfig
+from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
+from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
+from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, ModelRef
+from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
+from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.model_info import ModelInfo, read_model_info
+from tunesmith.sdk.connection import error_from
+from tunesmith.settings import Settings
+
+LOOK_EVERY_S = 0.2
+
+
+def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir, int]:
+    """The job directory, ready to start, and its next attempt. Raises `Conflict` when the folder holds another run."""
+    job_dir = JobDir(folder.resolve())
+    if job_dir.spec.exists():
+        if not resume:
+            raise Conflict(
+                f"{folder} holds a run already.", hint="Add --resume to go on with it, or choose another --output."
+            )
+        last = job_dir.read_launch()
+        return job_dir, (last.attempt if last else 0) + 1
+    if resume:
+        raise InvalidInput(f"There is no run in {folder} to resume.", hint="Leave --resume out.")
+    job_dir.path.mkdir(parents=True, exist_ok=True)
+    recipe = get_recipe(config.method)
+    if reason := recipe.why_not():
+        raise InvalidInput(reason)
+    model, info = find_model(config)
+    data, lengths = read_data(config, folder)
+    facts = Facts(machine=read_machine(), model=info, num_rows=data.num_rows, lengths=lengths)
+    choice = choose(recipe, config.settings(), facts)
+    spec = JobSpec(
+        job_id=0, name=config.name or folder.name, recipe=recipe.name, params=choice.params, model=model, dataset=data,
+        cache_dir=str(Settings().cache_dir.absolute()), offline=Settings().hub_offline,
+    )  # fmt: skip
+    Path(spec.cache_dir).mkdir(parents=True, exist_ok=True)
+    write_atomic(job_dir.spec, spec)
+    return job_dir, 1
+
+
+def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
+    """A folder, a model in the home or in the hub's cache; else the hub id for the worker to fetch."""
+    name = config.model.name
+    homely = Settings().models_dir / name.replace("/", "--")
+    for folder in (Path(name).expanduser(), homely):
+        if (folder / "config.json").is_file():
+            return ModelRef(name=name, path=str(folder.resolve())), read_model_info(folder)
+    if name.startswith("job:"):
+        raise InvalidInput("job:<id> names a model of a server.", hint="Start one with tunesmith up, or name a folder.")
+    return ModelRef(name=name, path=name, revision=config.model.revision), None
+
+
+def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | None]:
+    """Read the file in a child process. Raises what is wrong with it."""
+    path = config.training_data.path
+    if path is None:
+        raise InvalidInput(
+            "Without a server, training_data needs a path.",
+            details=[{"loc": "training_data.path", "message": "missing"}],
+        )
+    if not path.is_file():
+        raise InvalidInput(
+            f"There is no file {path}.", details=[{"loc": "training_data.path", "message": "no such file"}]
+        )
+    out = folder.resolve() / "data"
+    request = {
+        "action": "ingest", "source": str(path.resolve()), "file_name": path.name, "out_dir": str(out),
+        "shape": config.training_data.shape, "mapping": config.training_data.mapping,
+    }  # fmt: skip
+    request_path = folder / "data-request.json"
+    write_atomic(request_path, request)
+    child = subprocess.run(
+        [sys.executable, "-m", "tunesmith.dataprep", str(request_path)], stdout=subprocess.PIPE, text=True
+    )
+    request_path.unlink()
+    if child.returncode:
+        lines = child.stdout.strip().splitlines()
+        raise (
+            error_from(json.loads(lines[-1])["error"], 422) if lines else TunesmithError("The file could not be read.")
+        )
+    about = json.loads((out / "version.json").read_bytes())
+    report = json.loads((out / "report.json").read_bytes())
+    missing = [f["message"] for f in report["findings"] if f["code"] == "missing_column"]
+    recipe = get_recipe(config.method)
+    if missing or about["shape"] not in recipe.shapes:
+        raise InvalidInput(
+            missing[0]
+            if missing
+            else f"The rows are of shape {about['shape']}; {recipe.name} cannot learn from those.",
+            hint=f"Set training_data.shape and mapping. Columns: {', '.join(about['columns'][:20])}.",
+        )
+    tokens = [role["tokens"] for role in report["lengths"].values()]
+    lengths = (
+        Lengths(*(16 + sum(int(t.get(k) or 0) for t in tokens) for k in ("p50", "p99", "max"))) if tokens else None
+    )
+    ref = DatasetRef(
+        name=path.name, path=str(out / "data.parquet"), digest=about["digest"], shape=about["shape"], mapping=about["mapping"],
+        num_rows=about["num_rows"],
+    )  # fmt: skip
+    return ref, lengths
+
+
+def run(job_dir: JobDir, attempt: int) -> Iterator[dict[str, Any]]:
+    """Start the worker and yield its events, then a status event that tells the end. Ctrl-C pauses it at a checkpoint."""
+    offset = job_dir.events.stat().st_size if job_dir.events.exists() else 0
+    write_atomic(job_dir.launch, Launch(attempt=attempt))
+    command = [sys.executable, "-m", "tunesmith.worker", str(job_dir.path), "--attempt", str(attempt)]
+    with job_dir.log.open("ab") as log:
+        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while True:
+            ended = worker.poll() is not None
+            found = read_new_events(job_dir.events, offset)
+            offset = found.next_offset
+            for event in found.events:
+                yield event.model_dump(mode="json")
+            if ended and not found.events:
+                break
+            time.sleep(LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        os.killpg(worker.pid, signal.SIGTERM)
+        worker.wait()
+    finally:
+        if worker.poll() is None:
+            worker.kill()
+    yield _end(job_dir.read_exit(), attempt, worker.returncode)
+
+
+def _end(record: ExitRecord | None, attempt: int, code: int | None) -> dict[str, Any]:
+    """The last word as a status event."""
+    if record is None or record.attempt != attempt:
+        reason, hint = (
+            f"the worker ended with code {code} and no last word",
+            "output.log in its folder has more; --resume goes on.",
+        )
+        return {"type": "status", "new": "failed", "reason": reason, "hint": hint}
+    failure = record.failure
+    return {
+        "type": "status", "new": record.outcome, "reason": failure.message if failure else "", "hint": failure.hint if failure else "",
+    }  # fmt: skip
+
+
+def sized_name(config: TrainConfig, path: Path) -> str:
+    """A folder name for a run without one: the same file, the same name."""
+    return config.name or f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"

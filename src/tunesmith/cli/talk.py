@@ -1,0 +1,66 @@
+"""`tunesmith chat` and `tunesmith models`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, cast
+
+import typer
+
+from tunesmith.cli.output import Output, out, show, size, table
+from tunesmith.schemas.jobs import ChatAnswer
+from tunesmith.sdk.client import Client
+
+models = typer.Typer(no_args_is_help=True, help="Models at hand.")
+
+
+@models.command("list")
+def list_() -> None:
+    """Base models on this machine, and what jobs have made."""
+    with Client() as client:
+        found = client.models.list()
+    if not found and not Output.as_json:
+        out.print("No models yet. tunesmith demo brings the starter model; hub names can be trained on directly.")
+        return
+    rows = [(m.name, m.kind, m.base_model or m.architecture, size(m.size_bytes)) for m in found]
+    show(found, table(("name", "kind", "from", "size"), rows))
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="A base model's name, or job:<id>.")],
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Say one thing and end; otherwise a conversation.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, max=5.0)] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+) -> None:
+    """Talk to a model. Ctrl-D ends the conversation."""
+    said: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    with Client() as client:
+        if message is not None or Output.as_json:
+            said.append({"role": "user", "content": message if message is not None else sys.stdin.read()})
+            if Output.as_json:
+                answer = client.models.chat(model, said, temperature=temperature, max_tokens=max_tokens)
+                show(cast(ChatAnswer, answer))
+            else:
+                _say(client, model, said, temperature, max_tokens)
+            return
+        while True:
+            try:
+                said.append({"role": "user", "content": out.input("[bold]you:[/] ")})
+            except EOFError:
+                return
+            said.append({"role": "assistant", "content": _say(client, model, said, temperature, max_tokens)})
+
+
+def _say(client: Client, model: str, said: list[dict[str, str]], temperature: float, max_tokens: int) -> str:
+    """Print the answer as it comes; returns the whole."""
+    text = ""
+    pieces = client.models.chat(model, said, stream=True, temperature=temperature, max_tokens=max_tokens)
+    for piece in cast(Iterator[str], pieces):
+        text += piece
+        out.print(piece, end="", markup=False)
+    out.print()
+    return text

@@ -1,0 +1,67 @@
+"""A live progress bar for a job: step, loss, tokens a second, time left. The same for the server's jobs and local ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from tunesmith.cli.output import Output, duration, err, out
+
+
+def watch(events: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
+    """Show events as they come; returns the last status event, or an empty dict. With `--json`, one event a line."""
+    last: dict[str, Any] = {}
+    if Output.as_json:
+        for event in events:
+            sys.stdout.write(json.dumps(event) + "\n")
+            sys.stdout.flush()
+            last = event if event["type"] == "status" else last
+        return last
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task(title, total=None, numbers="waiting")
+        for event in events:
+            last = event if event["type"] == "status" else last
+            _show(bar, task, event)
+    return last
+
+
+def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:
+    kind = event["type"]
+    if kind == "step":
+        numbers = [f"loss {float(event['loss']):.3f}"]
+        if event.get("tokens_per_s"):
+            numbers.append(f"{event['tokens_per_s']:.0f} tokens/s")
+        if event.get("remaining_s") is not None:
+            numbers.append(f"{duration(event['remaining_s'])} left")
+        bar.update(task, total=event["total_steps"], completed=event["step"], numbers=", ".join(numbers))
+    elif kind == "phase" and event["phase"] not in ("training", "evaluating"):
+        bar.update(task, numbers=event["phase"])
+    elif kind == "evaluation":
+        bar.console.print(f"step {event['step']}: held-out loss {float(event['loss']):.3f}", style="dim")
+    elif kind == "notice":
+        style = {"warning": "yellow", "error": "red"}.get(event["level"], "dim")
+        bar.console.print(f"{event['message']} {event.get('hint', '')}".strip(), style=style, markup=False)
+    elif kind == "status" and event["new"] == "queued":
+        bar.update(task, numbers=event.get("reason") or "waiting for its turn")
+
+
+def say_end(status: dict[str, Any]) -> None:
+    """One line on how it ended."""
+    if Output.as_json or not status:
+        return
+    text = status["new"]
+    if status.get("reason"):
+        text += f": {status['reason']}"
+    out.print(text, markup=False)
+    if status.get("hint"):
+        out.print(status["hint"], style="dim", markup=False)
