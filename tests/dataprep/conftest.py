@@ -1,0 +1,116 @@
+"""The child process as the server starts it: a request in, a stored version or an error out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+
+@dataclass
+class Answer:
+    """What the child left."""
+
+    code: int
+    out: Path
+    media: Path
+    stderr: str
+    progress: list[float]
+    error: dict[str, Any] | None = None
+    version: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        return pl.read_parquet(self.out / "data.parquet")
+
+    def finding(self, code: str) -> dict[str, Any]:
+        """The one finding of that code."""
+        found = [f for f in self.report["findings"] if f["code"] == code]
+        assert len(found) == 1, f"{len(found)} findings {code!r} in {self.report['findings']}"
+        return dict(found[0])
+
+    def codes(self) -> set[str]:
+        return {f["code"] for f in self.report["findings"]}
+
+    def refused(self, *words: str) -> dict[str, Any]:
+        """Refused cleanly: code 2, a message with `words`, a hint, no traceback, and nothing left behind."""
+        assert self.code == 2, f"code {self.code}: {self.stderr[-1500:]}"
+        assert "Traceback" not in self.stderr
+        assert self.error is not None
+        assert set(self.error) == {"error", "message", "hint", "details"}
+        assert self.error["message"]
+        assert self.error["hint"], f"no remedy is named: {self.error}"
+        for word in words:
+            assert word.lower() in self.error["message"].lower(), self.error
+        assert not self.out.exists()
+        assert not [p for p in self.out.parent.iterdir() if p.name.startswith(".")]
+        return self.error
+
+
+Child = Callable[..., Answer]
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Child:
+    """Run one request; `limit_bytes` bounds the process's data memory as the server does."""
+    count = 0
+
+    def run(*, limit_bytes: int | None = None, **request: Any) -> Answer:
+        nonlocal count
+        count += 1
+        place = tmp_path / f"run{count}"
+        place.mkdir()
+        out, media = place / "out", place / "media"
+        (tmp_path / f"request{count}.json").write_text(
+            json.dumps({"out_dir": str(out), "media_dir": str(media), **request})
+        )
+        command = [sys.executable, "-m", "tunesmith.dataprep", str(tmp_path / f"request{count}.json")]
+
+        def limit() -> None:
+            if limit_bytes and sys.platform == "linux":
+                import resource
+
+                resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, preexec_fn=limit)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        answer = Answer(done.returncode, out, media, done.stderr, [x["progress"] for x in lines if "progress" in x])
+        if done.returncode == 2 and lines and "error" in lines[-1]:
+            answer.error = lines[-1]["error"]
+        if done.returncode == 0:
+            answer.version = json.loads((out / "version.json").read_text())
+            answer.report = json.loads((out / "report.json").read_text())
+            answer.statistics = json.loads((out / "statistics.json").read_text())
+        return answer
+
+    return run
+
+
+@pytest.fixture
+def ingest(child: Child, tmp_path: Path) -> Child:
+    """Ingest a file: a path, or the bytes or text of one to be made."""
+
+    def run(content: Path | bytes | str, name: str | None = None, *, ok: bool = True, **request: Any) -> Answer:
+        if isinstance(content, Path):
+            path, name = content, name or content.name
+        else:
+            assert name
+            path = tmp_path / "original"
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        answer = child(action="ingest", source=str(path), file_name=name, **request)
+        if ok:
+            assert answer.code == 0, answer.error or answer.stderr[-3000:]
+            assert answer.progress == sorted(answer.progress)
+            assert answer.progress[-1] == 1.0
+        return answer
+
+    return run
