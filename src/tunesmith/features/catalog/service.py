@@ -137,7 +137,7 @@ def _hub_models(settings: Settings) -> Iterator[ModelRead]:
     import huggingface_hub
 
     try:
-        repos = huggingface_hub.scan_cache_dir().repos
+        repos = huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE).repos
     except huggingface_hub.CacheNotFound:
         return
     for repo in repos:

@@ -120,7 +120,7 @@ class _Files(Sink):
                 result.path.unlink(missing_ok=True)
 
 
-@router.post("/", status_code=201, response_model=UploadAnswer, openapi_extra={
+@router.post("/", status_code=201, response_model=UploadAnswer, responses={207: {"model": UploadAnswer}}, openapi_extra={
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
         "type": "object", "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}},
                                          "name": {"type": "string"}, "description": {"type": "string"}}}}}},

@@ -232,11 +232,10 @@ def job_logs(
     return files.read_log(files.job_dir(state.settings, job_id).log, offset, limit)
 
 
-@router.get(
-    "/{job_id}/logs/download",
-    response_class=PlainTextResponse,
-    summary="The whole log as a file",
-)
+TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "description": "The log."}}
+
+
+@router.get("/{job_id}/logs/download", response_class=Response, responses=TEXT, summary="The whole log as a file")
 def download_log(job_id: JobId, state: State, session: DbSession) -> Response:
     row = service.get(session, job_id)
     log = files.job_dir(state.settings, job_id).log
