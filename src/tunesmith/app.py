@@ -21,6 +21,7 @@ from tunesmith.features.jobs.live_api import router as jobs_live
 from tunesmith.features.monitoring.api import router as system
 from tunesmith.http.errors import install_error_handlers
 from tunesmith.http.guard import HostOriginGuard
+from tunesmith.http.limits import JsonLimit
 from tunesmith.http.session import AppState
 from tunesmith.live.bus import Bus
 from tunesmith.scheduler.loop import Scheduler
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         why_waiting=lambda session: scheduler.placement(Lifecycle(session, bus)).waits,
     )
     install_error_handlers(app)
+    app.add_middleware(JsonLimit)
     app.add_middleware(HostOriginGuard, allowed_hosts=settings.allowed_hosts)
 
     api = APIRouter(prefix="/api/v1")

@@ -156,6 +156,7 @@ def pause_job(job_id: JobId, state: State, session: DbSession) -> JobRead:
 @router.post("/{job_id}/resume", responses=CONFLICT, summary="Go on from the last checkpoint")
 def resume_job(job_id: JobId, state: State, session: DbSession) -> JobRead:
     """After a pause, a failure or a stop."""
+    service.check_data_is_there(service.get(session, job_id))
     return _change(state, session, job_id, Lifecycle.resume)
 
 
@@ -195,7 +196,7 @@ def clone_job(job_id: JobId, body: JobClone, state: State, key: IdempotencyKey =
 
 @router.get("/{job_id}/status", summary="Where a job is, at a glance")
 def job_status(job_id: JobId, state: State, session: DbSession) -> JobProgress:
-    return service.progress(session, job_id, state.why_waiting(session))
+    return service.progress(session, job_id, state.why_waiting)
 
 
 @router.get("/{job_id}/events", summary="What has happened")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import shutil
 import uuid
@@ -87,11 +88,10 @@ def report(folder: JobDir) -> Path:
 
 
 def discard(settings: Settings, job_id: int) -> None:
-    """Delete a job's folder: out of sight with one rename, then file by file."""
+    """Delete a job's folder: out of sight with one rename, then file by file, with what a killed server left to delete."""
     folder = settings.jobs_dir / str(job_id)
     trash = settings.jobs_dir / f".trash-{job_id}-{uuid.uuid4().hex[:8]}"
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.rename(folder, trash)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(trash, ignore_errors=True)
+    for path in settings.jobs_dir.glob(".trash-*"):
+        shutil.rmtree(path, ignore_errors=True)

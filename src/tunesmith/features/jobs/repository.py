@@ -94,6 +94,10 @@ class JobRepository(Repository[JobRow]):
         query = self.query().where(or_(JobRow.dataset_id == dataset_id, JobRow.eval_dataset_id == dataset_id))
         return list(self.session.scalars(query.where(JobRow.status.not_in(over)).limit(20)))
 
+    def based_on(self, job_id: int) -> list[JobRow]:
+        """Jobs that go on from this job's model."""
+        return list(self.session.scalars(self.query().where(JobRow.model == f"job:{job_id}").limit(20)))
+
     def completed(self, limit: int = 500) -> list[JobRow]:
         query = self.query().where(JobRow.status == JobStatus.COMPLETED).order_by(JobRow.id.desc()).limit(limit)
         return list(self.session.scalars(query))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from tunesmith.core.errors import Conflict, InvalidInput
+from tunesmith.core.errors import Conflict, InUse, InvalidInput
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.job_status import JobStatus, Priority
@@ -101,6 +102,8 @@ def delete(settings: Settings, session: Session, job_id: int) -> None:
     followers = [job.id for job in jobs.queue() if job.after_job_id == job_id]
     if followers:
         raise Conflict(f"Job {followers[0]} waits for job {job_id}.", hint="Stop that one first.")
+    if heirs := jobs.based_on(job_id):
+        raise InUse(f"Job {heirs[0].id} goes on from the model of job {job_id}.", hint="Delete that one first.")
     session.delete(row)
     session.flush()
     after_commit(session, lambda: files.discard(settings, job_id))
@@ -167,7 +170,7 @@ def move(session: Session, job_id: int, to: QueueMove) -> None:
 # -- how it goes --------------------------------------------------------------------------------------------------------
 
 
-def progress(session: Session, job_id: int, reasons: dict[int, str]) -> JobProgress:
+def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dict[int, str]]) -> JobProgress:
     """Where a job is, at a glance."""
     jobs = JobRepository(session)
     row = jobs.get(job_id)
@@ -175,7 +178,8 @@ def progress(session: Session, job_id: int, reasons: dict[int, str]) -> JobProgr
     evaluations = _evaluations(jobs, job_id)
     step: dict[str, Any] = steps[-1] if steps else {}
     use = jobs.last_event(job_id, "resources")
-    places = {item.job_id: item for item in queue(session, reasons)} if row.status == JobStatus.QUEUED else {}
+    waits = queue(session, why_waiting(session)) if row.status == JobStatus.QUEUED else []
+    places = {item.job_id: item for item in waits}
     place = places.get(job_id)
     shown = {name: _finite(step.get(name)) for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s")}
     shown |= {name: _finite(step.get(name)) for name in ("samples_per_s", "mfu", "remaining_s")}
@@ -259,6 +263,14 @@ def methods(settings: Settings) -> list[MethodRead]:
             )
         )
     return found
+
+
+def check_data_is_there(row: JobRow) -> None:
+    """Before a job goes on: its rows may have been deleted since it ended. Raises `Conflict`."""
+    spec = JobSpec.model_validate(row.spec)
+    gone = [ref.name for ref in (spec.dataset, spec.eval_dataset) if ref and not Path(ref.path).is_file()]
+    if gone:
+        raise Conflict(f"The dataset {gone[0]!r} has been deleted.", hint="Upload it again and clone the job.")
 
 
 def life_of(session: Session, bus: Any, job_id: int) -> tuple[Lifecycle, JobRow]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import LoraFields
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -9,6 +11,13 @@ from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 class QloraParams(LoraFields):
     """Settings of the `qlora` recipe."""
+
+
+def why_not() -> str | None:
+    """Why 4-bit weights cannot be had here, with what can."""
+    if find_spec("bitsandbytes") is None:
+        return "QLoRA needs bitsandbytes, which is not installed here; choose lora instead."
+    return None
 
 
 RECIPE = Recipe(
@@ -19,4 +28,5 @@ RECIPE = Recipe(
     train="tunesmith.recipes.qlora.train:train",
     produces="qlora_model",
     shapes=CAUSAL_LM_SHAPES,
+    why_not=why_not,
 )

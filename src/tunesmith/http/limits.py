@@ -1,0 +1,44 @@
+"""How large a JSON request may be. Uploads are not JSON: they stream to disk under limits of their own."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunesmith.core.errors import TooLarge
+
+MAX_JSON_BYTES = 32 * 1024**2
+
+
+class JsonLimit:
+    """ASGI layer; counts what comes, whatever `Content-Length` says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or "json" not in Headers(scope=scope).get("content-type", ""):
+            await self.app(scope, receive, send)
+            return
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client has gone
+            size += len(message.get("body", b""))
+            if size > MAX_JSON_BYTES:
+                error = TooLarge(
+                    f"The request is larger than {MAX_JSON_BYTES // 1024**2} MiB.", hint="Send files as uploads."
+                )
+                await JSONResponse(error.body(), status_code=error.status)(scope, receive, send)
+                return
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send)
