@@ -49,6 +49,7 @@ def wait(client: httpx.Client, path: str, *statuses: str) -> dict[str, Any]:
     raise AssertionError(found)
 
 
+@pytest.mark.slow
 def test_from_rows_to_a_model_that_goes_anywhere(client: httpx.Client, tmp_path: Path, tiny_model: Path) -> None:
     dataset = upload(client)
     request = {"method": "lora", "model": "tiny-llama", "dataset_id": dataset, "hyperparameters": {"max_steps": 12}}
@@ -82,6 +83,11 @@ def test_from_rows_to_a_model_that_goes_anywhere(client: httpx.Client, tmp_path:
     loads(folder / "lora_model", tiny_model)
     tuned = {m["name"]: m for m in client.get("/models/").json()["items"]}[f"job:{job['id']}"]
     assert tuned["base_model"] == "tiny-llama" and tuned["method"] == "lora"
+    heir = client.post("/jobs/", json={**request, "model": f"job:{job['id']}", "start": "manual"}).json()
+    assert heir["model"] == f"job:{job['id']}"
+    refused = client.delete(f"/jobs/{job['id']}")
+    assert refused.status_code == 409 and f"Job {heir['id']}" in refused.json()["message"]
+    assert client.delete(f"/jobs/{heir['id']}").status_code == 204
     assert client.delete(f"/jobs/{job['id']}").status_code == 204
     assert client.delete(f"/datasets/{dataset}").status_code == 204
 
@@ -124,7 +130,10 @@ def test_a_batch_of_settings_waits_in_order(client: httpx.Client) -> None:
     queue = client.get("/jobs/queue").json()
     assert [item["job_id"] for item in queue] == [job["id"] for job in made]
     assert "another job is running" in queue[0]["waiting_for"]
-    client.post(f"/jobs/{blocker}/stop")
-    wait(client, f"/jobs/{blocker}", "cancelled")
     for job in made:
-        client.post(f"/jobs/{job['id']}/stop")
+        assert client.post(f"/jobs/{job['id']}/stop").json()["status"] == "cancelled"
+    client.post(f"/jobs/{blocker}/stop")
+    assert client.delete(f"/datasets/{dataset}").status_code == 204
+    gone = client.post(f"/jobs/{made[0]['id']}/resume")
+    assert gone.status_code == 409 and "deleted" in gone.json()["message"]
+    wait(client, f"/jobs/{blocker}", "cancelled")
