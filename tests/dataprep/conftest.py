@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,10 +62,10 @@ Child = Callable[..., Answer]
 
 @pytest.fixture
 def child(tmp_path: Path) -> Child:
-    """Run one request; `limit_bytes` bounds the process's data memory as the server does."""
+    """Run one request; `limit_bytes` bounds the process's data memory as the server does, `disk_bytes` its files."""
     count = 0
 
-    def run(*, limit_bytes: int | None = None, **request: Any) -> Answer:
+    def run(*, limit_bytes: int | None = None, disk_bytes: int | None = None, **request: Any) -> Answer:
         nonlocal count
         count += 1
         place = tmp_path / f"run{count}"
@@ -77,9 +78,9 @@ def child(tmp_path: Path) -> Child:
 
         def limit() -> None:
             if limit_bytes and sys.platform == "linux":
-                import resource
-
                 resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+            if disk_bytes:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
 
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, preexec_fn=limit)
         lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -112,6 +112,25 @@ def test_damaged_metadata_is_named(ingest: Child) -> None:
     ingest(content.replace(b"x.png,cat", b"x.png,CAT"), "media.zip", ok=False).refused("metadata.csv")
 
 
+def test_files_that_only_the_metadata_has_are_named(ingest: Child) -> None:
+    content = archive(("x.png", PNG), ("metadata.csv", b"file_name,label\nx.png,cat\nlost.png,dog\n"))
+    finding = ingest(content, "media.zip").finding("missing_media")
+    assert finding["rows"] == [2]
+    assert "lost.png" in finding["message"]
+
+
+def test_damage_anywhere_is_an_answer(ingest: Child) -> None:
+    """A directory that points before the file, a version nobody reads: what the library raises is not always its own."""
+    content = archive(("a/x.png", PNG), ("metadata.csv", b"file_name\na/x.png\n"))
+    directory = content.find(b"PK\x01\x02")
+    version = content[: directory + 6] + b"\x60" + content[directory + 7 :]
+    start = content.rfind(b"PK\x05\x06") + 16
+    points_before = content[:start] + (directory + 50).to_bytes(4, "little") + content[start + 4 :]
+    for damaged in (version, points_before):
+        ingest(damaged, "media.zip", ok=False).refused("damaged")
+        ingest(damaged, "book.xlsx", ok=False).refused("damaged")
+
+
 def test_files_of_the_system_are_passed_over(ingest: Child) -> None:
     content = archive(("a/x.png", PNG), ("__MACOSX/a/._x.png", b"junk"), ("a/.DS_Store", b"junk"), ("a/", b""))
     assert ingest(content, "mac.zip").frame["file_name"].to_list() == ["a/x.png"]

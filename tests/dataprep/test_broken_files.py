@@ -149,7 +149,7 @@ def test_parquet_that_grows_a_thousandfold(ingest: Child) -> None:
     one = pa.array(["x" * 10_000_000])
     content = parquet(text=pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), one))
     assert len(content) < 3_000_000
-    ingest(content, "bomb.parquet", ok=False, limit_bytes=4 << 30).refused()
+    ingest(content, "bomb.parquet", ok=False, limit_bytes=1 << 30).refused()
 
 
 def test_parquet_of_more_rows_than_allowed(ingest: Child) -> None:
@@ -170,3 +170,9 @@ def test_size_over_the_limit_names_the_limit(ingest: Child) -> None:
 def test_memory_that_is_not_there_is_an_answer_too(ingest: Child) -> None:
     content = json.dumps([{"input": "x" * 50, "output": str(i)} for i in range(300_000)]).encode()
     ingest(content, "large.json", ok=False, limit_bytes=300 << 20).refused("memory")
+
+
+def test_a_disk_that_is_full_is_an_answer_too(ingest: Child) -> None:
+    content = b"input,output\n" + b"".join(b"question %d,%d\n" % (i, i * i * 7919) for i in range(100_000))
+    answer = ingest(content, "a.csv", ok=False, disk_bytes=200_000)
+    assert answer.refused("disk is full")["error"] == "disk_full"

@@ -169,7 +169,9 @@ def test_parquet_of_every_type(ingest: Child) -> None:
         {
             "half": pa.array([1.5, None], pa.float16()),
             "decimal": pa.array([None, 1], pa.decimal128(20, 4)),
-            "when": pa.array([datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC), None], pa.timestamp("us", tz="Europe/Berlin")),
+            "when": pa.array(
+                [datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC), None], pa.timestamp("us", tz="Europe/Berlin")
+            ),
             "day": pa.array([datetime.date(2024, 5, 1), None]),
             "clock": pa.array([datetime.time(12, 30), None], pa.time64("us")),
             "lasts": pa.array([datetime.timedelta(seconds=3), None], pa.duration("s")),

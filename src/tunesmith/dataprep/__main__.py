@@ -52,7 +52,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        failed = DiskFull()
+        failed = DiskFull(hint="Delete old datasets or jobs, or move TUNESMITH_HOME to a larger disk.")
     else:
         return
     say({"error": failed.body()})

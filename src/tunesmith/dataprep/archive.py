@@ -8,7 +8,6 @@ import json
 import stat
 import unicodedata
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from tunesmith.core.errors import BadData, TooLarge
 from tunesmith.dataprep.readers import Report, _tables
+from tunesmith.dataprep.source import DAMAGED_ZIP, open_zip
 
 MAX_ENTRIES = 1_000_000
 MAX_RATIO = 200
@@ -26,7 +26,6 @@ KINDS = {
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus"),
     "video": (".mp4", ".webm", ".mov", ".mkv", ".avi"),
 }
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 OWN_COLUMNS = (None, "media", "file_name", "split")
 """Columns that are ours to fill: a metadata file must not choose which stored file a row means. None: cells past the header."""
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -79,11 +78,8 @@ def check_archive(archive: zipfile.ZipFile, max_bytes: int) -> list[zipfile.ZipI
 
 def read_archive(path: Path, media_dir: Path, max_bytes: int, report: Report) -> tuple[str, Iterator[pa.Table]]:
     """`(image | audio | video, tables)`. Media are unpacked to `media_dir` under names of their own, bytes counted."""
-    try:
-        archive = zipfile.ZipFile(path)
-        files = check_archive(archive, max_bytes)
-    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, NotImplementedError):
-        raise BadData("The ZIP archive is damaged or cut off.", hint="Make or upload it again.") from None
+    archive = open_zip(path)
+    files = check_archive(archive, max_bytes)
     counts = Counter(kind for info in files if (kind := media_kind(info.filename)))
     if not counts:
         raise BadData(
@@ -92,12 +88,23 @@ def read_archive(path: Path, media_dir: Path, max_bytes: int, report: Report) ->
         )
     kind = counts.most_common(1)[0][0]
     told = _metadata(archive, files)
+    _report_absent(told, files, report)
     rows = list(_rows(archive, files, kind, told, media_dir, report))
     kinds: dict[str, set[str]] = {}
     for row in rows:
         for key, value in row.items():
             kinds.setdefault(key, set()).add(type(value).__name__)
     return kind, _tables(rows, kinds)
+
+
+def _report_absent(told: dict[str, dict[str, Any]], files: list[zipfile.ZipInfo], report: Report) -> None:
+    """Name what the metadata tells of files that are not there."""
+    there = {info.filename for info in files} | {PurePosixPath(info.filename).name for info in files}
+    absent = [number for number, name in enumerate(told, start=1) if name not in there]
+    if absent:
+        first = list(told)[absent[0] - 1][:120]
+        message = f"{len(absent)} file(s) that the metadata names are not in the archive, first {first!r}"
+        report("missing_media", message, absent)
 
 
 def _rows(
@@ -144,8 +151,12 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> bo
                         f"{info.filename[:120]!r} is larger than the archive says.", hint="Make the ZIP again."
                     )
                 out.write(chunk)
-    except DAMAGED:
+    except DAMAGED_ZIP:
         return False
+    except OSError as error:
+        if error.errno:
+            raise
+        return False  # bzip2's word for damage
     return True
 
 
@@ -162,7 +173,7 @@ def _metadata(archive: zipfile.ZipFile, files: list[zipfile.ZipInfo]) -> dict[st
         try:
             text = archive.read(info).decode("utf-8-sig", errors="replace")
             entries = _entries(path.name, text)
-        except (*DAMAGED, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (*DAMAGED_ZIP, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadData(
                 f"{info.filename[:120]} cannot be read: {str(error)[:200]}.",
                 hint="It should name each file in `file_name`, one row or line a file, or be COCO JSON.",

@@ -27,6 +27,14 @@ from tunesmith.schemas.datasets import Finding, RepairRequest, RepairStep
 
 ROW_GROUP_ROWS = 65_536
 Progress = Callable[[float, str], None]
+READING_HINTS = {
+    "ragged_lines": "Mend them in the file; a cell with the delimiter in it needs quotes. They are numbered in the file, "
+    "all other findings in the rows that are left.",
+    "bad_json": "Mend them in the file. They are numbered in the file, all other findings in the rows that are left.",
+    "damaged_media": "Put sound copies of them into the archive.",
+    "missing_media": "Put the files into the archive, or take their rows out of the metadata.",
+}
+"""What to do about that which a reader reports."""
 
 
 class Limits(BaseModel):
@@ -74,7 +82,8 @@ def _ingest(request: Request, folder: Path, progress: Progress) -> None:
     findings: list[Finding] = []
 
     def report(code: str, message: str, rows: list[int]) -> None:
-        findings.append(Finding(level="error", code=code, message=message, rows=rows[:100], count=len(rows)))
+        hint = READING_HINTS[code]
+        findings.append(Finding(level="error", code=code, message=message, hint=hint, rows=rows[:100], count=len(rows)))
 
     path = Path(request.source or "")
     if path.stat().st_size > request.limits.max_bytes:

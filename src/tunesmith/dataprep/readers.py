@@ -9,7 +9,6 @@ import itertools
 import json
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tunesmith.core.errors import BadData, TooLarge
-from tunesmith.dataprep.source import Source
+from tunesmith.dataprep.source import DAMAGED_ZIP, Source, open_zip
 
 BATCH_ROWS = 16_384
 MAX_COLUMNS = 2_000
@@ -306,7 +305,7 @@ def read_xlsx(path: Path) -> Iterator[pa.Table]:
     """The first sheet that has rows; its first row names the columns. Formulas give their stored results."""
     from python_calamine import CalamineError, load_workbook
 
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         size_bytes = sum(info.file_size for info in archive.infolist())
         if size_bytes > min(MAX_JSON_BYTES, max(64 << 20, path.stat().st_size * 200)):
             raise TooLarge(f"Unpacked, the workbook has {size_bytes >> 20} MB.", hint="Save the sheet as CSV.")
@@ -346,7 +345,7 @@ def _check_extent(archive: zipfile.ZipFile, sheet: str) -> None:
                     rows = max(rows, int(number))
                     columns = max(columns, functools.reduce(lambda n, letter: n * 26 + letter - 64, letters, 0))
                 tail = chunk[-40:]
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
+    except DAMAGED_ZIP:
         raise BadData("The workbook is damaged or cut off.", hint="Save it again as .xlsx, or as CSV.") from None
     if rows * max(columns, 1) > MAX_CELLS:
         raise TooLarge(

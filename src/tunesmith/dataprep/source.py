@@ -8,7 +8,9 @@ import gzip
 import io
 import itertools
 import json
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -45,6 +47,17 @@ REFUSED = {
     b"\x28\xb5\x2f\xfd": ("The file is compressed twice.", "Unpack it once and upload it again."),
 }
 """First bytes of what is known and not read."""
+DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    UnicodeDecodeError,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What the standard library raises for one; `RuntimeError` for a member that needs a password."""
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".npy", ".npz", ".joblib", ".h5", ".hdf5")
 
 
@@ -97,11 +110,19 @@ def _head(path: Path) -> bytes:
 
 
 def _is_xlsx(path: Path) -> bool:
+    with open_zip(path) as archive:
+        return "xl/workbook.xml" in archive.namelist()
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The archive with its directory read. Raises `BadData` when it is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return "xl/workbook.xml" in archive.namelist()
-    except zipfile.BadZipFile:
+        archive = zipfile.ZipFile(path)
+    except DAMAGED_ZIP:
         raise BadData("The ZIP archive is damaged or cut off.", hint="Make or upload it again.") from None
+    if any(info.header_offset < 0 for info in archive.infolist()):
+        raise BadData("The ZIP archive is damaged or cut off.", hint="Make or upload it again.")
+    return archive
 
 
 def decompress(path: Path, work_dir: Path, max_bytes: int) -> Path:
