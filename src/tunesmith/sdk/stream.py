@@ -53,14 +53,16 @@ def follow(connection: Connection, job_id: int, after: int = 0) -> Iterator[JobE
                     away_since = None
                     if message.kind == "error":
                         raise error_from(json.loads(message.data))
+                    if message.kind == "end":
+                        return
                     told = json.loads(message.data)
                     if "seq" not in told or told["seq"] <= after:
                         continue
                     event = JobEvent.model_validate({"seq": told["seq"], "event": told["event"]})
                     after = event.seq
                     yield event
-                    if has_ended(event):
-                        return
+                    if is_pause(event) and connection.get(f"/jobs/{job_id}")["status"] == JobStatus.PAUSED:
+                        return  # not a pause of long ago, told again
         except httpx.TransportError as error:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > GIVE_UP_S:
@@ -68,10 +70,9 @@ def follow(connection: Connection, job_id: int, after: int = 0) -> Iterator[JobE
         time.sleep(WAIT_S)
 
 
-def has_ended(event: JobEvent) -> bool:
-    """Whether this event says that the job is over, or waits for its owner."""
-    new = event.event.get("new") if event.event.get("type") == "status" else None
-    return new is not None and (JobStatus(new).is_final or new == JobStatus.PAUSED)
+def is_pause(event: JobEvent) -> bool:
+    """Whether this event says that the job waits for its owner."""
+    return event.event.get("type") == "status" and event.event.get("new") == JobStatus.PAUSED
 
 
 def chat(connection: Connection, path: str, body: dict[str, Any]) -> Iterator[str]:

@@ -35,7 +35,7 @@ LOOK_S = 1.0
 """Longest pause between two looks at a database that other servers write too."""
 LOOK_ALONE_S = 10.0
 """The same where this server is the only one."""
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 10.0
 """A sign of life on a silent stream, so that proxies keep it open."""
 SLOW_S = 30.0
 """A reader that takes nothing for so long is sent away; it comes back with its last number."""
