@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -72,12 +73,12 @@ def test_answers_are_forgotten_after_a_day(idle: TestClient) -> None:
 class Sender:
     """Posts over one kept connection per thread: quicker than httpx, so that the server is what is loaded."""
 
-    def __init__(self, host: str) -> None:
-        self.host, self.local = host, threading.local()
+    def __init__(self, hosts: list[str]) -> None:
+        self.hosts, self.local = itertools.cycle(hosts), threading.local()
 
     def __call__(self, key: str, body: bytes) -> tuple[int, bytes]:
         if not hasattr(self.local, "connection"):
-            self.local.connection = http.client.HTTPConnection(self.host, timeout=60)
+            self.local.connection = http.client.HTTPConnection(next(self.hosts), timeout=60)
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         self.local.connection.request("POST", "/api/v1/jobs/", body, headers)
         answer = self.local.connection.getresponse()
@@ -85,11 +86,11 @@ class Sender:
 
 
 def storm(submits: int, duplicates: int, home: Path, database_url: str | None) -> None:
-    """Every submit `duplicates` times at once; each makes one job, and all who got an answer got the same."""
-    port = free_port()
-    process = start(home, database_url, port)
+    """Every submit `duplicates` times at once, on PostgreSQL to two servers; each makes one job with one answer."""
+    ports = [free_port() for _ in range(2 if database_url else 1)]
+    processes = [start(home, database_url, port) for port in ports]
     counts: Counter[int] = Counter()
-    post = Sender(f"localhost:{port}")
+    post = Sender([f"localhost:{port}" for port in ports])
     with ThreadPoolExecutor(duplicates) as pool:
         for number in range(submits):
             key, body = uuid.uuid4().hex, json.dumps(custom(number + 1)).encode()
@@ -98,10 +99,11 @@ def storm(submits: int, duplicates: int, home: Path, database_url: str | None) -
             assert {status for status, _ in answers} <= {201, 409}
             assert len({text for status, text in answers if status == 201}) == 1
             assert post(key, json.dumps(custom(number + 2)).encode())[0] == 422
-    with httpx.Client(base_url=f"http://localhost:{port}/api/v1") as client:
+    with httpx.Client(base_url=f"http://localhost:{ports[0]}/api/v1") as client:
         assert len(all_jobs(client)) == submits
-    process.kill()
-    process.wait()
+    for process in processes:
+        process.kill()
+        process.wait()
     assert counts[201] >= submits and sum(counts.values()) == submits * duplicates
 
 
