@@ -122,8 +122,15 @@ def _unreadable(frame: pl.LazyFrame, columns: list[str]) -> list[Finding]:
     texts = [c for c in columns if frame.collect_schema()[c] == pl.String]
     if not texts:
         return []
+    beyond_ascii = pl.any_horizontal([pl.col(c).str.len_bytes() != pl.col(c).str.len_chars() for c in texts])
+    marks = frame.filter(beyond_ascii).select(
+        "__row",
+        pl.any_horizontal([pl.col(c).str.contains("\ufffd", literal=True) for c in texts]).alias("lost"),
+        pl.any_horizontal([pl.col(c).str.contains_any(list(MOJIBAKE)) for c in texts]).alias("wrong"),
+    )
+    found = marks.filter(pl.col("lost") | pl.col("wrong")).collect(engine="streaming")
+    lost, wrong = (found.filter(pl.col(kind))["__row"].to_list() for kind in ("lost", "wrong"))
     findings = []
-    lost = _rows_where(frame, pl.any_horizontal([pl.col(c).str.contains("\ufffd", literal=True) for c in texts]))
     if lost:
         findings.append(
             Finding(
@@ -132,7 +139,6 @@ def _unreadable(frame: pl.LazyFrame, columns: list[str]) -> list[Finding]:
                 hint="Save the file as UTF-8 and upload it again, or mend these rows.",
             )
         )  # fmt: skip
-    wrong = _rows_where(frame, pl.any_horizontal([pl.col(c).str.contains_any(list(MOJIBAKE)) for c in texts]))
     if wrong:
         findings.append(
             Finding(
