@@ -1,0 +1,273 @@
+"""Servers, workers and uploads killed at any moment: nothing lost, nothing twice, no success that was none.
+
+Numbers are a tenth of the bars'; `make soak` sets TUNESMITH_SOAK=10 and runs them in full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import ServerProcess
+from tunesmith.core.job_dir import JobDir
+
+TIMES = int(os.environ.get("TUNESMITH_SOAK", "1"))
+OVER = ("completed", "failed", "cancelled")
+
+SCRIPT = """
+import json, os, sys, time
+config = json.load(open(sys.argv[1]))
+mark = open(config["config"]["marks"], "a")
+mark.write(f"begin {config['config']['number']} {os.getpid()}\\n"); mark.flush()
+for step in range(config["config"]["steps"]):
+    print(json.dumps({"step": step + 1, "total_steps": config["config"]["steps"], "loss": 1.0 / (step + 1)}), flush=True)
+    time.sleep(config["config"]["pause_s"])
+open(os.path.join(config["output_dir"], "model.json"), "w").write("{}")
+mark.write(f"end {config['config']['number']} {os.getpid()}\\n"); mark.flush()
+"""
+
+
+def submit(server: ServerProcess, marks: Path, number: int, steps: int = 20, pause_s: float = 0.1) -> int:
+    config = {"marks": str(marks), "number": number, "steps": steps, "pause_s": pause_s}
+    body = {"method": "custom", "hyperparameters": {"script": SCRIPT, "config": config}}
+    answer = server.client.post("/jobs/", json=body)
+    assert answer.status_code == 201, answer.text
+    return int(answer.json()["id"])
+
+
+def status(server: ServerProcess, job_id: int) -> dict[str, Any]:
+    return dict(server.client.get(f"/jobs/{job_id}/status").json())
+
+
+def end_of(server: ServerProcess, job_id: int, timeout_s: float = 90) -> dict[str, Any]:
+    return dict(server.wait_for(f"/jobs/{job_id}/status", lambda s: s.get("status") in OVER, timeout_s))
+
+
+def job_dir(server: ServerProcess, job_id: int) -> JobDir:
+    return JobDir(server.home / "jobs" / str(job_id))
+
+
+def payloads(server: ServerProcess, job_id: int) -> list[psutil.Process]:
+    """Every process that works for the job."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if f"{job_dir(server, job_id).path}#" in process.environ().get("TUNESMITH_LAUNCH", ""):
+                found.append(process)
+    return found
+
+
+def workers(server: ServerProcess, job_id: int) -> list[psutil.Process]:
+    """The worker itself, not the shim above it or the script below it."""
+    found = []
+    for process in payloads(server, job_id):
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "tunesmith.worker" in words and "tunesmith.executors.shim" not in words:
+                found.append(process)
+    return found
+
+
+def check_events(server: ServerProcess, job_id: int) -> list[dict[str, Any]]:
+    """Numbers without gaps, steps within one attempt without repeats or gaps."""
+    items: list[dict[str, Any]] = []
+    while page := server.client.get(f"/jobs/{job_id}/events", params={"after": len(items), "limit": 1000}).json():
+        items += page
+    assert [item["seq"] for item in items] == list(range(1, len(items) + 1))
+    steps: dict[int, list[int]] = {}
+    for item in items:
+        if item["event"]["type"] == "step":
+            steps.setdefault(item["event"]["attempt"], []).append(item["event"]["step"])
+    for found in steps.values():
+        assert found == list(range(found[0], found[0] + len(found)))
+    return items
+
+
+@pytest.mark.parametrize("down_s", [0.0, 4.0])
+def test_jobs_outlive_the_server_and_are_found_again(
+    start_server: Callable[..., ServerProcess], tmp_path: Path, down_s: float
+) -> None:
+    """R2: all payloads live on, all are adopted, what ended meanwhile is told right, nothing runs twice."""
+    marks = tmp_path / "marks"
+    server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_CPU_SLOTS="3")
+    short, long, second = (submit(server, marks, n, steps) for n, steps in ((1, 12), (2, 60), (3, 60)))
+    for job_id in (short, long, second):
+        server.wait_for(f"/jobs/{job_id}/status", lambda s: s["step"] >= 2)
+    server.kill()
+    time.sleep(down_s)
+    server.start()
+    began_s = time.monotonic()
+    for job_id in (short, long, second):
+        assert end_of(server, job_id)["status"] == "completed"
+        check_events(server, job_id)
+        assert server.client.get(f"/jobs/{job_id}").json()["attempt"] == 1, "it was adopted, not started again"
+    assert time.monotonic() - began_s < 60
+    lines = marks.read_text().splitlines()
+    assert sorted(line.split()[:2] for line in lines) == sorted(
+        [w, str(n)] for w in ("begin", "end") for n in (1, 2, 3)
+    )
+
+
+def test_a_killed_worker_starts_again_and_a_stubborn_one_fails_with_a_reason(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    """R9: plain kills are told as such, never as the user's error."""
+    server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_JOB_RESTARTS="1")
+    job_id = submit(server, tmp_path / "marks", 1, 200)
+    for attempt in (1, 2):
+        server.wait_for(f"/jobs/{job_id}", lambda job, n=attempt: job["attempt"] == n and job["status"] == "running")
+        until = time.monotonic() + 30
+        while not (worker := workers(server, job_id)):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        worker[0].kill()
+        server.wait_for(f"/jobs/{job_id}", lambda job, n=attempt: job["attempt"] > n or job["status"] in OVER)
+    told = end_of(server, job_id)
+    assert (told["status"], told["failure_code"]) == ("failed", "lost_worker") and told["hint"]
+    check_events(server, job_id)
+
+
+def test_a_stopped_worker_is_dead_before_the_next_begins(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    """R4: SIGSTOP for longer than the lease; nothing of the old attempt is taken in once a new one has begun."""
+    server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_LEASE_S="4")
+    job_id = submit(server, tmp_path / "marks", 1, 60)
+    server.wait_for(f"/jobs/{job_id}/status", lambda s: s["step"] >= 2)
+    old = payloads(server, job_id)
+    for process in old:
+        with contextlib.suppress(psutil.Error):
+            process.suspend()
+    server.wait_for(f"/jobs/{job_id}", lambda job: job["attempt"] == 2, 60)
+    for process in old:
+        with contextlib.suppress(psutil.Error):
+            assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+            process.resume()
+    assert end_of(server, job_id)["status"] == "completed"
+    attempts = [item["event"]["attempt"] for item in check_events(server, job_id) if item["event"]["type"] == "step"]
+    assert attempts == sorted(attempts)
+
+
+def test_cancelling_leaves_no_process(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    """R13: at random moments, 0 processes within 15 s."""
+    server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1")
+    rng = random.Random(13)
+    for number in range(3 * TIMES):
+        job_id = submit(server, tmp_path / "marks", number, 500)
+        server.wait_for(f"/jobs/{job_id}", lambda job: job["status"] == "running")
+        time.sleep(rng.uniform(0, 2.5))
+        began_s = time.monotonic()
+        assert server.client.post(f"/jobs/{job_id}/stop").status_code == 200
+        assert end_of(server, job_id, 20)["status"] == "cancelled"
+        assert time.monotonic() - began_s < 15 and not payloads(server, job_id)
+
+
+def test_the_queue_survives_its_servers(
+    start_server: Callable[..., ServerProcess], postgres_url: str, tmp_path: Path
+) -> None:
+    """R3: two servers on one database, killed at random: every job runs to its end, none twice at once."""
+    home, marks, rng = tmp_path / "home", tmp_path / "marks", random.Random(3)
+    environment = {
+        "TUNESMITH_CUSTOM_SCRIPTS": "1",
+        "TUNESMITH_DATABASE_URL": postgres_url,
+        "TUNESMITH_CPU_SLOTS": "2",
+        "TUNESMITH_LEASE_S": "5",
+    }
+    servers = [start_server(home, **environment) for _ in range(2)]
+    jobs = [submit(servers[n % 2], marks, n, 15) for n in range(6 * TIMES)]
+    for _ in range(4 * TIMES):
+        time.sleep(rng.uniform(0.3, 1.5))
+        victim = rng.choice(servers)
+        victim.kill()
+        time.sleep(rng.uniform(0, 0.5))
+        victim.start()
+    for job_id in jobs:
+        assert end_of(servers[0], job_id, 120)["status"] == "completed"
+        assert servers[0].client.get(f"/jobs/{job_id}").json()["attempt"] == 1
+        check_events(servers[1], job_id)
+    running: set[str] = set()
+    for line in marks.read_text().splitlines():
+        what, number, _ = line.split()
+        assert (number in running) == (what == "end"), "a job ran twice at once"
+        running ^= {number}
+
+
+def test_an_upload_goes_on_where_the_killed_server_left_it(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    """R5: kills while bytes come in; resumed from the last acknowledged part; the whole is what was sent."""
+    server = start_server()
+    rng = random.Random(5)
+    for number in range(3 * TIMES):
+        rows = b"".join(b'{"input": "question %d of %d", "output": "answer"}\n' % (i, number) for i in range(20_000))
+        upload = server.client.post(
+            "/datasets/uploads", json={"name": f"{number}.jsonl", "size_bytes": len(rows)}
+        ).json()
+        offset = 0
+        while offset < len(rows):
+            part = rows[offset : offset + rng.randint(50_000, 400_000)]
+            if rng.random() < 0.3:
+                with contextlib.suppress(httpx.TransportError):
+
+                    def cut(part: bytes = part) -> Any:
+                        yield part[: len(part) // 2]
+                        server.process and server.process.send_signal(signal.SIGKILL)
+                        yield part[len(part) // 2 :]
+
+                    server.client.patch(f"/datasets/uploads/{upload['id']}", params={"offset": offset}, content=cut())
+                server.stop()
+                server.start()
+            else:
+                server.client.patch(f"/datasets/uploads/{upload['id']}", params={"offset": offset}, content=part)
+            acknowledged = offset
+            offset = server.client.get(f"/datasets/uploads/{upload['id']}").json()["offset"]
+            assert offset >= acknowledged
+        sha256 = hashlib.sha256(rows).hexdigest()
+        made = server.client.post(f"/datasets/uploads/{upload['id']}/commit", json={"sha256": sha256}).json()
+        ready = server.wait_for(f"/datasets/{made['id']}", lambda d: d["status"] != "processing")
+        assert (ready["status"], ready["num_rows"], ready["sha256"]) == ("ready", 20_000, sha256)
+        assert server.client.get(f"/datasets/{made['id']}/download").content == rows
+
+
+def test_a_killed_upload_leaves_nothing(start_server: Callable[..., ServerProcess]) -> None:
+    """R5: neither a half dataset nor an orphan byte after the next start."""
+    server = start_server()
+    for _ in range(3 * TIMES):
+
+        def cut() -> Any:
+            for n in range(20):
+                yield b"input,output\n" + b"a,b\n" * 50_000
+                if n == 5:
+                    server.process and server.process.send_signal(signal.SIGKILL)
+
+        with contextlib.suppress(httpx.TransportError):
+            server.client.put("/datasets/upload", params={"file_name": "x.csv"}, content=cut())
+        server.stop()
+        server.start()
+        assert server.client.get("/datasets/").json()["items"] == []
+        assert not list((server.home / "uploads").iterdir()) and not list((server.home / "datasets").iterdir())
+
+
+def test_a_low_disk_holds_back_starts_and_uploads(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    """R8: refused with 507, waiting with a reason; normal again once there is room, without losing anything."""
+    server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_MIN_FREE_BYTES=str(2**60))
+    answer = server.client.put("/datasets/upload", params={"file_name": "x.csv"}, content=b"input,output\na,b\n")
+    assert answer.status_code == 507 and answer.json()["hint"]
+    job_id = submit(server, tmp_path / "marks", 1, 2)
+    told = server.wait_for(f"/jobs/{job_id}/status", lambda s: s["waiting_for"])
+    assert told["status"] == "queued" and "disk" in told["waiting_for"]
+    server.stop()
+    server.env["TUNESMITH_MIN_FREE_BYTES"] = "0"
+    server.start()
+    assert end_of(server, job_id)["status"] == "completed"
