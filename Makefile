@@ -25,6 +25,7 @@ check: .venv/.dev
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_documentation.py
 
 soak: .venv/.dev
+	TUNESMITH_SOAK=10 $(BIN)/python -m pytest tests/reliability --timeout=7200
 	$(BIN)/python -m pytest -m soak --timeout=7200
 
 openapi: .venv/.dev
