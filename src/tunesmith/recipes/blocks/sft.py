@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
+from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
+from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop, apply_neftune
 from tunesmith.recipes.blocks.memory import wants_checkpointing
 from tunesmith.recipes.blocks.model_card import write_card
@@ -115,6 +117,15 @@ def use_checkpointing(run: RunContext, params: SftParams, model: Any, rows: Toke
         model.enable_input_require_grads()
 
 
+def leave_merged_base(run: RunContext, base: ModelRef) -> Path:
+    """The base with the adapter that this job went on from, merged: the new adapter stands on it and on nothing else."""
+    merged = load_causal_lm(base, dtype=torch.float32, device=torch.device("cpu"), offline=run.spec.offline)
+    with run.artifact("base_model") as folder:
+        merged.save_pretrained(folder)
+        load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline).save_pretrained(folder)
+    return run.dir.artifacts / "base_model"
+
+
 def leave(
     run: RunContext,
     params: SftParams,
@@ -127,11 +138,14 @@ def leave(
     """The model folder (weights, tokenizer, card, configuration), checked by loading it; then the report."""
     run.phase("saving", produces)
     settings = params.model_dump(mode="json")
+    base = run.spec.model
+    base_path = base.path if base else ""
+    if base and base.adapter_path and isinstance(params, LoraFields):
+        base_path = str(leave_merged_base(run, base))
     with run.artifact(produces) as folder:
         save(model, folder)
         tokenizer.save_pretrained(folder)
         write_card(folder, run.spec, settings, metrics)
-        base = run.spec.model.path if run.spec.model else ""
-        validate_model(folder, produces, base)
+        validate_model(folder, produces, base_path)
     with run.artifact("report") as folder:
         write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics)

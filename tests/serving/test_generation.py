@@ -1,0 +1,97 @@
+"""Decoding: stop strings, whole characters, seeds; and many adapters over one base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import make_tiny_model, make_tokenizer
+from tunesmith.core.errors import InvalidInput, TooMany
+from tunesmith.serving import generation
+from tunesmith.serving.generation import Model, Sampling, _Text, choose
+
+SAY = [{"role": "user", "content": "the question"}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(str(make_tiny_model(tmp_path_factory.mktemp("serve") / "m")))
+
+
+def answer(model: Model, sampling: Sampling, adapter: str | None = None) -> str:
+    return "".join(piece.text for piece in model.generate(SAY, adapter, sampling, lambda: False))
+
+
+def test_a_stop_string_ends_it_wherever_tokens_part_it() -> None:
+    tokenizer = make_tokenizer()
+    for whole in ("one STOP two", "S T ST STO STOP", "no end"):
+        text, told = _Text(tokenizer, ("STOP",)), ""
+        for token in tokenizer.encode(whole, add_special_tokens=False):
+            told += text.add(token)
+            if text.stopped:
+                break
+        assert told + text.rest() == whole.partition("STOP")[0]
+
+
+def test_no_half_characters_are_told() -> None:
+    tokenizer = make_tokenizer()
+    text = _Text(tokenizer, ())
+    pieces = [text.add(token) for token in tokenizer.encode("grün 鶴 🎵!", add_special_tokens=False)]
+    assert "".join(pieces) + text.rest() == "grün 鶴 🎵!" and not any("\ufffd" in piece for piece in pieces)
+
+
+def test_the_same_seed_says_the_same_and_greedy_needs_none(model: Model) -> None:
+    warm = Sampling(max_tokens=12, temperature=1.5, seed=7)
+    assert answer(model, warm) == answer(model, warm)
+    assert len({answer(model, Sampling(max_tokens=12, temperature=1.5, seed=n)) for n in range(4)}) > 1
+    assert answer(model, Sampling(max_tokens=8, temperature=0)) == answer(model, Sampling(max_tokens=8, temperature=0))
+
+
+def test_sampling_keeps_to_its_bounds() -> None:
+    logits = torch.tensor([5.0, 4.9, 4.8, 0.0])
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.tensor([0])
+    assert {
+        choose(logits.clone(), seen, Sampling(temperature=1.0, top_k=2, top_p=1.0), generator) for _ in range(60)
+    } == {0, 1}
+    assert {choose(logits.clone(), seen, Sampling(temperature=1.0, top_p=0.3), generator) for _ in range(30)} == {0}
+    assert choose(logits.clone(), seen, Sampling(temperature=0, repetition_penalty=2.0), generator) == 1
+
+
+def test_what_does_not_fit_and_who_comes_too_late_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInput, match="over the model's 512"):
+        model.generate([{"role": "user", "content": "x " * 1000}], None, Sampling(), lambda: False)
+    monkeypatch.setattr(generation, "MAX_WAITING", 0)
+    with pytest.raises(TooMany):
+        model.generate(SAY, None, Sampling(), lambda: False)
+
+
+def test_adapters_share_one_base_and_answer_as_plain_peft_does(model: Model, tmp_path: Path) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    greedy = Sampling(max_tokens=6, temperature=0)
+    base_says = answer(model, greedy)
+    folders = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        made = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(model.base_path),
+            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+        )
+        folders.append(tmp_path / f"a{seed}")
+        made.save_pretrained(folders[-1])
+    before = sum(p.numel() for p in model.model.parameters())
+    told = [answer(model, greedy, str(folder)) for folder in folders]
+    grown = sum(p.numel() for p in model.model.parameters()) - before
+    assert told[0] != told[1] and grown < before, "two adapters weigh less than a second base"
+    for folder, said in zip(folders, told, strict=True):
+        plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model.base_path), folder)
+        ids = model.tokenizer.apply_chat_template(
+            SAY, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        out = plain.generate(**ids, max_new_tokens=6, do_sample=False)
+        assert model.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == said
+    assert answer(model, greedy) == base_says, "the base alone answers as before"
