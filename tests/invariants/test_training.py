@@ -41,7 +41,7 @@ def make_job(tmp_path: Path, tiny_model: Path, rows: Path) -> MakeJob:
         return Job(
             tmp_path / name,
             recipe=recipe,
-            params={**FEW, **params},
+            params={**(FEW if recipe != "standard" else {k: v for k, v in FEW.items() if k != "lora_r"}), **params},
             model={"name": "tiny/llama", "path": str(tiny_model)},
             dataset={"name": "rows", "path": str(rows), "digest": "ab" * 32, "shape": "question_answer",
                      "mapping": {"question": "question", "answer": "answer"}, "num_rows": 48},

@@ -80,10 +80,11 @@ def checkpoint_name(step: int) -> str:
 
 
 def read_model(path: Path, cls: type[T]) -> T | None:
-    """The record in `path`, or None when there is none. Writers rename into place, so half a record is never seen."""
+    """The record in `path`, or None when there is none that can be read. Writers rename into place, so half a record is
+    never seen; but a worker may write anything to its own directory, and garbage says no more than silence."""
     try:
         return cls.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValidationError):
         return None
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -11,9 +14,14 @@ import psutil
 
 @cache
 def boot_id() -> str:
-    """Names this start of this machine."""
+    """Names this start of this machine, and on Linux the space in which its process ids count: containers on one kernel
+    share the boot but not the processes."""
+    if sys.platform == "darwin":  # the time of the boot moves when somebody sets the clock; this does not
+        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        booted = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{booted}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return f"boot-{psutil.boot_time():.0f}"
 
@@ -34,6 +42,12 @@ def start_time(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
+
+
+def age_s(pid_started: float) -> float:
+    """Seconds since a process of this machine started, given what `start_time` said of it."""
+    now_s = time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.time()
+    return max(0.0, now_s - pid_started)
 
 
 def is_alive(pid: int, pid_started: float) -> bool:

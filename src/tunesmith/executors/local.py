@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import psutil
 
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Launch
 from tunesmith.executors.base import Observation, Order
-from tunesmith.executors.identity import boot_id, is_alive, start_time
+from tunesmith.executors.identity import age_s, boot_id, is_alive, start_time
 
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT",
@@ -26,6 +26,8 @@ PASSED_ON = (
 MARK = "TUNESMITH_LAUNCH"
 """Variable by which every process of a launch is known, wherever it has run to."""
 KILL_WITHIN_S = 12.0
+FOREIGN_SILENCE_S = 60.0
+"""How long an attempt of another machine, or of this one before it was restarted, must be silent to count as gone."""
 
 
 def worker_environment(job_dir: JobDir, order: Order) -> dict[str, str]:
@@ -39,6 +41,7 @@ def worker_environment(job_dir: JobDir, order: Order) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, by whose numbers devices are given out
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, order.devices)),
         "TUNESMITH_OOM_KILLS": str(order.out_of_memory_kills),
     }
@@ -67,7 +70,7 @@ class _PreparedProcess:
 class LocalExecutor:
     """`worker` is the command that trains; the job directory and `--attempt N` are added."""
 
-    def __init__(self, worker: Sequence[str] = (sys.executable, "-m", "tunesmith.worker")) -> None:
+    def __init__(self, worker: Sequence[str] = (sys.executable, "-P", "-m", "tunesmith.worker")) -> None:
         self.worker = list(worker)
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -75,7 +78,8 @@ class LocalExecutor:
         """Start a shim that waits. Its output goes to the job's log."""
         timeout = ["--timeout", str(order.timeout_s)] if order.timeout_s else []
         attempt = ["--attempt", str(order.attempt)]
-        command = [sys.executable, "-m", "tunesmith.executors.shim", str(job_dir.path), *attempt, *timeout, "--"]
+        # -P: the job directory is the working directory, and nothing that a job left there may pass for a module.
+        command = [sys.executable, "-P", "-m", "tunesmith.executors.shim", str(job_dir.path), *attempt, *timeout, "--"]
         with job_dir.log.open("ab") as log:
             process = subprocess.Popen(
                 [*command, *self.worker, str(job_dir.path), *attempt],
@@ -96,11 +100,11 @@ class LocalExecutor:
         shim = job_dir.read_shim()
         if shim and shim.attempt == launch.attempt:
             return Observation("ended", shim)
-        age_s = heartbeat_age_s(job_dir)
         if launch.boot_id != boot_id():
-            return Observation("alive" if age_s < 60 else "gone", None, age_s)
+            silent_s = silence_s(job_dir)
+            return Observation("alive" if silent_s < FOREIGN_SILENCE_S else "gone", None, silent_s)
         if is_alive(launch.pid, launch.pid_started):
-            return Observation("alive", None, age_s)
+            return Observation("alive", None, heartbeat_age_s(job_dir, launch))
         shim = job_dir.read_shim()  # it may have written it between the two looks
         if shim and shim.attempt == launch.attempt:
             return Observation("ended", shim)
@@ -127,19 +131,39 @@ class LocalExecutor:
         return True
 
     def _members(self, job_dir: JobDir, launch: Launch) -> list[psutil.Process]:
-        """Every living process that carries this launch's mark."""
+        """Every living process that carries this launch's mark; while the shim lives, also those that have thrown the
+        mark away but are of its session or descend from it."""
         mark = f"{job_dir.path}#{launch.attempt}"
+        family: set[int] = set()
+        shim_lives = is_alive(launch.pid, launch.pid_started)
+        if shim_lives:
+            with contextlib.suppress(psutil.Error):
+                family = {child.pid for child in psutil.Process(launch.pid).children(recursive=True)}
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                is_family = process.pid in family or (shim_lives and os.getsid(process.pid) == launch.pid)
+                if is_family or process.environ().get(MARK) == mark:
                     found.append(process)
         return found
 
 
-def heartbeat_age_s(job_dir: JobDir) -> float:
-    """Seconds since the shim last said that the worker works; counted from the launch until it first does."""
+def heartbeat_age_s(job_dir: JobDir, launch: Launch) -> float:
+    """Seconds since the shim of this very attempt said that the worker works, on a clock that nobody sets; counted from
+    its start until it first does."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        beat = json.loads(job_dir.heartbeat.read_bytes())
+        if beat["attempt"] == launch.attempt:
+            return max(0.0, time.monotonic() - float(beat["monotonic_s"]))
+    return age_s(launch.pid_started)
+
+
+def silence_s(job_dir: JobDir) -> float:
+    """Seconds since anybody on another machine, or before this one's last start, beat or launched; by the folder's clock."""
+    last = 0.0
     for path in (job_dir.heartbeat, job_dir.launch):
         with contextlib.suppress(OSError):
-            return max(0.0, time.time() - Path(path).stat().st_mtime)
-    return 0.0
+            last = max(last, path.stat().st_mtime)
+    return max(0.0, time.time() - last) if last else 0.0

@@ -72,7 +72,8 @@ def beat(job_dir: JobDir, attempt: int) -> None:
     """Touch `heartbeat`. A full disk must not end a worker that could still pause."""
     temporary = job_dir.path / ".heartbeat"
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps({"attempt": attempt, "at": time.time()}))
+        # The monotonic clock is one for all processes of a machine; nobody sets it, and it rests while a laptop sleeps.
+        temporary.write_text(json.dumps({"attempt": attempt, "at": time.time(), "monotonic_s": time.monotonic()}))
         os.replace(temporary, job_dir.heartbeat)
 
 

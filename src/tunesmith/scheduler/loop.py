@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import shutil
 import socket
 import threading
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tunesmith.core.clock import utc_now
+from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
-from tunesmith.core.job_spec import ExitRecord, JobSpec, Launch, ResourceRequest
+from tunesmith.core.job_spec import JobSpec, Launch, ResourceRequest
 from tunesmith.core.job_status import JobStatus
-from tunesmith.executors.base import Executor, Order
+from tunesmith.executors.base import Executor, Observation, Order
 from tunesmith.executors.identity import boot_id
 from tunesmith.executors.local import LocalExecutor
 from tunesmith.features.jobs.lifecycle import Lifecycle, control_of
 from tunesmith.live.bus import Bus
 from tunesmith.scheduler.placement import Machine, Placement, Waiting, in_window, place
-from tunesmith.scheduler.supervision import Finish, Kill, Nothing, Requeue, Step, View, next_step
+from tunesmith.scheduler.supervision import Kill, Nothing, Requeue, View, next_step
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
@@ -39,8 +41,12 @@ class Scheduler:
     def __init__(self, settings: Settings, database: Database, bus: Bus, executor: Executor | None = None) -> None:
         self.settings, self.database, self.bus = settings, database, bus
         self.executor: Executor = executor or LocalExecutor()
-        self.host = f"{socket.gethostname()[:40]}:{boot_id()[:13]}"
-        self.server_id = f"{socket.gethostname()[:40]}:{settings.port}:{boot_id()[:13]}"
+        # Devices belong to this start of this machine; its name may change while jobs run.
+        self.host = boot_id()[:80]
+        # SQLite serves one server at a time, so whoever comes next need not wait for the lease of the one before.
+        named = f"{socket.gethostname()[:40]}:{settings.port}:{boot_id()[:13]}"
+        self.server_id = "the only server" if database.is_sqlite else named
+        self._renewed_s: dict[tuple[int, int], float] = {}
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._gpus: list[int] | None = None
@@ -82,6 +88,9 @@ class Scheduler:
                 self._watch(job_id)
             except OSError as error:  # a full disk, say: the other jobs are still watched, this one next time
                 log.warning("job %s cannot be watched now: %s", job_id, error)
+            except Exception:  # whatever one job brings, the others are still watched and started
+                log.exception("job %s cannot be watched; trying again", job_id)
+        self._renewed_s = {watched: at_s for watched, at_s in self._renewed_s.items() if watched[0] in ids}
         self._place()
 
     # -- one job that has a process ---------------------------------------------------------------------------------
@@ -93,8 +102,8 @@ class Scheduler:
         job_dir = self.job_dir(job_id)
         with self.database.unit_of_work() as session:
             life = Lifecycle(session, self.bus)
-            job = life.jobs.get(job_id, for_update=True)
-            if job.launch is None or not life.jobs.renew_lease(job, self.server_id, self.settings.lease_s):
+            job = life.jobs.take(job_id)
+            if job is None or job.launch is None or not self._has_lease(life, job):
                 return
             launch = Launch.model_validate(job.launch)
             self._write_control(job, job_dir)
@@ -103,8 +112,19 @@ class Scheduler:
             if observed.state != "alive" and not drained:
                 self._busy = True
                 return  # a flood of events: the rest comes with the next round, before anything is decided
-            view = self._view(job, job_dir, observed.state, observed.heartbeat_age_s, observed.shim)
-        self._act(job_id, launch, job_dir, next_step(view))
+            view = self._view(job, job_dir, observed)
+        self._act(job_id, launch, job_dir, view)
+
+    def _has_lease(self, life: Lifecycle, job: JobRow) -> bool:
+        """Whether the job is ours to watch. The row is locked and names its server; the lease is renewed now and then."""
+        watched, now_s = (job.id, job.attempt), monotonic_s()
+        renewed_s = self._renewed_s.get(watched)
+        if job.server_id == self.server_id and renewed_s is not None and now_s - renewed_s < self.settings.lease_s / 4:
+            return True
+        if not life.jobs.renew_lease(job, self.server_id, self.settings.lease_s):
+            return False
+        self._renewed_s[watched] = now_s
+        return True
 
     def _write_control(self, job: JobRow, job_dir: JobDir) -> None:
         wanted = control_of(job)
@@ -123,23 +143,24 @@ class Scheduler:
             return read_new_events(job_dir.events, found.next_offset).next_offset == found.next_offset
         return True
 
-    def _view(self, job: JobRow, job_dir: JobDir, state: str, heartbeat_age_s: float, shim: object) -> View:
-        record: ExitRecord | None = job_dir.read_exit()
+    def _view(self, job: JobRow, job_dir: JobDir, observed: Observation) -> View:
+        record = job_dir.read_exit()
         return View(
-            state=state,  # type: ignore[arg-type]
+            state=observed.state,
             wants_stop=job.wants_stop,
             wants_pause=job.wants_pause,
             asked_for_s=(utc_now() - job.stopping_since).total_seconds() if job.stopping_since else 0.0,
-            heartbeat_age_s=heartbeat_age_s,
+            heartbeat_age_s=observed.heartbeat_age_s,
             lease_s=self.settings.lease_s,
             exit=record if record and record.attempt == job.attempt else None,
-            shim=shim,  # type: ignore[arg-type]
+            shim=observed.shim,
             restarts=job.restarts,
             max_restarts=self.settings.job_restarts,
             out_of_memory_kills=job.out_of_memory_kills,
         )
 
-    def _act(self, job_id: int, launch: Launch, job_dir: JobDir, step: Step) -> None:
+    def _act(self, job_id: int, launch: Launch, job_dir: JobDir, view: View) -> None:
+        step = next_step(view)
         if isinstance(step, Nothing):
             return
         if not self.executor.kill(job_dir, launch):
@@ -148,16 +169,19 @@ class Scheduler:
         if isinstance(step, Kill):
             log.warning("job %s: ended attempt %s: %s", job_id, launch.attempt, step.reason)
             return
-        self._finish(job_id, launch, job_dir, step)
+        self._finish(job_id, launch, job_dir, view)
 
-    def _finish(self, job_id: int, launch: Launch, job_dir: JobDir, step: Finish | Requeue) -> None:
+    def _finish(self, job_id: int, launch: Launch, job_dir: JobDir, view: View) -> None:
         """Nothing of the attempt lives any more: say what became of the job, and give its devices back."""
         with self.database.unit_of_work() as session:
             life = Lifecycle(session, self.bus)
-            job = life.jobs.get(job_id, for_update=True)
-            if job.attempt != launch.attempt or job.launch is None:
+            job = life.jobs.take(job_id)
+            if job is None or job.attempt != launch.attempt or job.launch is None:
                 return
             self._ingest(life, job, job_dir)
+            # Its owner may have asked for something since we looked: a new attempt would forget that.
+            step = next_step(dataclasses.replace(view, wants_stop=job.wants_stop, wants_pause=job.wants_pause))
+            assert not isinstance(step, Nothing | Kill)  # these are for the living
             job.launch = job.server_id = job.lease_until = job.stopping_since = None
             life.jobs.release_devices(job.id)
             if isinstance(step, Requeue):
@@ -175,9 +199,9 @@ class Scheduler:
     # -- the queue --------------------------------------------------------------------------------------------------
 
     def gpus(self) -> list[int]:
-        """Indices of this machine's GPUs, asked for once."""
+        """Indices of the GPUs that this server may give out, asked for once."""
         if self._gpus is None:
-            self._gpus = [gpu.index for gpu in read_gpus()]
+            self._gpus = _visible([gpu.index for gpu in read_gpus()], os.environ.get("CUDA_VISIBLE_DEVICES"))
         return self._gpus
 
     def placement(self, life: Lifecycle) -> Placement:
@@ -268,3 +292,11 @@ class Scheduler:
             timeout_s=job.timeout_s,
             out_of_memory_kills=job.out_of_memory_kills,
         )
+
+
+def _visible(gpus: list[int], variable: str | None) -> list[int]:
+    """Those of `gpus` that CUDA_VISIBLE_DEVICES leaves to this server; all when it does not name them by number."""
+    named = (variable or "").replace(" ", "").split(",")
+    if variable is None or not all(name.isdigit() for name in named if name):
+        return gpus
+    return [gpu for gpu in gpus if str(gpu) in named]

@@ -71,12 +71,17 @@ Step = Nothing | Kill | Finish | Requeue
 
 
 def next_step(view: View) -> Step:
-    """What to do now. `exit.json` is the worker's last word and counts whatever became of its process afterwards."""
+    """What to do now. `exit.json` is the worker's last word; but of success there must be two witnesses, the worker that
+    says so and the shim that saw it end with code 0."""
     if view.state == "alive":
         return _while_alive(view)
-    if view.exit is not None:
-        return _told(view, view.exit)
-    return _lost(view)
+    if view.exit is None or (view.exit.outcome == "completed" and not _ended_well(view.shim)):
+        return _lost(view)
+    return _told(view, view.exit)
+
+
+def _ended_well(shim: ShimRecord | None) -> bool:
+    return shim is not None and shim.exit_code == 0 and not shim.timed_out
 
 
 def _while_alive(view: View) -> Step:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tunesmith.storage.database import Session
 
 
+MAX_STEP = 2**63
+"""Steps beyond are no steps: a database cannot count them."""
+
+
 class Lifecycle:
     """Changes of jobs within one unit of work."""
 
@@ -34,6 +38,7 @@ class Lifecycle:
         """Move `job` to `new`. Raises `Conflict` when the table does not allow it."""
         old = JobStatus(job.status)
         check_transition(old, new)
+        reason, failure = _storable(reason), failure and Failure.model_validate(_storable(failure.model_dump()))
         now = utc_now()
         job.status, job.status_reason = new, reason
         if new == JobStatus.QUEUED:
@@ -59,7 +64,13 @@ class Lifecycle:
 
     def record_events(self, job: JobRow, events: Sequence[Any], next_offset: int) -> None:
         """Take in what the worker wrote, and the offset, in one transaction. Lines of older attempts are refused."""
-        kept = [event for event in events if event.attempt == job.attempt and event.type != "status"]
+        kept = [
+            event
+            for event in events
+            if event.attempt == job.attempt
+            and event.type != "status"
+            and abs(getattr(event, "step", 0) or 0) < MAX_STEP
+        ]
         for event in kept:
             if event.type == "phase":
                 job.phase = event.phase
@@ -67,7 +78,7 @@ class Lifecycle:
                 job.last_checkpoint_step = event.step
                 job.restarts = job.out_of_memory_kills = 0
             elif event.type == "metrics" and event.step is None:
-                job.metrics = {**(job.metrics or {}), **event.values}
+                job.metrics = {**(job.metrics or {}), **_storable(event.model_dump(mode="json")["values"])}
         job.events_offset = next_offset
         self._append(job, kept)
 
@@ -75,7 +86,7 @@ class Lifecycle:
         rows = []
         for event in events:
             job.last_seq += 1
-            body = event.model_dump(mode="json")
+            body = _storable(event.model_dump(mode="json"))
             rows.append(
                 EventRow(job_id=job.id, seq=job.last_seq, type=event.type, step=getattr(event, "step", None), body=body)
             )
@@ -141,6 +152,15 @@ class Lifecycle:
     def _running(self, job: JobRow, what: str) -> None:
         if job.status != JobStatus.RUNNING:
             raise Conflict(f"Job {job.id} is {job.status}; only a running job can {what}.", hint=_hint(job.status))
+
+
+def _storable(value: Any) -> Any:
+    """The same without NUL characters, which a script may print and PostgreSQL cannot keep."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list) else value
 
 
 def control_of(job: JobRow) -> Control:

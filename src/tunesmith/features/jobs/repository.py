@@ -19,6 +19,10 @@ SCHEDULER_LOCK = 7461002
 """PostgreSQL advisory lock under which servers decide about the queue, one after the other."""
 
 
+MAX_IDLE_S = 20
+"""How long a server may hold a job, or the queue, without a word to PostgreSQL."""
+
+
 class JobRepository(Repository[JobRow]):
     row = JobRow
     noun = "job"
@@ -56,6 +60,13 @@ class JobRepository(Repository[JobRow]):
     def with_process(self) -> list[JobRow]:
         """Jobs that may have a process, whatever their status."""
         return list(self.session.scalars(self.query().where(JobRow.launch.is_not(None)).order_by(JobRow.id)))
+
+    def take(self, job_id: int) -> JobRow | None:
+        """The job, locked for this transaction; None when it is gone or another server has it in hand just now. A server
+        that falls asleep over it loses the lock, and with it the transaction, rather than hold up the others."""
+        self._sleep_no_longer()
+        query = self.query().where(JobRow.id == job_id).with_for_update(skip_locked=True)
+        return self.session.scalars(query).one_or_none()
 
     def running(self) -> list[JobRow]:
         return list(self.session.scalars(self.query().where(JobRow.status == JobStatus.RUNNING).order_by(JobRow.id)))
@@ -106,7 +117,12 @@ class JobRepository(Repository[JobRow]):
         """Whether this server may decide now (PostgreSQL: others wait their turn; SQLite: writers are one at a time)."""
         if self.session.get_bind().dialect.name != "postgresql":
             return True
+        self._sleep_no_longer()
         return bool(self.session.scalar(text(f"SELECT pg_try_advisory_xact_lock({SCHEDULER_LOCK})")))
+
+    def _sleep_no_longer(self) -> None:
+        if self.session.get_bind().dialect.name == "postgresql":
+            self.session.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{MAX_IDLE_S}s'"))
 
     # -- events ---------------------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class JobRow(Base):
     events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
     """Bytes of events.jsonl that are in the database."""
     last_seq: Mapped[int] = mapped_column(default=0)
-    last_checkpoint_step: Mapped[int] = mapped_column(default=-1)
+    last_checkpoint_step: Mapped[int] = mapped_column(BigInteger, default=-1)
 
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -95,7 +95,7 @@ class EventRow(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     type: Mapped[str] = mapped_column(String(20))
-    step: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(BigInteger)
     body: Mapped[dict[str, Any]] = mapped_column(JsonValue)
 
     __table_args__ = (Index("ix_job_events_type", "job_id", "type", "seq"),)

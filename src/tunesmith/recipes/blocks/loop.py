@@ -21,6 +21,7 @@ from tunesmith.core.errors import FailureCode, JobFailure, is_out_of_memory
 from tunesmith.core.events import EvaluationEvent, StepEvent
 from tunesmith.core.job_spec import Control
 from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.engine.attention import rows_of
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, learning_rate_factor, unflatten_state
 from tunesmith.engine.packing import count_supervised, pack
@@ -221,8 +222,9 @@ class Loop:
                 self.rows.row(int(self.train[place])) for place in by_length[start : start + self.state.micro_batch]
             ]
             batch = pack(part).to(self.device)
-            loss = self.forward.loss_sum(batch) / max(1, supervised)
-            (loss * self.state.loss_scale).backward()
+            with rows_of(batch):  # the backward pass too: recomputed layers must see the same rows
+                loss = self.forward.loss_sum(batch) / max(1, supervised)
+                (loss * self.state.loss_scale).backward()
             total += loss.detach()
             num_tokens += len(batch.input_ids)
         return float(total), num_tokens

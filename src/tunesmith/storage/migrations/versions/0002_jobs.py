@@ -57,7 +57,7 @@ def upgrade() -> None:
         column("stopping_since", UtcDateTime, True),
         column("events_offset", sa.BigInteger()),
         column("last_seq", sa.Integer()),
-        column("last_checkpoint_step", sa.Integer()),
+        column("last_checkpoint_step", sa.BigInteger()),
         column("created_at", UtcDateTime),
         column("queued_at", UtcDateTime, True),
         column("started_at", UtcDateTime, True),
@@ -72,7 +72,7 @@ def upgrade() -> None:
         column("job_id", BIG, primary_key=True),
         column("seq", sa.Integer(), primary_key=True, autoincrement=False),
         column("type", sa.String(20)),
-        column("step", sa.Integer(), True),
+        column("step", sa.BigInteger(), True),
         column("body", JsonValue),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
     )
