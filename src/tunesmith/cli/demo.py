@@ -24,7 +24,7 @@ QUESTIONS = (
     "What is the great telescope at Larkmoor called?",
     "What is served at Larkmoor on Lantern Night?",
 )
-SETTINGS = {"epochs": 4, "learning_rate": 8e-4, "batch_size": 8, "gradient_accumulation_steps": 1, "lora_r": 16, "lora_alpha": 32,
+SETTINGS = {"epochs": 3, "learning_rate": 8e-4, "batch_size": 4, "gradient_accumulation_steps": 1, "lora_r": 16, "lora_alpha": 32,
             "validation_split": 0.0, "max_length": 256}  # fmt: skip
 """For learning facts by heart: more passes, a higher rate, and no row held out, since each fact is in few rows."""
 
