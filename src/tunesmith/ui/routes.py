@@ -18,7 +18,7 @@ STATIC = Path(__file__).parent / "static"
 FILES = {"app.js": "text/javascript", "chart.js": "text/javascript", "style.css": "text/css"}
 """Everything that is served; nothing else is looked for."""
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

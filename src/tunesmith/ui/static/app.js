@@ -120,15 +120,16 @@ function follow(id, scroll = true) {
   };
   redraw();
   source = new EventSource(`${API}/jobs/${id}/stream?after=0`);
-  source.onmessage = message => {
-    const told = JSON.parse(message.data), event = told.event;
-    if (!event) return;
+  const take = (/** @type {MessageEvent} */ message) => {
+    const { event } = JSON.parse(message.data);
     if (event.type === "step") curves.train.push([event.step, Number(event.loss)]);
     else if (event.type === "evaluation") curves.held.push([event.step, Number(event.loss)]);
-    else if (event.type === "status" && ["completed", "failed", "cancelled", "paused"].includes(event.new)) { ended = true; source?.close(); showModels().catch(complain); showJobs().catch(complain); }
+    else if (event.type === "status" && ["completed", "failed", "cancelled", "paused"].includes(event.new)) { ended = true; showModels().catch(complain); showJobs().catch(complain); }
     if (["step", "evaluation"].includes(event.type)) redraw();
-    if (["step", "status", "phase"].includes(event.type)) later(id, ended);
+    if (event.type !== "evaluation") later(id, ended);
   };
+  for (const type of ["step", "evaluation", "status", "phase"]) source.addEventListener(type, take);
+  source.addEventListener("end", () => source?.close());
   if (scroll) $("job").scrollIntoView({ behavior: "smooth" });
 }
 
