@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, Text, cast, or_, select, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from tunesmith.core.errors import NotFound
 from tunesmith.storage.tables import Base
@@ -47,3 +49,19 @@ class Repository(Generic[RowT]):
 
     def query(self) -> Select[Any]:
         return select(self.row)
+
+    def has_tag(self, column: InstrumentedAttribute[list[str]], tag: str) -> ColumnElement[bool]:
+        """Whether a JSON list of strings holds `tag`."""
+        if self.session.get_bind().dialect.name == "postgresql":
+            return type_coerce(column, JSONB).contains([tag])
+        return cast(column, Text).like(f"%{like_text(json.dumps(tag))}%", escape="\\")
+
+
+def like_text(text: str) -> str:
+    """`text` for LIKE with escape "\\": its own percent signs and underscores mean themselves."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def contains(text: str, *columns: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """Whether any of `columns` holds `text`, whatever the case."""
+    return or_(*[column.ilike(f"%{like_text(text)}%", escape="\\") for column in columns])

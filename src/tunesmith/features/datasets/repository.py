@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, Text, cast, delete, func, or_, select, update
+from sqlalchemy import Select, delete, func, or_, select, update
 
 from tunesmith.core.errors import NotFound
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
-from tunesmith.storage.repository import Repository
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+from tunesmith.storage.repository import Repository, contains, like_text
 
 
 class DatasetRepository(Repository[DatasetRow]):
@@ -30,11 +25,9 @@ class DatasetRepository(Repository[DatasetRow]):
         if status:
             query = query.where(DatasetRow.status == status)
         if tag:
-            query = query.where(cast(DatasetRow.tags, Text).like(f"%{_escaped(json.dumps(tag))}%", escape="\\"))
+            query = query.where(self.has_tag(DatasetRow.tags, tag))
         if text:
-            like = f"%{_escaped(text)}%"
-            columns = (DatasetRow.name, DatasetRow.description, DatasetRow.file_name)
-            query = query.where(or_(*[column.ilike(like, escape="\\") for column in columns]))
+            query = query.where(contains(text, DatasetRow.name, DatasetRow.description, DatasetRow.file_name))
         return query
 
     def count(self, query: Select[Any]) -> int:
@@ -42,7 +35,9 @@ class DatasetRepository(Repository[DatasetRow]):
 
     def names_like(self, base: str) -> set[str]:
         return set(
-            self.session.scalars(select(DatasetRow.name).where(DatasetRow.name.like(f"{_escaped(base)}%", escape="\\")))
+            self.session.scalars(
+                select(DatasetRow.name).where(DatasetRow.name.like(f"{like_text(base)}%", escape="\\"))
+            )
         )
 
     def version(self, dataset_id: int, digest: str) -> DatasetVersionRow:
@@ -92,7 +87,7 @@ class DatasetRepository(Repository[DatasetRow]):
 
     def release_claims(self, worker_prefix: str) -> None:
         """At start: what an earlier process of this server had begun is free again."""
-        mine = DatasetRow.worker_id.like(f"{_escaped(worker_prefix)}%", escape="\\")
+        mine = DatasetRow.worker_id.like(f"{like_text(worker_prefix)}%", escape="\\")
         self.session.execute(update(DatasetRow).where(mine).values(worker_id=None))
 
     def has_work(self) -> bool:

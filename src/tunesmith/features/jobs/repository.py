@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, Text, cast, delete, func, or_, select, text, type_coerce, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Select, delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesmith.core.errors import Conflict
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs.tables import AllocationRow, EventRow, JobRow
-from tunesmith.storage.repository import Repository
+from tunesmith.storage.repository import Repository, contains
 
 SCHEDULER_LOCK = 7461002
 """PostgreSQL advisory lock under which servers decide about the queue, one after the other."""
@@ -42,14 +40,9 @@ class JobRepository(Repository[JobRow]):
         if method:
             query = query.where(JobRow.method == method)
         if text_like:
-            pattern = "%" + text_like.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-            query = query.where(
-                or_(JobRow.name.ilike(pattern, escape="\\"), JobRow.output_name.ilike(pattern, escape="\\"))
-            )
-        if tag and self.session.get_bind().dialect.name == "postgresql":
-            query = query.where(type_coerce(JobRow.tags, JSONB).contains([tag]))
-        elif tag:
-            query = query.where(cast(JobRow.tags, Text).like("%" + _json_text(tag) + "%", escape="\\"))
+            query = query.where(contains(text_like, JobRow.name, JobRow.output_name))
+        if tag:
+            query = query.where(self.has_tag(JobRow.tags, tag))
         return query
 
     def queue(self) -> list[JobRow]:
@@ -187,8 +180,3 @@ class JobRepository(Repository[JobRow]):
         if self.session.get_bind().dialect.name == "postgresql":
             return text(f"clock_timestamp() + interval '{float(seconds)} seconds'")
         return text(f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '+{float(seconds)} seconds')")
-
-
-def _json_text(value: str) -> str:
-    """A string as it stands inside stored JSON, ready for LIKE."""
-    return json.dumps(value).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
