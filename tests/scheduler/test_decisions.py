@@ -147,3 +147,31 @@ def test_ten_thousand_waiting_jobs_are_placed_within_fifty_milliseconds() -> Non
         place(queue, Machine(tuple(range(64)), 64, 2), NOW)
         best_s = min(best_s, time.perf_counter() - began_s)
     assert best_s < 0.05
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 64), st.integers(1, 5)), max_size=40),
+    num_gpus=st.integers(1, 64),
+    slots=st.integers(1, 3),
+)
+def test_every_queue_drains_and_who_waits_for_gpus_is_not_passed(
+    sizes: list[tuple[int, int]], num_gpus: int, slots: int
+) -> None:
+    """R11, small: random jobs come, hold their devices for a while and leave; no deadlock, no device held twice."""
+    queue = [Waiting(n, num_gpus=gpus) for n, (gpus, _) in enumerate(sizes)]
+    holding: dict[int, tuple[int, list[int]]] = {}
+    order: list[int] = []
+    for round_number in range(6 * len(sizes) + 1):
+        holding = {job: held for job, held in holding.items() if held[0] > round_number}
+        taken = [device for _, devices in holding.values() for device in devices]
+        assert len(taken) == len(set(taken)) <= num_gpus
+        on_cpu = sum(not devices for _, devices in holding.values())
+        free = tuple(device for device in range(num_gpus) if device not in taken)
+        placement = place(queue, Machine(free, num_gpus, slots - on_cpu), NOW)
+        for job_id, devices in placement.starts:
+            holding[job_id] = (round_number + sizes[job_id][1], devices)
+            order.append(job_id)
+        queue = [job for job in queue if job.job_id not in holding]
+    assert {job.job_id for job in queue} == {n for n, (gpus, _) in enumerate(sizes) if gpus > num_gpus}
+    on_gpus = [job_id for job_id in order if sizes[job_id][0]]
+    assert on_gpus == sorted(on_gpus)
