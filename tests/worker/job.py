@@ -59,7 +59,7 @@ class Job:
         return record
 
 
-def wait_until(check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+def wait_until(check: Callable[[], Any], timeout_s: float = 120.0) -> Any:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = check()

@@ -58,15 +58,14 @@ async def _answer(state: AppState, who: Partner, body: ChatRequest) -> Any:
         return StreamingResponse(
             _stream(state, who, body), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
-    endpoint = await run_in_threadpool(state.serving.ensure, who.base)
     began_s = time.monotonic()
-    async with _client(endpoint) as client:
-        try:
-            answer = await client.post("/v1/chat/completions", json=completion_body(who, body) | {"stream": False})
+    try:
+        answer = await _ask(state, who, body)
+    except httpx.TransportError:
+        try:  # it was just ending: the next look starts it anew
+            answer = await _ask(state, who, body)
         except httpx.TransportError:
-            raise Unavailable(
-                "The model's process ended while it answered.", hint="Try again; it is started anew."
-            ) from None
+            raise Unavailable("The model's process ended while it answered.", hint="Try again.") from None
     told = answer.json()
     if answer.status_code != 200:
         raise _told_error(answer.status_code, told)
@@ -79,6 +78,12 @@ async def _answer(state: AppState, who: Partner, body: ChatRequest) -> Any:
         completion_tokens=usage["completion_tokens"],
         tokens_per_s=usage["completion_tokens"] / max(1e-9, time.monotonic() - began_s),
     )
+
+
+async def _ask(state: AppState, who: Partner, body: ChatRequest) -> httpx.Response:
+    endpoint = await run_in_threadpool(state.serving.ensure, who.base)
+    async with _client(endpoint) as client:
+        return await client.post("/v1/chat/completions", json=completion_body(who, body) | {"stream": False})
 
 
 async def _stream(state: AppState, who: Partner, body: ChatRequest) -> AsyncIterator[bytes]:
