@@ -34,6 +34,11 @@ def rows_of(batch: PackedBatch) -> Iterator[None]:
         _current = before
 
 
+def current_rows() -> PackedBatch | None:
+    """The rows that are computed now."""
+    return _current
+
+
 class _ToBlock(torch.autograd.Function):
     """(tokens, …) → (rows, longest, …). Each flat position stands in one place, so the gradient is a gather as well."""
 

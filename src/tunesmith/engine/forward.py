@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from tunesmith.engine import attention
-from tunesmith.engine.loss import head_loss
+from tunesmith.engine.loss import CHUNK_TOKENS, head_loss
 from tunesmith.engine.packing import PackedBatch, pack
 
 HEAD_TRICKS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
@@ -41,11 +41,16 @@ class Forward:
             return head_loss(hidden, self.head.weight, batch.targets)
         return F.cross_entropy(self._logits(hidden).float(), batch.targets, reduction="sum")
 
-    def correct(self, batch: PackedBatch) -> torch.Tensor:
-        """How many supervised tokens are the model's first choice; no gradient."""
+    @torch.no_grad()
+    def score(self, batch: PackedBatch) -> tuple[float, int]:
+        """Summed cross-entropy over the supervised tokens, nats, and how many of them are the model's first choice."""
         hidden = self._hidden(batch)[batch.target_positions]
-        parts = [self._logits(part).argmax(-1) for part in hidden.split(512)]
-        return (torch.cat(parts) == batch.targets).sum()
+        loss, correct = 0.0, 0
+        for part, targets in zip(hidden.split(CHUNK_TOKENS), batch.targets.split(CHUNK_TOKENS), strict=True):
+            logits = self._logits(part).float()
+            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+            correct += int((logits.argmax(-1) == targets).sum())
+        return loss, correct
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(tokens, size) → (tokens, vocabulary), with what the architecture does to its logits."""

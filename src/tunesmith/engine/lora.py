@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -51,15 +52,16 @@ class _LoraLinear(torch.autograd.Function):
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer (dense, or 4-bit) with an adapter beside it."""
+    """A frozen linear layer (dense, 4-bit, or GPT-2's transposed one) with an adapter beside it."""
 
     def __init__(self, base: nn.Module, r: int, alpha: int, dropout: float) -> None:
         super().__init__()
         self.base = base
         self.scale, self.dropout = alpha / r, dropout
         device = base.weight.device  # type: ignore[union-attr]
-        self.lora_a = nn.Parameter(torch.empty(r, int(base.in_features), device=device))  # type: ignore[arg-type]
-        self.lora_b = nn.Parameter(torch.zeros(int(base.out_features), r, device=device))  # type: ignore[arg-type]
+        inputs, outputs = base.weight.shape if isinstance(base, Conv1D) else (base.in_features, base.out_features)
+        self.lora_a = nn.Parameter(torch.empty(r, int(inputs), device=device))  # type: ignore[arg-type]
+        self.lora_b = nn.Parameter(torch.zeros(int(outputs), r, device=device))  # type: ignore[arg-type]
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     @property
@@ -79,12 +81,12 @@ class LoraLinear(nn.Module):
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Every linear layer but the head, by full name."""
+    """Every linear layer but the head, by full name; GPT-2 has its own class for them."""
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and not name.endswith("lm_head")
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and not name.endswith("lm_head")
     ]
 
 

@@ -13,23 +13,25 @@ from tunesmith.core.errors import FailureCode, JobFailure
 
 
 def build_optimizer(name: str, params: list[nn.Parameter], learning_rate: float, weight_decay: float) -> Any:
-    """A torch optimizer over `params`. Raises `JobFailure` naming the alternative where it cannot run."""
+    """A torch optimizer over `params`. Raises `JobFailure` naming the alternative where it cannot run.
+
+    Matrices decay; norms and biases, which have one dimension, do not.
+    """
     on_cuda = params[0].device.type == "cuda"
+    decay = "decoupled_decay" if name == "sgd" else "weight_decay"
+    groups = [
+        {"params": [p for p in params if p.ndim >= 2], decay: weight_decay},
+        {"params": [p for p in params if p.ndim < 2], decay: 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        return torch.optim.AdamW(params, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(params, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
+        return DecoupledSgd(groups, lr=learning_rate, momentum=0.9)
     if name == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(
-            params,
-            lr=learning_rate,
-            weight_decay=weight_decay,
-            scale_parameter=False,
-            relative_step=False,
-            warmup_init=False,
-        )
+        return Adafactor(groups, lr=learning_rate, scale_parameter=False, relative_step=False, warmup_init=False)
     if name == "paged_adamw_8bit" and not on_cuda:
         raise JobFailure(
             FailureCode.UNSUPPORTED, "paged_adamw_8bit pages between GPU and CPU memory and needs an NVIDIA GPU.",
@@ -42,7 +44,19 @@ def build_optimizer(name: str, params: list[nn.Parameter], learning_rate: float,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
         "lion": bitsandbytes.optim.Lion,
     }
-    return classes[name](params, lr=learning_rate, weight_decay=weight_decay)
+    return classes[name](groups, lr=learning_rate)
+
+
+class DecoupledSgd(torch.optim.SGD):
+    """SGD whose weight decay does not go through the momentum (arXiv:1711.05101), as with the other optimizers."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            kept = 1.0 - group["lr"] * group["decoupled_decay"]
+            for param in group["params"] if kept != 1.0 else ():
+                param.mul_(kept)
+        return super().step(closure)
 
 
 def learning_rate_factor(scheduler: str, step: int, total_steps: int, warmup_steps: int) -> float:

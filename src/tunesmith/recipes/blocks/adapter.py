@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.engine.lora import lora_layers, peft_state
@@ -13,7 +14,7 @@ from tunesmith.recipes.hyperparameters import LoraFields
 
 
 def save_adapter(model: Any, folder: Path, spec: JobSpec, params: LoraFields) -> None:
-    """`adapter_model.safetensors` and `adapter_config.json`; a tuned base is saved merged beside, when there was one."""
+    """Write `adapter_model.safetensors` and `adapter_config.json` to `folder`."""
     from peft import LoraConfig
 
     base = spec.model
@@ -26,6 +27,7 @@ def save_adapter(model: Any, folder: Path, spec: JobSpec, params: LoraFields) ->
         else sorted({name.rpartition(".")[2] for name, _ in lora_layers(model)}),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base.name if base else None,
+        fan_in_fan_out=any(isinstance(layer.base, Conv1D) for _, layer in lora_layers(model)),
         inference_mode=True,
     )
     config.save_pretrained(str(folder))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +14,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from jinja2 import TemplateError
 
 from tunesmith.core.errors import BadData, FailureCode, JobFailure
-from tunesmith.core.job_dir import new_folder
+from tunesmith.core.job_dir import fsync_dir, fsync_tree
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
 from tunesmith.dataprep.conversation import to_messages
 from tunesmith.engine.packing import IGNORE, count_supervised
+from tunesmith.recipes.blocks.loading import opening
 from tunesmith.recipes.hyperparameters import SftParams
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised whenever tokens or labels would come out differently."""
 BATCH_ROWS = 512
 MAX_NAMED_ROWS = 20
+ARRAYS = ("tokens", "learn", "offsets")
+"""Files of one entry of the cache."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,14 @@ class TokenRows:
     def length(self, index: int) -> int:
         return int(self.offsets[index + 1] - self.offsets[index])
 
+    def num_supervised(self) -> np.ndarray:
+        """(rows,): how many positions of each row are learnt; nothing predicts a row's first token."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        starts = self.offsets[:-1]
+        learnt: np.ndarray = np.add.reduceat(self.learn, starts, dtype=np.int64) - self.learn[starts]
+        return learnt
+
 
 def load_rows(run: RunContext, data: DatasetRef, tokenizer: Any, params: SftParams) -> TokenRows:
     """The dataset's rows as tokens, from the cache when they are there. Raises `JobFailure` naming bad rows."""
@@ -56,15 +71,9 @@ def load_rows(run: RunContext, data: DatasetRef, tokenizer: Any, params: SftPara
     folder = Path(run.spec.cache_dir) / "tokens" / key
     if not (folder / "offsets.npy").exists():
         run.phase("tokenizing", data.name)
-        tokens, learn, offsets = _tokenize(run, data, tokenizer, params)
-        with new_folder(folder) as temporary:
-            for name, array in (("tokens", tokens), ("learn", learn), ("offsets", offsets)):
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-    arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("tokens", "learn", "offsets")
-    }
-    rows = TokenRows(**arrays)
+        arrays = dict(zip(ARRAYS, _tokenize(run, data, tokenizer, params), strict=True))
+        _keep(folder, arrays)
+    rows = TokenRows(**{name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS})
     if len(rows) == 0:
         raise JobFailure(
             FailureCode.BAD_DATA,
@@ -72,6 +81,23 @@ def load_rows(run: RunContext, data: DatasetRef, tokenizer: Any, params: SftPara
             hint="Raise max_length, or set train_on: all.",
         )
     return rows
+
+
+def _keep(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Put `arrays` into the cache, unless another process that read the same rows was quicker."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", ignore_cleanup_errors=True) as temporary:
+        filled = Path(temporary) / folder.name
+        filled.mkdir()
+        for name, array in arrays.items():
+            np.save(filled / f"{name}.npy", array, allow_pickle=False)
+        fsync_tree(filled)
+        try:
+            os.rename(filled, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    fsync_dir(folder.parent)
 
 
 def split_rows(num_rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -165,27 +191,53 @@ def _render(
         text = str(row.get(data.mapping["text"]) or "")
         if not text.strip():
             raise BadData("The text is empty.")
-        text += tokenizer.eos_token
+        text = opening(tokenizer) + text + tokenizer.eos_token
         return text, [(0, len(text))]
     messages = to_messages(row, data.shape, data.mapping)
     if params.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": params.system_prompt}, *messages]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
-    if params.train_on == "all":
-        return text, [(0, len(text))]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        if params.train_on == "all":
+            return text, [(0, len(text))]
+        spans = _answers(messages, text, tokenizer)
+    except TemplateError as error:
+        raise BadData(f"The model's chat template refuses the conversation: {error}") from error
+    if not spans:
+        raise BadData("The model's chat template does not show where the answer stands; use train_on: all.")
+    return text, spans
+
+
+def _answers(messages: list[dict[str, str]], text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """Where in `text`, the whole conversation, the assistant's turns stand, each with its end-of-turn mark.
+
+    Some templates write earlier turns in another way than the last one (without its thoughts, say). An earlier turn
+    that the whole text does not show as it was said is not learnt.
+    """
     spans = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
-        through = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
-        if text.startswith(before) and text.startswith(through.rstrip()):
-            spans.append((len(before), len(through.rstrip())))
-        else:  # the template rewrites earlier turns: only the last answer stands where the whole text has it
-            spans = [(len(before), len(text.rstrip()))] if text.startswith(before) else spans
-    if not spans:
-        raise BadData("The model's chat template does not show where the answer stands; use train_on: all.")
-    return text, spans
+        if index:
+            before = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
+        else:  # many templates cannot be rendered without any message
+            before = text[: max(0, text.find(message["content"].strip()))]
+        begin = len(before) if text.startswith(before) else _num_shared(before, text)
+        if index == len(messages) - 1:
+            spans.append((begin, len(text.rstrip())))
+            continue
+        through = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False).rstrip()
+        said = through[through.rfind(message["content"].strip()) :]
+        if text.startswith(through):
+            spans.append((begin, len(through)))
+        elif said and text.startswith(said, begin):
+            spans.append((begin, begin + len(said)))
+    return spans
+
+
+def _num_shared(a: str, b: str) -> int:
+    """With how many characters both begin."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _encode(

@@ -36,8 +36,14 @@ def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = Fa
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        tokenizer.chat_template = ("{{ bos_token }}" if opening(tokenizer) else "") + PLAIN_TEMPLATE
     return tokenizer
+
+
+def opening(tokenizer: Any) -> str:
+    """The token that the model expects at the start of a text; empty for models that know none."""
+    first = tokenizer("a")["input_ids"][0]
+    return str(tokenizer.bos_token) if tokenizer.bos_token is not None and first == tokenizer.bos_token_id else ""
 
 
 def load_causal_lm(

@@ -21,14 +21,17 @@ from tunesmith.core.errors import FailureCode, JobFailure, is_out_of_memory
 from tunesmith.core.events import EvaluationEvent, StepEvent
 from tunesmith.core.job_spec import Control
 from tunesmith.core.recipe import Outcome, RunContext
-from tunesmith.engine.attention import rows_of
+from tunesmith.engine.attention import current_rows, rows_of
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, learning_rate_factor, unflatten_state
-from tunesmith.engine.packing import count_supervised, pack
+from tunesmith.engine.packing import pack
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks.data import TokenRows
 from tunesmith.recipes.blocks.speed import Speed
 from tunesmith.recipes.hyperparameters import SftParams
+
+LEAST_LOSS_SCALE = 2.0**-6
+"""When fp16 gradients overflow even at this scale, they are not small numbers lost to the format but wrong."""
 
 
 @dataclass
@@ -87,7 +90,8 @@ class Loop:
         for _ in range(int(os.environ.get("TUNESMITH_OOM_KILLS", "0"))):
             self._halve("The kernel ended the last attempt for want of memory")
         self.speed = Speed(forward.model, device)
-        self.num_supervised = np.array([count_supervised(rows.row(int(i))[1]) for i in train])
+        self.num_supervised = rows.num_supervised()[train]
+        self._order: tuple[int, np.ndarray] = (-1, train)
 
     # -- the run, told from the top ---------------------------------------------------------------------------------
 
@@ -97,7 +101,7 @@ class Loop:
         self.run.phase("training")
         self.forward.model.train()
         self.speed.start(self.state.elapsed_s)
-        while self.state.step < self.total_steps:
+        while self.state.step < self.total_steps and not self._patience_is_over():
             control = self._agreed(self.run.control())
             if control.stop:
                 return Outcome.CANCELLED
@@ -106,14 +110,15 @@ class Loop:
                 return Outcome.PAUSED
             self._obey(control)
             self._step()
-            if self._due(self.eval_steps) and self._evaluate_and_judge():
-                self.run.notice(
-                    f"Stopped early at step {self.state.step}: no better "
-                    f"{self.params.early_stopping.metric} in {self.params.early_stopping.patience} evaluations."
-                )
-                break
+            if self._due(self.eval_steps) and len(self.held_out[1]):
+                self._evaluate_and_judge()
             if self._due(self.save_steps) and self.state.step < self.total_steps:
                 self._checkpoint("schedule")
+        if self.state.step < self.total_steps:
+            self.run.notice(
+                f"Stopped early at step {self.state.step}: no better "
+                f"{self.params.early_stopping.metric} in {self.params.early_stopping.patience} evaluations."
+            )
         self._checkpoint("final")
         if self.params.save_best_model and self.state.best_step not in (None, self.state.step):
             self._load_weights(self._best_folder())
@@ -135,6 +140,10 @@ class Loop:
             }
         )
 
+    def _patience_is_over(self) -> bool:
+        stopping = self.params.early_stopping
+        return stopping.enabled and self.state.evaluations_without_gain >= stopping.patience
+
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.total_steps
 
@@ -152,15 +161,18 @@ class Loop:
     def _rows_of_step(self, step: int) -> np.ndarray:
         """Places in `train` of the rows of `step`, counted from 0: a function of seed, data and step alone."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        digest = int(self.run.spec.dataset.digest[:16] or "0", 16) if self.run.spec.dataset else 0
-        order = np.random.default_rng([self.params.seed, epoch, digest]).permutation(len(self.train))
+        if self._order[0] != epoch:
+            digest = int(self.run.spec.dataset.digest[:16] or "0", 16) if self.run.spec.dataset else 0
+            order = np.random.default_rng([self.params.seed, epoch, digest]).permutation(len(self.train))
+            self._order = (epoch, order)
+        order = self._order[1]
         return order[within * self.rows_per_step : (within + 1) * self.rows_per_step]
 
     def _step(self) -> None:
         places = self._rows_of_step(self.state.step)
         supervised = int(self.num_supervised[places].sum())
         mine = places[self.ranks.rank :: self.ranks.count]
-        loss, num_tokens = self._gradients(mine, supervised)
+        loss, num_tokens = self._within_memory(lambda: self._accumulate(mine, supervised))
         loss = self.ranks.sum(loss)
         self.ranks.sum_gradients(self.masters.params)
         norm_tensor = self.masters.take_gradients(1.0 / self.state.loss_scale)
@@ -178,18 +190,20 @@ class Loop:
             self.optimizer.step()
         else:
             self.state.loss_scale /= 2  # fp16 overflowed: this step is left out
+            if self.state.loss_scale < LEAST_LOSS_SCALE:
+                raise JobFailure(FailureCode.NAN_LOSS, f"The gradients became {norm} at step {self.state.step + 1}.")
         self.masters.give_back()
         self.state.step += 1
         self.state.tokens_seen += int(self.ranks.sum(num_tokens))
         self.state.rows_seen += len(places)
         self._log(loss, learning_rate, norm)
 
-    def _gradients(self, places: np.ndarray, supervised: int) -> tuple[float, int]:
-        """Leave gradients of the mean loss over `supervised` tokens; returns this rank's share of it, and its tokens."""
+    def _within_memory(self, compute: Callable[[], tuple[float, int]]) -> tuple[float, int]:
+        """What `compute` gives, begun again with half the micro-batch whenever memory runs out."""
         while True:
             random_states = self._random_states()
             try:
-                return self._accumulate(places, supervised)
+                return compute()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -214,6 +228,7 @@ class Loop:
             )
 
     def _accumulate(self, places: np.ndarray, supervised: int) -> tuple[float, int]:
+        """Leave gradients of the mean loss over `supervised` tokens; returns this rank's share of it, and its tokens."""
         total, num_tokens = torch.zeros((), dtype=torch.float32, device=self.device), 0
         # Rows of like length stand together: blocks of attention hold less padding.
         by_length = sorted(places, key=lambda place: self.rows.length(int(self.train[place])))
@@ -254,37 +269,40 @@ class Loop:
 
     # -- the held-out rows ------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Loss (nats a token), perplexity and token accuracy on the held-out rows."""
         rows, places = self.held_out
+        mine = places[self.ranks.rank :: self.ranks.count]
         self.forward.model.eval()
-        totals = np.zeros(3)
-        for start in range(0, len(places), self.state.micro_batch * self.ranks.count):
-            part = places[start : start + self.state.micro_batch * self.ranks.count][
-                self.ranks.rank :: self.ranks.count
-            ]
-            if len(part):
-                batch = pack([rows.row(int(i)) for i in part]).to(self.device)
-                totals += [float(self.forward.loss_sum(batch)), float(self.forward.correct(batch)), len(batch.targets)]
+        loss, correct = self._within_memory(lambda: self._score(rows, mine))
         self.forward.model.train()
-        loss, correct, count = (self.ranks.sum(float(value)) for value in totals)
-        mean = loss / max(1.0, count)
+        count = int(rows.num_supervised()[places].sum())
+        mean, correct = self.ranks.sum(loss) / max(1, count), int(self.ranks.sum(correct))
         return {
             "eval_loss": mean,
             "perplexity": math.exp(min(mean, 700.0)),
-            "token_accuracy": correct / max(1.0, count),
+            "token_accuracy": correct / max(1, count),
         }
 
-    def _evaluate_and_judge(self) -> bool:
-        """Evaluate; keep the best; whether to stop early."""
-        if not len(self.held_out[1]):
-            return False
+    def _score(self, rows: TokenRows, places: np.ndarray) -> tuple[float, int]:
+        """Summed loss of the rows at `places`, and how many of their tokens were the first choice."""
+        by_length = sorted(places, key=lambda place: rows.length(int(place)))
+        loss, correct = 0.0, 0
+        for start in range(0, len(by_length), self.state.micro_batch):
+            part = by_length[start : start + self.state.micro_batch]
+            some_loss, some_correct = self.forward.score(pack([rows.row(int(i)) for i in part]).to(self.device))
+            loss, correct = loss + some_loss, correct + some_correct
+        return loss, correct
+
+    def _evaluate_and_judge(self) -> None:
+        """Evaluate, keep the best, and count evaluations that brought too little."""
         self.run.phase("evaluating")
         pause_s = monotonic_s()
         scores = self.evaluate()
-        better = self.state.best_loss is None or scores["eval_loss"] < self.state.best_loss - self._least_gain()
-        self.state.evaluations_without_gain = 0 if better else self.state.evaluations_without_gain + 1
+        gain = math.inf if self.state.best_loss is None else self.state.best_loss - scores["eval_loss"]
+        better = gain > 0
+        enough = gain > self._least_gain()
+        self.state.evaluations_without_gain = 0 if enough else self.state.evaluations_without_gain + 1
         if better:
             self.state.best_loss, self.state.best_step = scores["eval_loss"], self.state.step
         self.run.report(
@@ -300,8 +318,6 @@ class Loop:
             self._checkpoint("best")
         self.run.phase("training")
         self.speed.skip(monotonic_s() - pause_s)
-        stopping = self.params.early_stopping
-        return stopping.enabled and self.state.evaluations_without_gain >= stopping.patience
 
     def _least_gain(self) -> float:
         """`min_delta` as a difference of losses, whatever the metric is."""
@@ -378,13 +394,17 @@ class Loop:
 def apply_neftune(model: nn.Module, alpha: float) -> Callable[[], None]:
     """Noise on the input embeddings while training (arXiv:2310.05914); call the result to take it away.
 
-    The noise is uniform, of magnitude alpha / sqrt(length · size).
+    The noise is uniform, of magnitude alpha / sqrt(length of the row · size), however rows are laid.
     """
 
     def add_noise(module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        if not module.training:
+        batch = current_rows()
+        if not module.training or batch is None:
             return output
-        reach = alpha / math.sqrt(output.shape[-2] * output.shape[-1])
-        return output + torch.empty_like(output).uniform_(-reach, reach)
+        lengths = torch.tensor(batch.lengths, device=output.device)
+        if output.shape[0] == 1:  # rows end to end: (1, tokens, size)
+            lengths = lengths.repeat_interleave(lengths).unsqueeze(0)
+        reach = alpha / (lengths * output.shape[-1]).sqrt().to(output.dtype)
+        return output + torch.empty_like(output).uniform_(-1, 1) * reach.view(*lengths.shape, *[1] * (3 - lengths.ndim))
 
     return model.get_input_embeddings().register_forward_hook(add_noise).remove  # type: ignore[operator,no-any-return]

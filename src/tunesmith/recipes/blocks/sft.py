@@ -27,10 +27,18 @@ from tunesmith.recipes.hyperparameters import LoraFields, SftParams
 def target_names(model: Any, targets: str | list[str]) -> list[str]:
     """Full names of the layers that `targets` means. Raises `JobFailure` naming those that exist."""
     everything = linear_names(model)
-    if targets == "all-linear":
-        return everything
+    if not everything:
+        raise JobFailure(
+            FailureCode.UNSUPPORTED,
+            "The model has no linear layers that an adapter could stand beside.",
+            hint="Use method standard.",
+        )
     found = [name for name in everything if name.rpartition(".")[2] in targets or name in targets]
-    missing = [t for t in targets if not any(name == t or name.rpartition(".")[2] == t for name in everything)]
+    missing = [
+        t
+        for t in targets
+        if targets != "all-linear" and not any(name == t or name.rpartition(".")[2] == t for name in everything)
+    ]
     if missing:
         known = sorted({name.rpartition(".")[2] for name in everything})
         raise JobFailure(
@@ -38,7 +46,7 @@ def target_names(model: Any, targets: str | list[str]) -> list[str]:
             f"The model has no linear layer named {', '.join(missing)}.",
             hint=f"target_modules can be all-linear, or some of: {', '.join(known)}.",
         )
-    return found
+    return everything if targets == "all-linear" else found
 
 
 def add_adapter(model: Any, params: LoraFields) -> None:
@@ -61,6 +69,7 @@ def fit(
 
     `save(model, folder)` writes the weights; everything else in the folder is written here.
     """
+    params = within_context(run, params, model)
     rows, train, held_out = load_split(run, params, tokenizer)
     torch.manual_seed(params.seed)
     forward = Forward(model, packing=params.packing)
@@ -86,6 +95,18 @@ def fit(
     if run.is_main:
         leave(run, params, model, tokenizer, produces, save, metrics)
     return outcome
+
+
+def within_context(run: RunContext, params: SftParams, model: Any) -> SftParams:
+    """`params` with `max_length` no longer than what the model was made for."""
+    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not context or params.max_length <= context:
+        return params
+    run.notice(
+        f"The model reads at most {context} tokens, so rows are cut there and not at max_length={params.max_length}.",
+        level="warning", code="max_length_lowered",
+    )  # fmt: skip
+    return params.model_copy(update={"max_length": context})
 
 
 def load_split(

@@ -30,7 +30,7 @@ class Speed:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        total = sum(p.numel() for p in model.parameters())
+        total = sum(_num_weights(p) for p in model.parameters())
         # Forward and input gradient cost 2 FLOP a weight and token each; so does the gradient of each trained weight.
         self.flop_per_token = 4 * total + 2 * trained
         self.peak_flops = peak_flops(device, next(model.parameters()).dtype)
@@ -67,6 +67,12 @@ class Speed:
             "mfu": min(1.0, tokens_per_s * self.flop_per_token / self.peak_flops) if self.peak_flops else None,
             "remaining_s": steps_left * seconds / (len(self._marks) - 1),
         }
+
+
+def _num_weights(param: nn.Parameter) -> int:
+    """How many weights a parameter stands for; one of bitsandbytes holds two 4-bit weights a byte."""
+    quantised = getattr(param, "quant_state", None)
+    return int(quantised.shape.numel()) if quantised is not None else param.numel()
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
