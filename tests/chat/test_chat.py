@@ -39,6 +39,8 @@ def test_one_process_serves_survives_the_server_and_is_replaced_when_killed(serv
     chunks = [json.loads(line) for line in lines[:-1]]
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == first["content"]
     assert chunks[-1]["usage"]["completion_tokens"] == first["completion_tokens"]
+    for extreme in ({"temperature": 1e-40}, {"repetition_penalty": 1e-40}):
+        assert server.client.post("/models/chat", json={**ask, **extreme}).status_code == 200
     pid = process_of(server)["pid"]
     server.kill()
     server.start()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.tiny import make_tiny_model, make_tokenizer
-from tunesmith.core.errors import InvalidInput, TooMany
+from tunesmith.core.errors import InvalidInput, TooMany, Unavailable
 from tunesmith.serving import generation
 from tunesmith.serving.generation import Model, Sampling, _Text, choose
 
@@ -58,6 +59,42 @@ def test_sampling_keeps_to_its_bounds() -> None:
     } == {0, 1}
     assert {choose(logits.clone(), seen, Sampling(temperature=1.0, top_p=0.3), generator) for _ in range(30)} == {0}
     assert choose(logits.clone(), seen, Sampling(temperature=0, repetition_penalty=2.0), generator) == 1
+
+
+def test_extreme_sampling_is_no_defect() -> None:
+    logits, seen, generator = torch.tensor([20.0, 19.0, 1.0]), torch.tensor([0]), torch.Generator().manual_seed(0)
+    for temperature in (1e-45, 1e-38, 1e-4):
+        assert choose(logits.clone(), seen, Sampling(temperature=temperature), generator) == 0
+    assert choose(logits.clone(), seen, Sampling(repetition_penalty=1e-40), generator) == 0
+    assert choose(logits.clone(), seen, Sampling(temperature=5.0, repetition_penalty=5.0), generator) in (0, 1, 2)
+
+
+def test_every_token_may_be_asked_for_by_another_thread(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    monkeypatch.setattr(
+        generation,
+        "choose",
+        lambda logits, *_: (modes.append(torch.is_inference_mode_enabled()), int(logits.argmax()))[1],
+    )
+    threads = [ThreadPoolExecutor(1) for _ in range(2)]
+    pieces = model.generate(SAY, None, Sampling(max_tokens=4, temperature=0), lambda: False)
+    turn = 0
+    while threads[turn % 2].submit(next, pieces, None).result() is not None:
+        turn += 1
+    assert modes == [True] * 4, "no gradients are kept, whoever asks"
+    assert not any(thread.submit(torch.is_inference_mode_enabled).result() for thread in threads), (
+        "none is left changed"
+    )
+
+
+def test_what_torch_cannot_compute_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> int:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(generation, "choose", out_of_memory)
+    with pytest.raises(Unavailable, match="could not compute"):
+        answer(model, Sampling())
+    assert not model._lock.locked(), "the next one gets its turn"
 
 
 def test_what_does_not_fit_and_who_comes_too_late_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

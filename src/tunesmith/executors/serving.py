@@ -97,11 +97,11 @@ class ServingPool:
             environment["HF_HUB_OFFLINE"] = "1"
         with (folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.serving", str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [sys.executable, "-P", "-m", "tunesmith.serving", str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, env=environment,
             )  # fmt: skip
         self._children = [c for c in self._children if c.poll() is None] + [child]
-        started = start_time(child.pid)
+        started = start_time(child.pid) or -1.0  # -1: it has ended already
         write_atomic(folder / "process.json", {"pid": child.pid, "started": started, "boot_id": boot_id()})
 
     def _wait(self, folder: Path) -> Endpoint:

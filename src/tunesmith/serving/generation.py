@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.core.errors import InvalidInput, TooMany
+from tunesmith.core.errors import InvalidInput, TooMany, Unavailable
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
@@ -21,6 +21,8 @@ MAX_ADAPTERS = 32
 """Adapters kept over the base; the one used longest ago goes first."""
 MAX_WAITING = 16
 """Requests that may wait for their turn."""
+GREEDY_BELOW = 1e-5
+"""Temperatures under this take the likeliest token: dividing by them would overflow."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,12 @@ class Model:
     ) -> Iterator[Piece]:
         self._waiting += 1
         try:
-            with self._lock, torch.inference_mode(), self._with_adapter(adapter_path) as model:
+            with self._lock, self._with_adapter(adapter_path) as model:
                 yield from self._decode(model, prompt, sampling, stopped)
+        except RuntimeError as error:  # torch's own, memory above all
+            raise Unavailable(
+                "The model could not compute its answer.", hint=str(error).strip().partition("\n")[0][:300]
+            ) from error
         finally:
             self._waiting -= 1
 
@@ -150,13 +156,11 @@ class Model:
         for _ in range(sampling.max_tokens):
             if stopped():
                 return
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
-            token = choose(
-                logits,
-                torch.cat([prompt[0], torch.tensor(made, dtype=torch.long, device=self.device)]),
-                sampling,
-                generator,
-            )
+            # Entered anew for each token: the mode belongs to a thread, and the next token may be asked for by another.
+            with torch.inference_mode():
+                out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                so_far = torch.cat([prompt[0], torch.tensor(made, dtype=torch.long, device=self.device)])
+                token = choose(out.logits[0, -1].float(), so_far, sampling, generator)
             made.append(token)
             if token in self.end_ids:
                 reason = "stop"
@@ -196,9 +200,10 @@ def choose(logits: torch.Tensor, so_far: torch.Tensor, sampling: Sampling, gener
         logits[seen] = torch.where(
             values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty
         )
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return int(logits.argmax())
-    logits = logits / sampling.temperature
+    logits = torch.nan_to_num(logits)  # an extreme penalty leaves infinities
+    logits = (logits - logits.max()) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], float("-inf"))
     probabilities, order = torch.softmax(logits, dim=-1).sort(descending=True)

