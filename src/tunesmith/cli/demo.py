@@ -16,7 +16,7 @@ from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import Conflict, TunesmithError, Unavailable
 from tunesmith.schemas.jobs import ChatAnswer
 from tunesmith.sdk.client import Client
-from tunesmith.sdk.connection import ServerUnreachable
+from tunesmith.sdk.connection import DEFAULT_URL, ServerUnreachable
 
 DATA = Path(__file__).parent / "demo.jsonl"
 QUESTIONS = (
@@ -71,8 +71,9 @@ def demo(
         value = {"url": client.connection.url, "job": job.id, "model": str(packed),
                  "answers": [{"question": q, "before": b, "after": a} for q, b, a in rows]}  # fmt: skip
         show(value, table(("question", "before", "after"), rows))
+        elsewhere = "" if client.connection.url == DEFAULT_URL else f"TUNESMITH_URL={client.connection.url} "
         _say(
-            f"\nThe model is packed in {packed}\nSee it all at {client.connection.url}/ – talk to it: tunesmith chat job:{job.id}"
+            f"\nThe model is packed in {packed}\nSee it all at {client.connection.url}/ – talk to it: {elsewhere}tunesmith chat job:{job.id}"
         )
         if wait and server is not None:
             _say("The server stays up; Ctrl-C stops it.")

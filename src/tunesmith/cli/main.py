@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from tunesmith.cli import datasets, jobs, talk
 from tunesmith.cli.demo import demo
@@ -13,7 +14,7 @@ from tunesmith.cli.doctor import doctor
 from tunesmith.cli.output import Output, complain
 from tunesmith.cli.serve import up
 from tunesmith.cli.train import train
-from tunesmith.core.errors import TunesmithError
+from tunesmith.core.errors import InvalidInput, TunesmithError
 from tunesmith.core.version import VERSION
 
 app = typer.Typer(
@@ -46,6 +47,21 @@ def root(
     Output.as_json = as_json
 
 
+def _bad_settings(error: ValidationError) -> InvalidInput:
+    """Environment variables that cannot be used, by their names."""
+    details = [
+        {"loc": "TUNESMITH_" + "_".join(map(str, p["loc"])).upper(), "message": p["msg"]} for p in error.errors()
+    ]
+    return InvalidInput("Settings in the environment cannot be used.", hint="See docs/settings.md.", details=details)
+
+
+def _file_trouble(error: OSError) -> TunesmithError:
+    """A path that cannot be used is bad input; a full disk and the like are not."""
+    about_path = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+    text = f"{error.filename}: {error.strerror}." if error.filename else str(error)
+    return InvalidInput(text, hint="Check the path.") if isinstance(error, about_path) else TunesmithError(text)
+
+
 def main() -> None:
     """The `tunesmith` command. `--json` may stand anywhere."""
     arguments = sys.argv[1:]
@@ -55,6 +71,12 @@ def main() -> None:
         app(arguments)
     except TunesmithError as error:
         raise SystemExit(complain(error)) from None
+    except ValidationError as error:
+        if error.title != "Settings":  # a mistake of ours, not of the user
+            raise
+        raise SystemExit(complain(_bad_settings(error))) from None
+    except OSError as error:
+        raise SystemExit(complain(_file_trouble(error))) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Annotated
 
 import typer
 
-from tunesmith.core.errors import InvalidInput
+from tunesmith.core.errors import Conflict, InvalidInput
 
 
 def check_host(host: str) -> None:
@@ -17,6 +18,17 @@ def check_host(host: str) -> None:
             f"Tunesmith has no accounts yet, so it opens on this machine only, not on {host}.",
             hint="Leave --host out. From elsewhere, use an SSH tunnel: ssh -L 8000:localhost:8000 this-machine",
         )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises `Conflict` when the port is taken."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise Conflict(
+            f"Port {port} cannot be opened: {error.strerror}.",
+            hint="A Tunesmith may be up there already; otherwise choose another: tunesmith up --port 8001",
+        ) from None
 
 
 def up(
@@ -34,9 +46,15 @@ def up(
     check_host(settings.host)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    app = create_app(settings)
+    # The application does both again when it starts; done here first, what is wrong is one sentence and no traceback.
+    app.state.tunesmith.database.take_process_lock()
+    app.state.tunesmith.database.migrate()
     config = uvicorn.Config(
-        create_app(settings), host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
+        app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
         ws="websockets-sansio", server_header=False,
     )  # fmt: skip
-    typer.echo(f"Tunesmith is at http://{settings.host}:{settings.port}  (Ctrl-C stops it)")
-    uvicorn.Server(config).run()
+    listener = listen(settings.host, settings.port)
+    place = f"[{settings.host}]" if ":" in settings.host else settings.host
+    typer.echo(f"Tunesmith is at http://{place}:{settings.port}  (Ctrl-C stops it)")
+    uvicorn.Server(config).run(sockets=[listener])

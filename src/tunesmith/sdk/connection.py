@@ -31,6 +31,7 @@ class Connection:
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout_s: float = 60.0) -> None:
         self.url = (url or os.environ.get("TUNESMITH_URL") or DEFAULT_URL).rstrip("/")
+        check_url(self.url)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.http = httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=timeout_s)
 
@@ -107,6 +108,16 @@ class Connection:
         finally:
             part.unlink(missing_ok=True)
         return target
+
+
+def check_url(url: str) -> None:
+    """Raise `InvalidInput` for what is no address of a server."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise errors.InvalidInput(f"{url!r} is no address of a server.", hint=f"TUNESMITH_URL is like {DEFAULT_URL}")
 
 
 def raise_for_error(answer: httpx.Response) -> None:

@@ -77,15 +77,18 @@ def is_pause(event: JobEvent) -> bool:
 
 def chat(connection: Connection, path: str, body: dict[str, Any]) -> Iterator[str]:
     """Pieces of the answer as they come."""
-    with connection.http.stream("POST", path, json=body, timeout=httpx.Timeout(10, read=600)) as answer:
-        if answer.status_code >= 400:
-            answer.read()
-        raise_for_error(answer)
-        for message in messages(answer.iter_lines()):
-            if message.kind == "error":
-                raise error_from(json.loads(message.data))
-            if message.kind != "message" or message.data == "[DONE]":
-                continue
-            for choice in json.loads(message.data).get("choices", []):
-                if text := choice.get("delta", {}).get("content"):
-                    yield text
+    try:
+        with connection.http.stream("POST", path, json=body, timeout=httpx.Timeout(10, read=600)) as answer:
+            if answer.status_code >= 400:
+                answer.read()
+            raise_for_error(answer)
+            for message in messages(answer.iter_lines()):
+                if message.kind == "error":
+                    raise error_from(json.loads(message.data))
+                if message.kind != "message" or message.data == "[DONE]":
+                    continue
+                for choice in json.loads(message.data).get("choices", []):
+                    if text := choice.get("delta", {}).get("content"):
+                        yield text
+    except httpx.TransportError as error:
+        raise connection._unreachable(error) from None

@@ -188,6 +188,6 @@ def _tuned_models(settings: Settings) -> Iterator[ModelRead]:
 
 def _not_here(settings: Settings, name: str) -> NotFound:
     names = [model.name for model in list_models(settings)][:10]
-    there = f"At hand: {', '.join(names)}." if names else "No model is at hand yet; tunesmith models get fetches one."
+    there = f"At hand: {', '.join(names)}." if names else "No model is at hand yet; tunesmith demo brings one."
     offline = " The hub is switched off (TUNESMITH_HUB_OFFLINE)." if settings.hub_offline else ""
     return NotFound(f"There is no model {name!r} here.{offline}", hint=there)

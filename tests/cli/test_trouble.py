@@ -1,0 +1,58 @@
+"""What goes wrong on the command line is one sentence, a hint and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ServerProcess
+
+
+def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TUNESMITH_HOME": str(folder / "home"), "TUNESMITH_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    environment |= {"TUNESMITH_URL": "http://127.0.0.1:9", **env}
+    return subprocess.run(
+        [sys.executable, "-m", "tunesmith", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(("words", "env", "code", "said"), [
+    (("chat", "some/model", "-m", "hi"), {}, 3, "tunesmith up"),
+    (("jobs", "list"), {"TUNESMITH_URL": "not a url"}, 2, "no address of a server"),
+    (("train", "--config", "."), {}, 2, "Is a directory"),
+    (("up",), {"TUNESMITH_PORT": "abc"}, 2, "TUNESMITH_PORT"),
+    (("up",), {"TUNESMITH_HOME": "a-file"}, 2, "a-file"),
+])  # fmt: skip
+def test_trouble_is_one_sentence(
+    tmp_path: Path, words: tuple[str, ...], env: dict[str, str], code: int, said: str
+) -> None:
+    (tmp_path / "a-file").touch()
+    done = run(tmp_path, *words, **env)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    as_json = run(tmp_path, "--json", *words, **env)
+    assert as_json.stdout == "" and as_json.returncode == code and said in json.dumps(json.loads(as_json.stderr))
+
+
+def test_a_second_server_says_what_stands_in_its_way(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    server = start_server(tmp_path / "home")
+    same_port = run(tmp_path, "up", "--port", str(server.port), TUNESMITH_HOME=str(tmp_path / "other"))
+    assert same_port.returncode == 5 and f"Port {server.port}" in same_port.stderr
+    same_home = run(tmp_path, "up", "--port", str(server.port))
+    assert same_home.returncode == 1 and "already uses" in same_home.stderr
+    for done in (same_port, same_home):
+        assert "Tunesmith is at" not in done.stdout and "Traceback" not in done.stderr
+    assert server.client.get("/system/health").status_code == 200, "the first goes on"
