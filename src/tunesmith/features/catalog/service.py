@@ -135,9 +135,10 @@ def _local_models(settings: Settings) -> Iterator[ModelRead]:
 
 def _hub_models(settings: Settings) -> Iterator[ModelRead]:
     import huggingface_hub
+    from huggingface_hub import constants
 
     try:
-        repos = huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE).repos
+        repos = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
     except huggingface_hub.CacheNotFound:
         return
     for repo in repos:

@@ -75,11 +75,12 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 def _from_hub(target: Path, say: Say) -> None:
     """The hub's cache on this machine, else the hub itself."""
     import huggingface_hub
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     offline = os.environ.get("TUNESMITH_HUB_OFFLINE") or os.environ.get("HF_HUB_OFFLINE")
     say("Looking for the starter model in the hub's cache" + ("" if offline else " and on the hub"))
-    answers = not offline and _hub_answers(huggingface_hub.constants.ENDPOINT)
+    answers = not offline and _hub_answers(constants.ENDPOINT)
     try:
         found = huggingface_hub.snapshot_download(STARTER_MODEL, allow_patterns=FILES, local_files_only=not answers)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
