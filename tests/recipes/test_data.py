@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,6 +139,16 @@ def test_a_template_that_refuses_names_the_row(ground: Ground) -> None:
         load(ground.run([{"question": "why", "answer": "so"}]), tokenizer)
     assert failure.value.failure == "bad_data" and failure.value.details[0]["row"] == 1
     assert "roles must alternate" in failure.value.message
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_a_model_folder_without_a_tokenizer_is_told(tiny_model: Path, tmp_path: Path, content: str | None) -> None:
+    shutil.copytree(tiny_model, folder := tmp_path / "tiny", ignore=shutil.ignore_patterns("tokenizer*", "special*"))
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(JobFailure, match="tiny has no tokenizer that can be read") as failure:
+        load_tokenizer(str(folder), offline=True)
+    assert failure.value.failure == "model_not_found" and "tokenizer.json" in failure.value.hint
 
 
 def test_long_rows_are_cut_and_rows_without_answer_left_out(ground: Ground) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from tunesmith.core.errors import Unavailable
-from tunesmith.storage.database import SAFE_WAL, Database, after_commit
+from tunesmith.storage.database import MIGRATIONS, SAFE_WAL, Database, after_commit
 from tunesmith.storage.tables import Base
 
 
@@ -53,6 +55,14 @@ def test_sqlite_is_set_up_to_lose_nothing(tmp_path: Path) -> None:
         version = tuple(int(n) for n in str(session.scalar(text("SELECT sqlite_version()"))).split("."))
         assert session.scalar(text("PRAGMA synchronous")) == 2 and session.scalar(text("PRAGMA foreign_keys")) == 1
     assert mode == ("wal" if version >= SAFE_WAL else "delete")
+
+
+def test_migrations_are_named_after_their_files() -> None:
+    """`migrate` takes the last file's name for the newest revision."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    newest_first = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert newest_first[::-1] == sorted(path.stem for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def test_migrations_make_the_tables_that_the_code_has(database: Database) -> None:

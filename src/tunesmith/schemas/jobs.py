@@ -45,6 +45,7 @@ class JobCreate(Wire):
     resources: ResourceRequest | None = None
     """One GPU where there is one, else CPU, when absent."""
     timeout_s: float | None = Field(None, gt=0, le=365 * 24 * 3600)
+    """Seconds that an attempt may take; a job that is resumed or started again has them anew. A checkpoint is kept."""
     start: Literal["now", "manual", "off_peak"] = "now"
     """`manual` leaves it `created`; `off_peak` waits for the hours in TUNESMITH_OFF_PEAK."""
     not_before: Instant | None = None

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from tunesmith.core.errors import Unavailable
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 SAFE_WAL = (3, 51, 3)
 """First SQLite without the WAL-reset race (releases from 3.7.0 can corrupt a file that several connections write)."""
 
@@ -81,40 +82,45 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema to this version. Refuses a database that a newer Tunesmith has written."""
-        from alembic import command
-        from alembic.config import Config
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
-
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.attributes["engine"] = self.engine
-        script = ScriptDirectory.from_config(config)
-        with self.engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-        if current == script.get_current_head():
+        known = sorted(path.stem for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+        current = self._revision()
+        if current == known[-1]:
             return
-        if current is not None and current not in {s.revision for s in script.walk_revisions()}:
+        if current is not None and current not in known:
             raise Unavailable(
                 f"The database is at version {current}, which this Tunesmith does not know.",
                 hint="A newer Tunesmith wrote it: upgrade this one, or set TUNESMITH_HOME to another folder.",
             )
+        from alembic import command  # most starts have nothing to migrate, and it takes a while to import
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["engine"] = self.engine
         command.upgrade(config, "head")
+
+    def _revision(self) -> str | None:
+        """The revision that the schema is at; None for an empty database."""
+        with self.unit_of_work(readonly=True) as session:
+            if not inspect(session.connection()).has_table("alembic_version"):
+                return None
+            return session.scalar(text("SELECT version_num FROM alembic_version"))
 
     def take_process_lock(self) -> None:
         """SQLite serves one server process at a time. Raises `Unavailable` when another one has the file."""
-        if not self.is_sqlite:
+        if not self.is_sqlite or self._lock_file is not None:
             return
         path = Path(self.url.removeprefix("sqlite:///")).with_suffix(".lock")
-        self._lock_file = path.open("w")
+        lock_file = path.open("w")
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock_file.close()
+            lock_file.close()
             raise Unavailable(
                 f"Another Tunesmith server already uses {path.parent}.",
                 hint="Stop it first, set TUNESMITH_HOME to another folder, or use PostgreSQL for several servers.",
             ) from None
+        self._lock_file = lock_file
 
     def check(self) -> None:
         """Raises when the database does not answer."""
@@ -125,6 +131,7 @@ class Database:
         self.engine.dispose()
         if self._lock_file is not None:
             self._lock_file.close()
+            self._lock_file = None
 
 
 def after_commit(session: Session, call: Callable[[], None]) -> None:

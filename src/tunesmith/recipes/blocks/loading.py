@@ -24,9 +24,18 @@ def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = Fa
     """The tokenizer, with a chat template and a padding token in any case."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        path, revision=revision, trust_remote_code=False, local_files_only=offline
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False, local_files_only=offline
+        )
+    except Exception as error:  # the tokenizers library raises the bare class
+        if not Path(path).is_dir():
+            raise
+        raise JobFailure(
+            FailureCode.MODEL_NOT_FOUND,
+            f"The model folder {Path(path).name} has no tokenizer that can be read: {str(error).partition(chr(10))[0][:200]}",
+            hint="Put tokenizer.json and tokenizer_config.json of the base model into the folder.",
+        ) from error
     if tokenizer.eos_token is None:
         raise JobFailure(
             FailureCode.UNSUPPORTED,

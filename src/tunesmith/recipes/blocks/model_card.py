@@ -6,8 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tunesmith.core.job_spec import JobSpec
 
 LOADING_ADAPTER = """from peft import PeftModel
@@ -35,7 +33,7 @@ def write_card(folder: Path, spec: JobSpec, params: dict[str, Any], metrics: dic
     loading = LOADING_ADAPTER.replace("{base}", base) if adapter else LOADING_MODEL
     data = spec.dataset
     lines = [
-        "---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {_plain(spec.name)}", "",
+        "---", _yaml(front).strip(), "---", "", f"# {_plain(spec.name)}", "",
         f"{_plain(base)} tuned with the `{spec.recipe}` method of Tunesmith.", "", "## Use", "", "```python", loading, "```",
         "", "## Training data", "",
         f"{_plain(data.name)}, {data.num_rows} rows, version `{data.digest}`." if data else "None.", "",
@@ -56,7 +54,13 @@ def config_yaml(spec: JobSpec, params: dict[str, Any]) -> str:
         "training_data": {"dataset": spec.dataset.name, "version": spec.dataset.digest} if spec.dataset else {},
         "hyperparameters": {key: value for key, value in params.items() if value is not None},
     }
-    return yaml.safe_dump(config, sort_keys=False)
+    return _yaml(config)
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    import yaml  # the server imports this module and seldom comes here
+
+    return yaml.safe_dump(value, sort_keys=False)
 
 
 def _plain(text: str) -> str:
