@@ -14,6 +14,10 @@ import pytest
 
 from tests.conftest import ServerProcess
 from tunesmith import Client
+from tunesmith.cli.config import read_config
+from tunesmith.cli.demo import DATA as DEMO_DATA
+from tunesmith.cli.demo import find_data
+from tunesmith.core.errors import InvalidInput
 
 ROWS = "".join(json.dumps({"question": f"what is {n}", "answer": f"it is {n}"}) + "\n" for n in range(120))
 
@@ -90,7 +94,21 @@ def test_the_whole_way_by_commands(start_server: Callable[..., ServerProcess], f
         job = client.jobs.get(1)
         steps = [item.event["step"] for item in job.follow() if item.event["type"] == "step"]
         assert steps == [1, 2, 3, 4] and job.wait().status == "completed"
-        assert isinstance("".join(job.chat("what is 3", stream=True, max_tokens=4, temperature=0.0)), str)
+        pieces = list(job.chat("what is 3", stream=True, max_tokens=4, temperature=0.0))
+        whole = job.chat("what is 3", max_tokens=4, temperature=0.0)
+        assert whole.content and "".join(pieces) == whole.content
+
+
+def test_the_demo_takes_no_other_data(start_server: Callable[..., ServerProcess], files: Path) -> None:
+    with Client(start_server(files / "home").url) as client:
+        client.datasets.upload(files / "rows.jsonl", "larkmoor")
+        assert find_data(client) is None, "the same name is not enough"
+        dataset = client.datasets.upload(DEMO_DATA, "another name")
+        found = find_data(client)
+        assert found and found.id == dataset.id
+        client.datasets.update(dataset.id, mapping={"question": "answer", "answer": "question"})
+        client.datasets.wait(dataset.id)
+        assert find_data(client) is None, "it was changed"
 
 
 def test_training_with_no_server(files: Path, run: Run) -> None:
@@ -112,6 +130,9 @@ def test_training_with_no_server(files: Path, run: Run) -> None:
     ("model: {name: a/b}\ntraining_data: {path: rows.jsonl}\noptimization: {batch_size: 0}\n", "optimization.batch_size", "greater than"),
     ("modle: {name: a/b}\ntraining_data: {path: rows.jsonl}\n", "modle", "did you mean model"),
     ("model: {name: a/b}\ntraining_data: {path: none.jsonl}\n", "training_data.path", "no such file"),
+    ("model: {name: a/b}\ntraining_data: {path: rows.jsonl}\nhyperparameters: {epochs: 1}\nevaluation: {epochs: 2}\n", "evaluation.epochs", "hyperparameters.epochs and evaluation.epochs"),
+    ("model: {name: a/b}\nmethod: lora\ntraining_data: {path: rows.jsonl}\nmethod: qlora\n", "method", "in lines 2 and 4"),
+    ("model: {name: a/b}\ntraining_data: {path: rows.jsonl}\nhyperparameters:\n  epochs: 1\n  epochs: 2\n", "epochs", "in lines 4 and 5"),
     ("!!python/object/apply:os.system ['echo hacked > hacked']", "", "not YAML"),
 ])  # fmt: skip
 def test_a_bad_configuration_names_the_place(files: Path, run: Run, text: str, place: str, words: str) -> None:
@@ -122,6 +143,18 @@ def test_a_bad_configuration_names_the_place(files: Path, run: Run, text: str, p
     body = json.loads(done.stderr.splitlines()[-1])
     assert words in json.dumps(body) and (not place or place in [d["loc"] for d in body["details"]])
     assert not (files / "hacked").exists()
+
+
+def test_a_configuration_may_share_parts_and_hold_dates(files: Path) -> None:
+    text = "hyperparameters: &base {epochs: 1, lora_r: 4}\noptimization: {batch_size: 2}\nname: 2026-05-01\nmodel: {name: a/b}\ntraining_data: {path: x}\n"
+    (files / "job.yaml").write_text(text)
+    config = read_config(files / "job.yaml")
+    assert config.name == "2026-05-01" and config.settings() == {"epochs": 1, "lora_r": 4, "batch_size": 2}
+    (files / "job.yaml").write_text(
+        text.replace("{batch_size: 2}", "{batch_size: 2}\nevaluation: {<<: *base, epochs: 3}")
+    )
+    with pytest.raises(InvalidInput, match=r"evaluation\.lora_r"):
+        read_config(files / "job.yaml")
 
 
 def test_without_a_server_the_hint_says_how_to_start_one(run: Run) -> None:

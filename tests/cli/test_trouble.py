@@ -31,6 +31,14 @@ def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[st
     (("chat", "some/model", "-m", "hi"), {}, 3, "tunesmith up"),
     (("jobs", "list"), {"TUNESMITH_URL": "not a url"}, 2, "no address of a server"),
     (("train", "--config", "."), {}, 2, "Is a directory"),
+    (("jobs", "create"), {}, 2, "--model and --dataset"),
+    (("jobs", "create", "--method", "lor"), {}, 2, "Choose one of: lora"),
+    (("jobs", "create", "--dataset", "1", "--model", "m", "--set", "=1"), {}, 2, "not name=value"),
+    (("jobs", "move", "1"), {}, 2, "--to first"),
+    (("datasets", "upload", "none.csv"), {}, 2, "There is no file none.csv"),
+    (("datasets", "upload", "a-file", "a-file", "--name", "x"), {}, 2, "one file"),
+    (("datasets", "repair", "1"), {}, 2, "--drop-empty"),
+    (("chat", "m", "-m", "\udcff"), {}, 2, "cannot be sent"),
     (("up",), {"TUNESMITH_PORT": "abc"}, 2, "TUNESMITH_PORT"),
     (("up",), {"TUNESMITH_HOME": "a-file"}, 2, "a-file"),
 ])  # fmt: skip
@@ -56,3 +64,17 @@ def test_a_second_server_says_what_stands_in_its_way(
     for done in (same_port, same_home):
         assert "Tunesmith is at" not in done.stdout and "Traceback" not in done.stderr
     assert server.client.get("/system/health").status_code == 200, "the first goes on"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("jobs", "show", "one"), "job_id"),
+    (("jobs",), "Missing command"),
+    (("--nope",), "--nope"),
+    (("train",), "--config"),
+])  # fmt: skip
+def test_wrong_usage_is_json_too(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = run(tmp_path, *words, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    body = json.loads(done.stderr)
+    assert set(body) == {"error", "message", "hint", "details"}
+    assert said in body["message"] and "--help" in body["hint"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith.core.errors import InvalidInput
 from tunesmith.recipes.catalog import get_recipe
+
+SECTIONS = ("hyperparameters", "optimization", "evaluation")
+"""One set of names: which section a parameter stands in does not matter."""
 
 
 class _Section(BaseModel):
@@ -64,13 +68,39 @@ class TrainConfig(_Section):
         return {**self.hyperparameters, **self.optimization, **self.evaluation}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML would keep the last. A date stays the text that it is."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise InvalidInput(
+                    f"{key.start_mark.name} has {key.value} twice in one place, in lines {lines[key.value]} and {line}.",
+                    hint="Keep one of the two.",
+                    details=[{"loc": key.value, "message": f"stands in line {line} again", "line": line}],
+                )
+            lines[key.value] = line
+        return node
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _loader, node: str(node.value))
+
+
 def read_config(path: Path) -> TrainConfig:
-    """Raises `InvalidInput` naming every unknown or wrong key with its place."""
+    """Raises `InvalidInput` naming every unknown, wrong or repeated key with its place."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            value = yaml.load(file, _Loader)
     except FileNotFoundError:
         raise InvalidInput(f"There is no file {path}.", hint="Check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InvalidInput(f"{path} is nested too deeply.") from None
+    except yaml.YAMLError as error:
         raise InvalidInput(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(value, dict):
         raise InvalidInput(f"{path} holds no settings.", hint="docs/training-config.md shows a whole file.")
@@ -88,19 +118,36 @@ def read_config(path: Path) -> TrainConfig:
 def check_settings(config: TrainConfig) -> None:
     """Raise `InvalidInput` for parameters that the method does not have, or that have wrong values."""
     recipe = get_recipe(config.method)
-    sections = {name: getattr(config, name) for name in ("hyperparameters", "optimization", "evaluation")}
-    place = {key: section for section, values in sections.items() for key in values}
+    places = _places(config)
     try:
         recipe.params.model_validate(config.settings())
     except ValidationError as error:
         details = []
         for problem in error.errors():
             loc = [str(part) for part in problem["loc"]]
-            full = ".".join([place.get(loc[0], "hyperparameters") if loc else "hyperparameters", *loc])
+            section = places[loc[0]][0] if loc and loc[0] in places else SECTIONS[0]
+            full = ".".join([section, *loc])
             details.append(_problem(full, problem["msg"], recipe.params))
-        raise InvalidInput(
-            f"{len(details)} setting(s) cannot be used by method {recipe.name}.", details=details
-        ) from None
+        text = f"{len(details)} setting(s) cannot be used by method {recipe.name}."
+        raise InvalidInput(text, details=details) from None
+
+
+def _places(config: TrainConfig) -> dict[str, list[str]]:
+    """Parameter → its section. Raises `InvalidInput` for parameters that two sections name."""
+    places = defaultdict(list)
+    for section in SECTIONS:
+        for key in getattr(config, section):
+            places[key].append(section)
+    twice = {key: found for key, found in places.items() if len(found) > 1}
+    if twice:
+        named = "; ".join(" and ".join(f"{section}.{key}" for section in found) for key, found in twice.items())
+        details = [
+            {"loc": f"{section}.{key}", "message": f"{key} is given in {found[0]} too"}
+            for key, found in twice.items()
+            for section in found[1:]
+        ]
+        raise InvalidInput(f"The same setting is given twice: {named}.", hint="Keep one of the two.", details=details)
+    return places
 
 
 def _problem(loc: str, message: str, known: type[BaseModel]) -> dict[str, Any]:

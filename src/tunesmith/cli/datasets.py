@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from tunesmith.cli.output import Output, err, out, show, size, table
+from tunesmith.cli.output import Output, say, show, size, table, transfer, waiting
 from tunesmith.core.errors import InvalidInput
+from tunesmith.schemas.datasets import DatasetRead
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Upload, look at, check and repair files of examples.")
@@ -26,23 +26,28 @@ def upload(
     wait: Annotated[bool, typer.Option(help="Wait until it is read.")] = True,
 ) -> None:
     """Upload files as datasets."""
-    made = []
+    if name and len(files) > 1:
+        raise InvalidInput("--name is for one file.", hint="Upload them one by one, or leave --name out.")
+    for path in files:
+        if not path.is_file():
+            raise InvalidInput(f"There is no file {path}.", hint="Check the path.")
     with Client() as client:
-        for path in files:
-            if not path.is_file():
-                raise InvalidInput(f"There is no file {path}.", hint="Check the path.")
-            made.append(_upload(client, path, name if len(files) == 1 else None, wait=wait))
+        made = [upload_file(client, path, name, wait=wait) for path in files]
     rows = [(d.id, d.name, d.status, d.shape, d.num_rows, d.num_errors, d.num_warnings) for d in made]
     show(made, table(("id", "name", "status", "shape", "rows", "errors", "warnings"), rows))
-    if not Output.as_json and any(d.num_errors or d.num_warnings for d in made):
-        out.print(f"See them with: tunesmith datasets validate {made[0].id}", style="dim")
+    for dataset in made:
+        if not Output.as_json and (dataset.num_errors or dataset.num_warnings):
+            say(f"See what is wrong with: tunesmith datasets validate {dataset.id}", "dim")
 
 
-def _upload(client: Client, path: Path, name: str | None, *, wait: bool) -> Any:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=err, disable=Output.as_json, transient=True) as bar:
-        task = bar.add_task(path.name, total=path.stat().st_size)
-        return client.datasets.upload(path, name, progress=lambda done, _: bar.update(task, completed=done), wait=wait)
+def upload_file(client: Client, path: Path, name: str | None = None, *, wait: bool = True) -> DatasetRead:
+    """Upload with a bar; with `wait`, another one until it is read."""
+    with transfer(path.name) as sent:
+        made = client.datasets.upload(path, name, progress=sent, wait=False)
+    if not wait:
+        return made
+    with waiting(f"reading {path.name}") as done:
+        return client.datasets.wait(made.id, progress=done)
 
 
 @app.command("list")
@@ -55,7 +60,11 @@ def list_(
     with Client() as client:
         found = list(client.datasets.list(q=q, status=status, tag=tag))
     if not found and not Output.as_json:
-        out.print("No datasets yet. Upload one with: tunesmith datasets upload FILE")
+        say(
+            "No such datasets."
+            if q or status or tag
+            else "No datasets yet. Upload one with: tunesmith datasets upload FILE"
+        )
         return
     rows = [(d.id, d.name, d.type, d.status, d.shape, d.num_rows, size(d.size_bytes)) for d in found]
     show(found, table(("id", "name", "type", "status", "shape", "rows", "size"), rows))
@@ -108,8 +117,12 @@ def repair(
         "drop_empty": drop_empty, "drop_duplicates": drop_duplicates, "strip": strip, "fix_encoding": fix_encoding,
         "length_bounds": length_bounds,
     }  # fmt: skip
+    if not any(chosen.values()):
+        flags = ", ".join("--" + name.replace("_", "-") for name in chosen)
+        raise InvalidInput("No repair is chosen.", hint=f"Choose one or more of {flags}.")
     with Client() as client:
-        client.datasets.repair(dataset_id, **chosen)
+        with waiting("repairing"):
+            client.datasets.repair(dataset_id, **chosen)
         newest = client.datasets.versions(dataset_id)[0]
     rows = [(s.repair, s.rows_changed, s.rows_dropped) for s in newest.changes]
     show(newest, table(("repair", "rows changed", "rows dropped"), rows))
@@ -130,6 +143,6 @@ def download(
     format: Annotated[str, typer.Option(help="original, parquet, jsonl or csv.")] = "original",  # noqa: A002
 ) -> None:
     """The untouched original, or the newest version in another format."""
-    with Client() as client:
-        client.datasets.download(dataset_id, path, format=format)
-    show({"path": str(path)}, f"Saved {path}.")
+    with Client() as client, transfer(path.name) as got:
+        saved = client.datasets.download(dataset_id, path, format=format, progress=got)
+    show({"path": str(saved)}, f"Saved {saved}.")

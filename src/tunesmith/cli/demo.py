@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from typing import Annotated, cast
 
 import typer
 
+from tunesmith.cli.datasets import upload_file
+from tunesmith.cli.jobs import download_job, watch_job
 from tunesmith.cli.output import FAILED, Output, err, out, show, table
-from tunesmith.cli.watch import say_end, watch
+from tunesmith.cli.watch import say_end
 from tunesmith.core.errors import Conflict, TunesmithError, Unavailable
+from tunesmith.schemas.datasets import DatasetRead
 from tunesmith.schemas.jobs import ChatAnswer
 from tunesmith.sdk.client import Client
 from tunesmith.sdk.connection import DEFAULT_URL, ServerUnreachable
@@ -42,12 +46,11 @@ def demo(
     _say("1/6  The starter model")
     ensure_starter_model(settings.models_dir, _say_more)
     _say("2/6  The server")
-    client, server = _server(port)
+    client, server = _server(port, settings.home / "server.log")
     try:
         _say(f"     {client.connection.url}")
         _say("3/6  The data")
-        dataset = next((d for d in client.datasets.list(q="larkmoor") if d.status == "ready"), None)
-        dataset = dataset or client.datasets.upload(DATA, "larkmoor")
+        dataset = find_data(client) or upload_file(client, DATA, "larkmoor")
         _say(f"     {dataset.num_rows} questions and answers about an observatory that does not exist")
         before = [_ask(client, STARTER_MODEL, question) for question in QUESTIONS]
         _say("4/6  The training")
@@ -59,7 +62,7 @@ def demo(
             hyperparameters=SETTINGS,
             priority="high",
         )
-        last = watch((item.event for item in job.follow()), "tuning")
+        last = watch_job(job)
         if last.get("new") != "completed":
             say_end(last)
             raise typer.Exit(FAILED)
@@ -67,7 +70,7 @@ def demo(
         after = [_ask(client, f"job:{job.id}", question) for question in QUESTIONS]
         rows = list(zip(QUESTIONS, before, after, strict=True))
         _say("6/6  Packing the model")
-        packed = job.download(settings.home / f"{job.info.output_name}.tar.gz")
+        packed = download_job(job, settings.home)
         value = {"url": client.connection.url, "job": job.id, "model": str(packed),
                  "answers": [{"question": q, "before": b, "after": a} for q, b, a in rows]}  # fmt: skip
         show(value, table(("question", "before", "after"), rows))
@@ -85,29 +88,37 @@ def demo(
             server.wait()
 
 
+def find_data(client: Client) -> DatasetRead | None:
+    """The questions, when they were uploaded before and nothing was changed in them."""
+    digest = hashlib.sha256(DATA.read_bytes()).hexdigest()
+    for dataset in client.datasets.list(status="ready"):
+        if dataset.sha256 == digest and len(client.datasets.versions(dataset.id)) == 1:
+            return dataset
+    return None
+
+
 def _say(text: str) -> None:
-    (err if Output.as_json else out).print(text, markup=False)
+    (err if Output.as_json else out).print(text, markup=False, soft_wrap=True)
 
 
 def _say_more(text: str) -> None:
     _say(f"     {text}")
 
 
-def _server(port: int) -> tuple[Client, subprocess.Popen[bytes] | None]:
-    """The Tunesmith on this port, else one that is started now. Raises when something else has the port."""
+def _server(port: int, log: Path) -> tuple[Client, subprocess.Popen[bytes] | None]:
+    """The Tunesmith on this port, else one that is started now and writes `log`. Raises when something else has the port."""
     client = Client(f"http://127.0.0.1:{port}", timeout_s=600)
     try:
         client.system.health()
     except ServerUnreachable:
         pass
-    except (TunesmithError, ValueError) as error:
+    except TunesmithError as error:
         raise Conflict(
             f"Something else answers on port {port}.", hint="Choose another: tunesmith demo --port 8001"
         ) from error
     else:
         return client, None
     environment = {**os.environ, "TUNESMITH_PORT": str(port)}
-    log = Path(os.environ.get("TUNESMITH_HOME", Path.home() / ".tunesmith")) / "server.log"
     with log.open("ab") as file:
         server = subprocess.Popen(
             [sys.executable, "-m", "tunesmith", "up", "--port", str(port)], env=environment, stdout=file, stderr=file

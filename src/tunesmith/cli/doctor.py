@@ -17,25 +17,19 @@ def doctor() -> None:
 
     found = [item.model_dump(mode="json") for item in check(Settings())]
     with Client(timeout_s=3) as client:
-        try:
-            health = client.system.health()
-            found.append(
-                {
-                    "name": "server",
-                    "status": "ok",
-                    "message": f"answers at {client.connection.url}, version {health['version']}",
-                    "remedy": "",
-                }
-            )
-        except (ServerUnreachable, TunesmithError) as error:
-            found.append(
-                {
-                    "name": "server",
-                    "status": "warning",
-                    "message": error.message,
-                    "remedy": "Start it with: tunesmith up",
-                }
-            )
+        found.append(_server(client))
     rows = [(item["status"], item["name"], item["message"], item["remedy"]) for item in found]
     show(found, table(("status", "check", "found", "remedy"), rows))
     raise typer.Exit(FAILED if any(item["status"] == "error" for item in found) else 0)
+
+
+def _server(client: Client) -> dict[str, str]:
+    try:
+        health = client.system.health()
+    except ServerUnreachable as error:
+        status, message, remedy = "warning", error.message, "Start it with: tunesmith up"
+    except TunesmithError as error:
+        status, message, remedy = "warning", error.message, error.hint
+    else:
+        status, message, remedy = "ok", f"answers at {client.connection.url}, version {health['version']}", ""
+    return {"name": "server", "status": status, "message": message, "remedy": remedy}

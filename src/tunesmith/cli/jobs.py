@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.output import FAILED, Output, duration, out, show, table
+from tunesmith.cli.output import FAILED, Output, duration, say, show, table, transfer
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput
+from tunesmith.recipes.catalog import get_recipe
 from tunesmith.sdk.client import Client, Job
 
 app = typer.Typer(no_args_is_help=True, help="Make, watch and steer training jobs.")
@@ -19,36 +20,60 @@ Id = Annotated[int, typer.Argument(min=1, help="The job's number.")]
 
 
 def settings_from(pairs: list[str]) -> dict[str, Any]:
-    """`learning_rate=2e-4` → `{"learning_rate": 0.0002}`. Raises `InvalidInput` for what is no pair."""
+    """`learning_rate=2e-4` → `{"learning_rate": 0.0002}`; `script=@train.py` is the text of that file.
+
+    Raises `InvalidInput` for what is no pair, is given twice, or names a file that cannot be read as text.
+    """
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not name:
             raise InvalidInput(f"{pair!r} is not name=value.", hint="For example: --set learning_rate=2e-4")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+        if name in found:
+            raise InvalidInput(f"{name} is set twice.", hint="Keep one of the two.")
+        found[name] = _file_text(Path(value[1:])) if value.startswith("@") else _value(value)
     return found
+
+
+def _value(text: str) -> Any:
+    """JSON, or else the text itself; so are NaN and infinity, which no server takes."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return text
+    return value
+
+
+def _file_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path} is not UTF-8 text.") from None
 
 
 @app.command()
 def create(
-    model: Annotated[str, typer.Option(help="Hub id, local name, or job:<id>.")],
-    dataset: Annotated[int, typer.Option(min=1, help="The dataset's number.")],
-    method: Annotated[str, typer.Option(help="lora, qlora, standard or unsloth.")] = "lora",
-    name: Annotated[str | None, typer.Option()] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, local name, or job:<id>.")] = None,
+    dataset: Annotated[int | None, typer.Option(min=1, help="The dataset's number.")] = None,
+    method: Annotated[str, typer.Option(help="lora, qlora, standard, unsloth or custom.")] = "lora",
+    name: Annotated[str | None, typer.Option(help="Made up from model and data when left out.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A hyperparameter, name=value; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="A hyperparameter, name=value or name=@file; may be repeated."),
     ] = None,
     priority: Annotated[str, typer.Option(help="low, normal or high.")] = "normal",
     start: Annotated[str, typer.Option(help="now, manual or off_peak.")] = "now",
     follow: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
 ) -> None:
     """Make a training job. What is left out is chosen from model, data and machine."""
-    fields = {"model": model, "dataset_id": dataset, "method": method, "priority": priority, "start": start}
-    if name:
-        fields["name"] = name
+    recipe = get_recipe(method)
+    needed = {"--model": recipe.needs_model and model is None, "--dataset": recipe.needs_dataset and dataset is None}
+    if missing := [flag for flag, is_missing in needed.items() if is_missing]:
+        raise InvalidInput(f"Method {method} needs {' and '.join(missing)}.", hint="See: tunesmith jobs create --help")
+    given = {"model": model, "dataset_id": dataset, "name": name or None}
+    fields: dict[str, Any] = {"method": method, "priority": priority, "start": start}
+    fields |= {key: value for key, value in given.items() if value is not None}
     with Client() as client:
         job = client.jobs.create(**fields, hyperparameters=settings_from(settings or []))
         if not follow:
@@ -57,11 +82,16 @@ def create(
         finish(job)
 
 
-def finish(job: Job, after: int = 0) -> None:
+def finish(job: Job) -> None:
     """Watch to the end; the exit code says how it went."""
-    last = watch((item.event for item in job.follow(after)), job.info.name)
+    last = watch_job(job)
     say_end(last)
     raise typer.Exit(FAILED if last.get("new") in ("failed", "cancelled") else 0)
+
+
+def watch_job(job: Job) -> dict[str, Any]:
+    """Watch to the end; returns the last status event."""
+    return watch((item.event for item in job.follow()), job.info.name)
 
 
 @app.command("watch")
@@ -82,7 +112,8 @@ def list_(
     with Client() as client:
         found = [job.info for job in client.jobs.list(status=status, q=q)]
     if not found and not Output.as_json:
-        out.print("No jobs yet. Make one with: tunesmith jobs create --model NAME --dataset ID")
+        make = "No jobs yet. Make one with: tunesmith jobs create --model NAME --dataset ID"
+        say("No such jobs." if status or q else make)
         return
     rows = [(j.id, j.name, j.method, j.status, j.phase or "", j.status_reason[:60]) for j in found]
     show(found, table(("id", "name", "method", "status", "phase", "reason"), rows))
@@ -110,7 +141,8 @@ def diagnose(job_id: Id) -> None:
     """What the curve says, in words."""
     with Client() as client:
         found = client.jobs.get(job_id).status().diagnosis
-    show(found, table(("finding", "what to do"), [(d.message, d.advice) for d in found]))
+    rows = [(d.message, d.advice) for d in found]
+    show(found, table(("finding", "what to do"), rows) if rows else "There is no curve to judge yet.")
 
 
 def _steer(name: str, doing: str, method: str) -> None:
@@ -160,6 +192,8 @@ def move(
     before: Annotated[int | None, typer.Option(min=1, help="The job to put it before.")] = None,
 ) -> None:
     """Move a waiting job in the queue."""
+    if (to is None) == (before is None):
+        raise InvalidInput("Say where to: one of --to and --before.", hint=f"tunesmith jobs move {job_id} --to first")
     where = {"to": to, "before_job_id": before}
     with Client() as client:
         found = client.jobs.get(job_id).move(**{k: v for k, v in where.items() if v is not None})
@@ -177,8 +211,8 @@ def clone(
     fields: dict[str, Any] = {}
     for key, value in settings_from(changes or []).items():
         group, dot, name = key.partition(".")
-        if dot:
-            fields.setdefault(group, {})[name] = value
+        if dot and isinstance(fields.setdefault(group, {}), dict):
+            fields[group][name] = value
         else:
             fields[key] = value
     with Client() as client:
@@ -197,10 +231,19 @@ def delete(job_id: Id) -> None:
 @app.command()
 def download(
     job_id: Id,
-    path: Annotated[Path | None, typer.Argument(help="Where to; <output name>.tar.gz when left out.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="Where to; <output name>.tar.gz when left out or a folder.")
+    ] = None,
 ) -> None:
     """The packed model with report and instructions."""
     with Client() as client:
         job = client.jobs.get(job_id)
-        saved = job.download(path or Path(f"{job.info.output_name}.tar.gz"))
+        saved = download_job(job, path or Path())
     show({"path": str(saved)}, f"Saved {saved}.")
+
+
+def download_job(job: Job, path: Path) -> Path:
+    """Download with a bar, into `path` when it is a folder; returns the file."""
+    target = path / f"{job.info.output_name}.tar.gz" if path.is_dir() else path
+    with transfer(target.name) as got:
+        return job.download(target, progress=got)

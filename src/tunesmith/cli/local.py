@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,8 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     }  # fmt: skip
     request_path = folder / "data-request.json"
     write_atomic(request_path, request)
-    child = subprocess.run(
-        [sys.executable, "-m", "tunesmith.dataprep", str(request_path)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "tunesmith.dataprep", str(request_path)]
+    child = subprocess.run(command, stdout=subprocess.PIPE, text=True, start_new_session=True)  # Ctrl-C is ours alone
     request_path.unlink()
     if child.returncode:
         lines = child.stdout.strip().splitlines()
@@ -117,39 +117,85 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     return ref, lengths
 
 
-def run(job_dir: JobDir, attempt: int) -> Iterator[dict[str, Any]]:
-    """Start the worker and yield its events, then a status event that tells the end. Ctrl-C pauses it at a checkpoint."""
+class Worker:
+    """The training process of one attempt. Ctrl-C or SIGTERM pauses it at a checkpoint; a second one kills it.
+
+    The signals are taken over while it lives, so it makes no difference what this process is doing when they come.
+    """
+
+    def __init__(self, job_dir: JobDir, attempt: int) -> None:
+        self.asks = 0
+        """How often it was asked to end."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._handlers = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        command = [sys.executable, "-m", "tunesmith.worker", str(job_dir.path), "--attempt", str(attempt)]
+        with job_dir.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        if self.asks:
+            self._end(signal.SIGTERM)
+
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._process.poll() if self._process else None
+
+    def close(self) -> None:
+        """Pause it if it still trains, wait for its end, and give the signals back."""
+        if self._process and self._process.poll() is None:
+            if not self.asks:
+                self._asked(signal.SIGTERM)
+            self._process.wait()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _asked(self, _number: int, _frame: object = None) -> None:
+        self.asks += 1
+        self._end(signal.SIGTERM if self.asks == 1 else signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+
+def run(job_dir: JobDir, attempt: int) -> Generator[dict[str, Any], None, None]:
+    """Start the worker and yield its events, then a status event that tells the end.
+
+    Closing the iterator, whatever for, pauses the worker at a checkpoint, as Ctrl-C does. Main thread only.
+    """
     offset = job_dir.events.stat().st_size if job_dir.events.exists() else 0
     write_atomic(job_dir.launch, Launch(attempt=attempt))
-    command = [sys.executable, "-m", "tunesmith.worker", str(job_dir.path), "--attempt", str(attempt)]
-    with job_dir.log.open("ab") as log:
-        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    worker, told = Worker(job_dir, attempt), False
     try:
         while True:
-            ended = worker.poll() is not None
+            ended = worker.code() is not None
             found = read_new_events(job_dir.events, offset)
             offset = found.next_offset
             for event in found.events:
                 yield event.model_dump(mode="json")
             if ended and not found.events:
                 break
+            if worker.asks and not told:
+                told = True
+                text = "Pausing at a checkpoint. Ctrl-C once more ends it at once."
+                yield {"type": "notice", "level": "info", "message": text, "hint": ""}
             time.sleep(LOOK_EVERY_S)
-    except KeyboardInterrupt:
-        os.killpg(worker.pid, signal.SIGTERM)
-        worker.wait()
     finally:
-        if worker.poll() is None:
-            worker.kill()
-    yield _end(job_dir.read_exit(), attempt, worker.returncode)
+        worker.close()
+    yield _end(job_dir.read_exit(), attempt, worker)
 
 
-def _end(record: ExitRecord | None, attempt: int, code: int | None) -> dict[str, Any]:
+def _end(record: ExitRecord | None, attempt: int, worker: Worker) -> dict[str, Any]:
     """The last word as a status event."""
     if record is None or record.attempt != attempt:
-        reason, hint = (
-            f"the worker ended with code {code} and no last word",
-            "output.log in its folder has more; --resume goes on.",
-        )
+        if worker.asks == 1:
+            return {"type": "status", "new": "paused", "reason": "stopped before the training began", "hint": ""}
+        if worker.asks:
+            hint = "--resume goes on from the last checkpoint."
+            return {"type": "status", "new": "cancelled", "reason": "ended at once", "hint": hint}
+        reason = f"the worker ended with code {worker.code()} and no last word"
+        hint = "output.log in its folder has more; --resume goes on."
         return {"type": "status", "new": "failed", "reason": reason, "hint": hint}
     failure = record.failure
     return {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from typer.exceptions import TyperException
 
 from tunesmith.cli import datasets, jobs, talk
 from tunesmith.cli.demo import demo
@@ -62,19 +63,43 @@ def _file_trouble(error: OSError) -> TunesmithError:
     return InvalidInput(text, hint="Check the path.") if isinstance(error, about_path) else TunesmithError(text)
 
 
+def _usage(error: TyperException) -> InvalidInput:
+    """What typer says of words that it cannot use."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "tunesmith"
+    return InvalidInput(error.format_message(), hint=f"See: {command} --help")
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; returns its exit code. Usage errors are typer's to show, except with `--json`."""
+    root = typer.main.get_group(app)
+    if Output.as_json:
+        for group in (root, *root.commands.values()):
+            group.no_args_is_help = False  # help would go to standard output, where programs read data
+    try:
+        code = root(arguments, standalone_mode=not Output.as_json)
+    except TyperException as error:
+        raise _usage(error) from None
+    return code if isinstance(code, int) else 0
+
+
 def main() -> None:
     """The `tunesmith` command. `--json` may stand anywhere."""
     arguments = sys.argv[1:]
-    if "--json" in arguments:
+    Output.as_json = "--json" in arguments
+    if Output.as_json:
         arguments = ["--json", *(a for a in arguments if a != "--json")]
     try:
-        app(arguments)
+        raise SystemExit(_run(arguments))
     except TunesmithError as error:
         raise SystemExit(complain(error)) from None
     except ValidationError as error:
         if error.title != "Settings":  # a mistake of ours, not of the user
             raise
         raise SystemExit(complain(_bad_settings(error))) from None
+    except UnicodeError as error:
+        text = InvalidInput(f"Some text is not in the encoding that is used here: {error}.", hint="Use UTF-8.")
+        raise SystemExit(complain(text)) from None
     except OSError as error:
         raise SystemExit(complain(_file_trouble(error))) from None
     except KeyboardInterrupt:

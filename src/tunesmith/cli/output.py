@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from tunesmith.core import errors
-from tunesmith.sdk.connection import ServerUnreachable
+from tunesmith.sdk.connection import NotTunesmith, ServerUnreachable
 
 OK, FAILED, BAD_INPUT, UNREACHABLE, NOT_FOUND, CONFLICT = range(6)
 """Exit codes: 0 all well, 1 a job failed or something else went wrong, 2 bad input or usage, 3 no server, 4 not there,
@@ -42,7 +44,30 @@ def show(value: Any, text: str | Table | None = None) -> None:
     if Output.as_json:
         sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
     elif text is not None:
-        out.print(text, markup=False) if isinstance(text, str) else out.print(text)
+        say(text) if isinstance(text, str) else out.print(text)
+
+
+def say(text: str, style: str | None = None, end: str = "\n") -> None:
+    """Text as it is: names are users' text, and a path that is cut in two cannot be copied."""
+    out.print(text, style=style, end=end, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def transfer(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for bytes that go over the wire; gives what is told `(bytes so far, bytes in all, or 0 where nobody knows)`."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, disable=Output.as_json, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar for work that somebody else does; gives what is told the share that is done, 0 to 1."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn())
+    with Progress(*columns, console=err, disable=Output.as_json, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda share: bar.update(task, completed=share, total=1.0 if share else None)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -83,7 +108,7 @@ def duration(seconds: float | None) -> str:
 
 
 def exit_code(error: errors.TunesmithError) -> int:
-    if isinstance(error, ServerUnreachable):
+    if isinstance(error, ServerUnreachable | NotTunesmith):
         return UNREACHABLE
     if isinstance(error, errors.NotFound):
         return NOT_FOUND
@@ -99,10 +124,10 @@ def complain(error: errors.TunesmithError) -> int:
     if Output.as_json:
         sys.stderr.write(json.dumps(error.body(), ensure_ascii=False) + "\n")
         return exit_code(error)
-    err.print(f"[bold red]Error:[/] {_escaped(error.message)}")
+    err.print(f"[bold red]Error:[/] {_escaped(error.message)}", soft_wrap=True)
     for detail in error.details[:10]:
         where = detail.get("loc") or (f"row {detail['row']}" if "row" in detail else "")
-        err.print(f"  {_escaped(str(where))}: {_escaped(str(detail.get('message', '')))}")
+        err.print(f"  {_escaped(str(where))}: {_escaped(str(detail.get('message', '')))}", soft_wrap=True)
     if error.hint:
-        err.print(f"[dim]{_escaped(error.hint)}[/]")
+        err.print(f"[dim]{_escaped(error.hint)}[/]", soft_wrap=True)
     return exit_code(error)

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from tunesmith.cli.output import Output, out, show, size, table
+from tunesmith.cli.output import Output, out, say, show, size, table
 from tunesmith.schemas.jobs import ChatAnswer
 from tunesmith.sdk.client import Client
 
@@ -21,7 +21,7 @@ def list_() -> None:
     with Client() as client:
         found = client.models.list()
     if not found and not Output.as_json:
-        out.print("No models yet. tunesmith demo brings the starter model; hub names can be trained on directly.")
+        say("No models yet. tunesmith demo brings the starter model; hub names can be trained on directly.")
         return
     rows = [(m.name, m.kind, m.base_model or m.architecture, size(m.size_bytes)) for m in found]
     show(found, table(("name", "kind", "from", "size"), rows))
@@ -49,9 +49,12 @@ def chat(
             return
         while True:
             try:
-                said.append({"role": "user", "content": out.input("[bold]you:[/] ")})
+                words = out.input("[bold]you:[/] ")
             except EOFError:
                 return
+            if not words.strip():
+                continue
+            said.append({"role": "user", "content": words})
             said.append({"role": "assistant", "content": _say(client, model, said, temperature, max_tokens)})
 
 
@@ -61,6 +64,6 @@ def _say(client: Client, model: str, said: list[dict[str, str]], temperature: fl
     pieces = client.models.chat(model, said, stream=True, temperature=temperature, max_tokens=max_tokens)
     for piece in cast(Iterator[str], pieces):
         text += piece
-        out.print(piece, end="", markup=False)
-    out.print()
+        say(piece, end="")
+    say("")
     return text

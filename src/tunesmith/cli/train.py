@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.config import TrainConfig, read_config
-from tunesmith.cli.jobs import finish
+from tunesmith.cli.config import DataSection, TrainConfig, read_config
+from tunesmith.cli.datasets import upload_file
+from tunesmith.cli.jobs import download_job, watch_job
 from tunesmith.cli.local import prepare, run, sized_name
-from tunesmith.cli.output import FAILED, Output, out, show
+from tunesmith.cli.output import FAILED, Output, say, show, waiting
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.recipes.catalog import get_recipe
@@ -28,41 +31,53 @@ def train(
     """Train from a configuration file."""
     settings = read_config(config)
     if not (local or resume):
-        client = Client()
-        try:
-            client.system.health()
-        except ServerUnreachable:
-            if not Output.as_json:
-                out.print("No server answers, so the training runs right here.", style="dim")
-        else:
-            _on_server(client, settings)
-            return
+        with Client() as client:
+            if _answers(client):
+                _on_server(client, settings)
+                return
+        if not Output.as_json:
+            say("No server answers, so the training runs right here.", "dim")
     _here(settings, config, output, resume=resume)
 
 
+def _answers(client: Client) -> bool:
+    try:
+        client.system.health()
+    except ServerUnreachable:
+        return False
+    return True
+
+
 def _on_server(client: Client, config: TrainConfig) -> None:
-    data = config.training_data
-    if data.path is not None:
-        if not data.path.is_file():
-            raise InvalidInput(
-                f"There is no file {data.path}.", details=[{"loc": "training_data.path", "message": "no such file"}]
-            )
-        dataset_id = client.datasets.upload(data.path).id
-    else:
-        dataset_id = _find_dataset(client, data.dataset)
-    if data.shape or data.mapping:
-        client.datasets.update(dataset_id, **{k: v for k, v in (("shape", data.shape), ("mapping", data.mapping)) if v})
-        client.datasets.wait(dataset_id)
+    dataset_id = _dataset(client, config.training_data)
     fields: dict[str, Any] = {"method": config.method, "model": config.model.name, "dataset_id": dataset_id}
-    fields |= {k: v for k, v in (("name", config.name), ("dataset_version", data.version)) if v}
+    fields |= {k: v for k, v in (("name", config.name), ("dataset_version", config.training_data.version)) if v}
     job = client.jobs.create(**fields, hyperparameters=config.settings())
     if not Output.as_json:
-        out.print(f"Job {job.id}: {job.info.name}", markup=False)
-    try:
-        finish(job)
-    finally:
-        if config.deployment.download and job.refresh().status == "completed":
-            job.download(config.deployment.download)
+        say(f"Job {job.id}: {job.info.name}")
+    last = watch_job(job)
+    say_end(last)
+    if last.get("new") in ("failed", "cancelled"):
+        raise typer.Exit(FAILED)
+    if last.get("new") == "completed" and config.deployment.download:
+        saved = download_job(job, config.deployment.download)
+        show({"path": str(saved)}, f"Saved {saved}.")
+
+
+def _dataset(client: Client, data: DataSection) -> int:
+    """The number of the dataset to train on: uploaded, or found, and mapped as the file says."""
+    if data.path is None:
+        dataset_id = _find_dataset(client, data.dataset)
+    elif data.path.is_file():
+        dataset_id = upload_file(client, data.path).id
+    else:
+        details = [{"loc": "training_data.path", "message": "no such file"}]
+        raise InvalidInput(f"There is no file {data.path}.", details=details)
+    if data.shape or data.mapping:
+        client.datasets.update(dataset_id, **{k: v for k, v in (("shape", data.shape), ("mapping", data.mapping)) if v})
+        with waiting("applying the mapping") as done:
+            client.datasets.wait(dataset_id, progress=done)
+    return dataset_id
 
 
 def _find_dataset(client: Client, wanted: int | str | None) -> int:
@@ -77,19 +92,20 @@ def _find_dataset(client: Client, wanted: int | str | None) -> int:
 
 
 def _here(config: TrainConfig, config_path: Path, output: Path | None, *, resume: bool) -> None:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", sized_name(config, config_path))
+    name = re.sub(r"[^\w.-]+", "-", sized_name(config, config_path)).strip(".-") or "run"
     folder = output or config.deployment.output or Path("tunesmith-output") / name
-    job_dir, attempt = prepare(config, folder, resume=resume)
-    last = watch(run(job_dir, attempt), config.name or folder.name)
+    with waiting("reading the data"):
+        job_dir, attempt = prepare(config, folder, resume=resume)
+    with contextlib.closing(run(job_dir, attempt)) as events:
+        last = watch(events, config.name or folder.name)
     say_end(last)
     if last.get("new") == "completed":
         model = job_dir.artifacts / get_recipe(config.method).produces
         report = job_dir.artifacts / "report" / "report.html"
         show({"model": str(model), "report": str(report)}, f"The model is in {model}\nThe report is {report}")
         return
-    if last.get("new") == "paused" and not Output.as_json:
-        out.print(
-            f"Paused. Go on with: tunesmith train --config {config_path} --output {folder} --resume", markup=False
-        )
+    if last.get("new") == "paused":
+        again = shlex.join(["tunesmith", "train", "--config", str(config_path), "--output", str(folder), "--resume"])
+        show({"paused": str(folder), "resume": again}, f"Go on with: {again}")
         return
     raise typer.Exit(FAILED)

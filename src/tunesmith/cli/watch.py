@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tunesmith.cli.output import Output, duration, err, out
+from tunesmith.cli.output import Output, duration, err, say
 
 
 def watch(events: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
@@ -22,10 +22,10 @@ def watch(events: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
             last = event if event["type"] == "status" else last
         return last
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.fields[numbers]}", markup=False),
     )
     with Progress(*columns, console=err) as bar:
         task = bar.add_task(title, total=None, numbers="waiting")
@@ -62,6 +62,6 @@ def say_end(status: dict[str, Any]) -> None:
     text = status["new"]
     if status.get("reason"):
         text += f": {status['reason']}"
-    out.print(text, markup=False)
+    say(text)
     if status.get("hint"):
-        out.print(status["hint"], style="dim", markup=False)
+        say(status["hint"], "dim")

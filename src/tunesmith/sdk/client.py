@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -20,7 +20,7 @@ from tunesmith.schemas.datasets import (
 )
 from tunesmith.schemas.jobs import ChatAnswer, JobEvent, JobProgress, JobRead
 from tunesmith.schemas.models import ModelRead
-from tunesmith.sdk.connection import Connection, Progress
+from tunesmith.sdk.connection import Connection, NotTunesmith, Progress, json_of
 from tunesmith.sdk.stream import chat, follow
 
 LOOK_EVERY_S = 0.2
@@ -67,10 +67,12 @@ class Datasets:
         made = DatasetRead.model_validate(self._connection.upload(Path(path), name, progress))
         return self.wait(made.id) if wait else made
 
-    def wait(self, dataset_id: int) -> DatasetRead:
-        """Wait until it is read. Raises `BadData` when it could not be."""
+    def wait(self, dataset_id: int, *, progress: Callable[[float], None] | None = None) -> DatasetRead:
+        """Wait until it is read; `progress` is told how far that is, 0 to 1. Raises `BadData` when it could not be."""
         while True:
             dataset = self.get(dataset_id)
+            if progress:
+                progress(dataset.progress)
             if dataset.status == DatasetStatus.FAILED:
                 error = dataset.error or {}
                 raise BadData(error.get("message"), hint=error.get("hint", ""), details=error.get("details", []))
@@ -105,15 +107,22 @@ class Datasets:
         return self.wait(dataset_id)
 
     def update(self, dataset_id: int, **changes: Any) -> DatasetRead:
-        return DatasetRead.model_validate(
-            self._connection.request("PATCH", f"/datasets/{dataset_id}", json=changes).json()
-        )
+        answer = self._connection.request("PATCH", f"/datasets/{dataset_id}", json=changes)
+        return DatasetRead.model_validate(json_of(answer))
 
     def delete(self, dataset_id: int) -> None:
         self._connection.request("DELETE", f"/datasets/{dataset_id}")
 
-    def download(self, dataset_id: int, path: str | Path, *, format: str = "original") -> Path:  # noqa: A002
-        return self._connection.download(f"/datasets/{dataset_id}/download", Path(path), format=format)
+    def download(
+        self,
+        dataset_id: int,
+        path: str | Path,
+        *,
+        format: str = "original",  # noqa: A002
+        progress: Progress | None = None,
+    ) -> Path:
+        """Save the original, or the newest version as `parquet`, `jsonl` or `csv`; the file appears whole or not at all."""
+        return self._connection.download(f"/datasets/{dataset_id}/download", Path(path), progress, format=format)
 
 
 class Jobs:
@@ -231,7 +240,7 @@ class Job:
             offset = chunk["next_offset"]
 
     def download(self, path: str | Path, *, progress: Progress | None = None) -> Path:
-        """The packed model, report and instructions as `.tar.gz`."""
+        """The packed model, report and instructions as `.tar.gz`, which appears whole or not at all."""
         return self._connection.download(f"{self._path}/download", Path(path), progress)
 
     @overload
@@ -273,7 +282,11 @@ class System:
         self._connection = connection
 
     def health(self) -> dict[str, Any]:
-        return dict(self._connection.get("/system/health"))
+        """Raises `ServerUnreachable`, or `NotTunesmith` when something else answers there."""
+        found = self._connection.get("/system/health")
+        if not isinstance(found, dict) or "version" not in found:
+            raise NotTunesmith(f"What answers at {self._connection.url} is no Tunesmith server.")
+        return found
 
     def info(self) -> dict[str, Any]:
         return dict(self._connection.get("/system/info"))
@@ -290,7 +303,7 @@ def _chat(connection: Connection, path: str, body: dict[str, Any], *, stream: bo
     if stream:
         return chat(connection, path, {**body, "stream": True})
     answer = connection.request("POST", path, json={**body, "stream": False}, timeout=600)
-    return ChatAnswer.model_validate(answer.json())
+    return ChatAnswer.model_validate(json_of(answer))
 
 
 def _pages(connection: Connection, path: str, filters: dict[str, Any]) -> Iterator[Any]:

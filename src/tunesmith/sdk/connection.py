@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -18,12 +20,17 @@ CHUNK_BYTES = 1024 * 1024
 TRIES = 5
 """How often a request that may safely be repeated is sent when the connection breaks."""
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """`(bytes so far, bytes in all)`"""
 
 
 class ServerUnreachable(errors.TunesmithError):
     """No Tunesmith server answers there."""
+
+
+class NotTunesmith(errors.TunesmithError):
+    """Something answers there, but it is no Tunesmith server."""
 
 
 class Connection:
@@ -43,27 +50,52 @@ class Connection:
         return self._send(method, path, TRIES if method == "GET" else 1, **options)
 
     def get(self, path: str, **params: Any) -> Any:
-        return self.request("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
+        return json_of(self.request("GET", path, params=_given(params)))
 
     def post(self, path: str, body: Any = None) -> Any:
         answer = self.request("POST", path, json=body)
-        return answer.json() if answer.content else None
+        return json_of(answer) if answer.content else None
 
     def post_once(self, path: str, body: Any) -> Any:
         """A POST that makes one thing however often it has to be sent, by an `Idempotency-Key`."""
-        return self._send("POST", path, TRIES, json=body, headers={"Idempotency-Key": str(uuid.uuid4())}).json()
+        return json_of(self._send("POST", path, TRIES, json=body, headers={"Idempotency-Key": str(uuid.uuid4())}))
+
+    @contextlib.contextmanager
+    def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
+        """An answer to be read as it comes. Raises the server's error, and `httpx.TransportError` when the connection breaks."""
+        answer = self.http.send(self._built(method, path, **options), stream=True)
+        try:
+            if answer.status_code >= 400:
+                answer.read()
+            raise_for_error(answer)
+            yield answer
+        finally:
+            answer.close()
+
+    def _built(self, method: str, path: str, **options: Any) -> httpx.Request:
+        """Raises `InvalidInput` for what JSON cannot hold, such as a number that is not one."""
+        try:
+            return self.http.build_request(method, path, **options)
+        except (TypeError, ValueError) as error:
+            raise errors.InvalidInput(f"This cannot be sent: {error}.") from None
 
     def _send(self, method: str, path: str, tries: int, **options: Any) -> httpx.Response:
-        for number in range(1, tries + 1):
-            try:
-                answer = self.http.request(method, path, **options)
-                break
-            except httpx.TransportError as error:
-                if number == tries or isinstance(error, httpx.ConnectError):
-                    raise self._unreachable(error) from None
-                time.sleep(0.2 * 2**number)
+        request = self._built(method, path, **options)
+        answer = self._tried(tries, lambda: self.http.send(request))
         raise_for_error(answer)
         return answer
+
+    def _tried(self, tries: int, work: Callable[[], T]) -> T:
+        """`work`, again when the connection breaks. A server that was never there is not waited for, one that went away is."""
+        for number in itertools.count(1):
+            try:
+                return work()
+            except httpx.TransportError as error:
+                never_there = number == 1 and isinstance(error, httpx.ConnectError)
+                if number == tries or never_there:
+                    raise self._unreachable(error) from None
+                time.sleep(0.2 * 2**number)
+        raise AssertionError  # the count has no end
 
     def _unreachable(self, error: httpx.TransportError) -> ServerUnreachable:
         return ServerUnreachable(
@@ -83,31 +115,40 @@ class Connection:
                     if progress:
                         progress(sent, size_bytes)
 
-        params = {"file_name": path.name, **({"name": name} if name else {})}
+        file_name = os.fsencode(path.name).decode(errors="replace")
+        params = {"file_name": file_name, **({"name": name} if name else {})}
         headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
-        return self.request("PUT", "/datasets/upload", params=params, content=parts(), headers=headers).json()
+        return json_of(self.request("PUT", "/datasets/upload", params=params, content=parts(), headers=headers))
 
     def download(self, path: str, target: Path, progress: Progress | None = None, **params: Any) -> Path:
-        """Stream to `target`, which appears whole or not at all."""
-        part = target.with_name(f".{target.name}.part")
+        """Stream to `target`, which appears whole or not at all. Begins again when the connection breaks.
+
+        Raises `InvalidInput` when `target` is a folder or lies in none. `progress` is told 0 in all where that is not known.
+        """
+        if target.is_dir():
+            raise errors.InvalidInput(f"{target} is a folder.", hint="Give the name of a file.")
+        if not target.parent.is_dir():
+            raise errors.InvalidInput(f"There is no folder {target.parent}.", hint="Make it first.")
+        part = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:8]}.part")
         try:
-            with self.http.stream("GET", path, params={k: v for k, v in params.items() if v is not None}) as answer:
-                if answer.status_code >= 400:
-                    answer.read()
-                raise_for_error(answer)
-                total, done = int(answer.headers.get("content-length", 0)), 0
-                with part.open("wb") as file:
-                    for chunk in answer.iter_bytes(CHUNK_BYTES):
-                        file.write(chunk)
-                        done += len(chunk)
-                        if progress:
-                            progress(done, total)
+            self._tried(TRIES, lambda: self._write(part, path, progress, params))
             os.replace(part, target)
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from None
         finally:
             part.unlink(missing_ok=True)
         return target
+
+    def _write(self, part: Path, path: str, progress: Progress | None, params: dict[str, Any]) -> None:
+        with self.stream("GET", path, params=_given(params)) as answer, part.open("wb") as file:
+            total, done = int(answer.headers.get("content-length", 0)), 0
+            for chunk in answer.iter_bytes(CHUNK_BYTES):
+                file.write(chunk)
+                done += len(chunk)
+                if progress:
+                    progress(done, total)
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if value is not None}
 
 
 def check_url(url: str) -> None:
@@ -121,14 +162,30 @@ def check_url(url: str) -> None:
 
 
 def raise_for_error(answer: httpx.Response) -> None:
-    """Raise the class that the server's `error` names."""
+    """Raise the class that the server's `error` names, or `NotTunesmith` for what a Tunesmith server never says."""
     if answer.status_code < 400:
         return
     try:
         body = answer.json()
     except ValueError:
+        body = None
+    if not isinstance(body, dict) or "error" not in body:
+        if answer.status_code in (404, 405, 501):
+            raise _stranger(answer)
         body = {}
-    raise error_from(body if isinstance(body, dict) else {}, answer.status_code)
+    raise error_from(body, answer.status_code)
+
+
+def json_of(answer: httpx.Response) -> Any:
+    """Raises `NotTunesmith` when the answer is no JSON."""
+    try:
+        return answer.json()
+    except ValueError:
+        raise _stranger(answer) from None
+
+
+def _stranger(answer: httpx.Response) -> NotTunesmith:
+    return NotTunesmith(f"What answers at {answer.url} is no Tunesmith server.", hint="TUNESMITH_URL names the server.")
 
 
 def error_from(body: dict[str, Any], status: int = 500) -> errors.TunesmithError:

@@ -11,7 +11,7 @@ import httpx
 
 from tunesmith.core.job_status import JobStatus
 from tunesmith.schemas.jobs import JobEvent
-from tunesmith.sdk.connection import Connection, error_from, raise_for_error
+from tunesmith.sdk.connection import Connection, error_from
 
 WAIT_S = 1.0
 GIVE_UP_S = 120.0
@@ -45,10 +45,7 @@ def follow(connection: Connection, job_id: int, after: int = 0) -> Iterator[JobE
     away_since: float | None = None
     while True:
         try:
-            with connection.http.stream("GET", f"/jobs/{job_id}/stream", params={"after": after}, timeout=30) as answer:
-                if answer.status_code >= 400:
-                    answer.read()
-                raise_for_error(answer)
+            with connection.stream("GET", f"/jobs/{job_id}/stream", params={"after": after}, timeout=30) as answer:
                 for message in messages(answer.iter_lines()):
                     away_since = None
                     if message.kind == "error":
@@ -78,10 +75,7 @@ def is_pause(event: JobEvent) -> bool:
 def chat(connection: Connection, path: str, body: dict[str, Any]) -> Iterator[str]:
     """Pieces of the answer as they come."""
     try:
-        with connection.http.stream("POST", path, json=body, timeout=httpx.Timeout(10, read=600)) as answer:
-            if answer.status_code >= 400:
-                answer.read()
-            raise_for_error(answer)
+        with connection.stream("POST", path, json=body, timeout=httpx.Timeout(10, read=600)) as answer:
             for message in messages(answer.iter_lines()):
                 if message.kind == "error":
                     raise error_from(json.loads(message.data))
