@@ -85,6 +85,7 @@ class ServerProcess:
         self.home, self.port = home, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {**os.environ, "TUNESMITH_HOME": str(home), "TUNESMITH_HUB_OFFLINE": "1", **(env or {})}
+        self.env.setdefault("TUNESMITH_WARM_WORKERS", "0")  # it takes seconds of work that most tests do not use
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=60)
 

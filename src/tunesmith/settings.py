@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """Address-space limit of one dataset-processing process, bytes."""
     cpu_slots: int = 1
     """Jobs that may train at the same time on a machine without GPUs."""
+    warm_workers: bool = True
+    """Keep a process with the training libraries imported, so that jobs begin at once (Linux; some 400 MB of memory)."""
     custom_scripts: bool = False
     """Allow the `custom` recipe, which runs a user's own Python file."""
     job_restarts: int = 3

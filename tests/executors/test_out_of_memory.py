@@ -1,15 +1,18 @@
-"""R9: a worker that the kernel ended for want of memory is told from one that somebody killed."""
+"""R9: a worker that the kernel ended for want of memory, one that was refused memory, and one that somebody killed are told
+apart. Five of each; TUNESMITH_SOAK=10 (`make soak`) runs the bar's fifty.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.reliability import real_worker
 from tunesmith.core.job_dir import JobDir, write_atomic
 from tunesmith.core.job_spec import ShimRecord
 from tunesmith.executors.base import Order
@@ -42,11 +45,13 @@ def small_cgroup() -> Iterator[Path]:
     group.rmdir()
 
 
-def run_in(group: Path, tmp_path: Path, code: str) -> ShimRecord:
-    executor, job_dir = LocalExecutor([sys.executable, "-c", code]), JobDir(tmp_path)
-    job_dir.shim.unlink(missing_ok=True)
+def run(tmp_path: Path, worker: Sequence[str], group: Path | None = None) -> ShimRecord:
+    executor, job_dir = LocalExecutor(worker), JobDir(tmp_path)
+    for record in (job_dir.shim, job_dir.exit):
+        record.unlink(missing_ok=True)
     prepared = executor.prepare(job_dir, Order(attempt=1))
-    (group / "cgroup.procs").write_text(str(prepared.launch.pid))
+    if group:
+        (group / "cgroup.procs").write_text(str(prepared.launch.pid))
     write_atomic(job_dir.launch, prepared.launch)
     prepared.go()
     try:
@@ -62,7 +67,18 @@ def run_in(group: Path, tmp_path: Path, code: str) -> ShimRecord:
 
 def test_want_of_memory_and_a_plain_kill_are_told_apart(small_cgroup: Path, tmp_path: Path) -> None:
     for _ in range(5 * TIMES):
-        starved = run_in(small_cgroup, tmp_path, GREEDY)
+        starved = run(tmp_path, [sys.executable, "-c", GREEDY], small_cgroup)
         assert starved.out_of_memory and starved.signal == 9 and not starved.timed_out
-        killed = run_in(small_cgroup, tmp_path, KILLED)
+        killed = run(tmp_path, [sys.executable, "-c", KILLED], small_cgroup)
         assert killed.signal == 9 and not killed.out_of_memory
+
+
+def test_memory_that_is_refused_is_told_by_the_worker_itself(tmp_path: Path) -> None:
+    """As from a GPU's allocator: an error, not a kill."""
+    spec = {"job_id": 1, "name": "x", "recipe": "custom", "params": {"greedy": True}, "cache_dir": str(tmp_path)}
+    write_atomic(JobDir(tmp_path).spec, spec)
+    for _ in range(5 * TIMES):
+        ended = run(tmp_path, real_worker.COMMAND)
+        told = JobDir(tmp_path).read_exit()
+        assert told and told.failure and told.failure.code == "out_of_memory" and told.failure.hint
+        assert ended.exit_code == 1 and not ended.out_of_memory

@@ -47,6 +47,9 @@ class Prepared(Protocol):
 class Executor(Protocol):
     """Starts workers on some machine and finds them again after the server restarts."""
 
+    def warm_up(self) -> None:
+        """Make ready what shortens the next start; never waits."""
+
     def prepare(self, job_dir: JobDir, order: Order) -> Prepared: ...
 
     def observe(self, job_dir: JobDir, launch: Launch) -> Observation:
@@ -54,3 +57,6 @@ class Executor(Protocol):
 
     def kill(self, job_dir: JobDir, launch: Launch) -> bool:
         """End every process of the attempt now; whether none is left."""
+
+    def close(self) -> None:
+        """The server ends; its workers go on."""

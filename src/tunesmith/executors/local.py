@@ -14,8 +14,9 @@ import psutil
 
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Launch
-from tunesmith.executors.base import Observation, Order
+from tunesmith.executors.base import Observation, Order, Prepared
 from tunesmith.executors.identity import age_s, boot_id, is_alive, start_time
+from tunesmith.executors.zygote import MARK
 
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT",
@@ -23,8 +24,6 @@ PASSED_ON = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "CUDA_HOME", "OMP_NUM_THREADS",
 )  # fmt: skip
 """The server's variables that a worker gets. None of them is a secret of the server."""
-MARK = "TUNESMITH_LAUNCH"
-"""Variable by which every process of a launch is known, wherever it has run to."""
 KILL_WITHIN_S = 12.0
 FOREIGN_SILENCE_S = 60.0
 """How long an attempt of another machine, or of this one before it was restarted, must be silent to count as gone."""
@@ -74,7 +73,13 @@ class LocalExecutor:
         self.worker = list(worker)
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def prepare(self, job_dir: JobDir, order: Order) -> _PreparedProcess:
+    def warm_up(self) -> None:
+        """Nothing to make ready."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def prepare(self, job_dir: JobDir, order: Order) -> Prepared:
         """Start a shim that waits. Its output goes to the job's log."""
         timeout = ["--timeout", str(order.timeout_s)] if order.timeout_s else []
         attempt = ["--attempt", str(order.attempt)]

@@ -17,7 +17,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 from tunesmith.core.job_dir import JobDir, write_atomic
 from tunesmith.core.job_spec import ShimRecord
@@ -77,7 +79,20 @@ def beat(job_dir: JobDir, attempt: int) -> None:
         os.replace(temporary, job_dir.heartbeat)
 
 
-def wait(worker: subprocess.Popen[bytes], job_dir: JobDir, attempt: int, timeout_s: float | None) -> bool:
+class Worker(Protocol):
+    """What the shim needs of a process below it; `subprocess.Popen` has it."""
+
+    pid: int
+    returncode: int | Any
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+
+def wait(worker: Worker, job_dir: JobDir, attempt: int, timeout_s: float | None) -> bool:
     """Wait for the worker, with heartbeats. Returns whether it had to be killed for time."""
     began_s = time.monotonic()
     pidfd = os.pidfd_open(worker.pid) if hasattr(os, "pidfd_open") else None
@@ -112,33 +127,28 @@ def kill_leftovers() -> None:
         time.sleep(0.02)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="tunesmith.executors.shim")
-    parser.add_argument("job_dir", type=Path)
-    parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--timeout", type=float)
-    parser.add_argument("command", nargs="+")
-    arguments = parser.parse_args()
-    if not sys.stdin.buffer.read(1):
+def prepare_worker() -> None:
+    """In the worker, before it begins: default signals, and an end with the shim's."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run(job_dir: JobDir, attempt: int, timeout_s: float | None, start: Callable[[], Worker]) -> None:
+    """Wait for the word to go, `start` the worker, stay until it ends, and write down how."""
+    if not os.read(0, 1):
         sys.exit("the server ended before it had written down this launch")
-    job_dir = JobDir(arguments.job_dir)
     # The worker hears of a shutdown; the shim stays to write down how it ended.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     before = out_of_memory_kills()
-
-    def in_worker() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    worker = subprocess.Popen(arguments.command, stdin=subprocess.DEVNULL, preexec_fn=in_worker)
-    timed_out = wait(worker, job_dir, arguments.attempt, arguments.timeout)
+    worker = start()
+    timed_out = wait(worker, job_dir, attempt, timeout_s)
     kill_leftovers()
-    code = worker.returncode
+    code = worker.returncode or 0
     record = ShimRecord(
-        attempt=arguments.attempt,
+        attempt=attempt,
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
         out_of_memory=code == -signal.SIGKILL and not timed_out and out_of_memory_kills() > before,
@@ -149,6 +159,20 @@ def main() -> None:
             write_atomic(job_dir.shim, record)
             return
         time.sleep(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tunesmith.executors.shim")
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--timeout", type=float)
+    parser.add_argument("command", nargs="+")
+    arguments = parser.parse_args()
+
+    def start() -> Worker:
+        return subprocess.Popen(arguments.command, stdin=subprocess.DEVNULL, preexec_fn=prepare_worker)
+
+    run(JobDir(arguments.job_dir), arguments.attempt, arguments.timeout, start)
 
 
 if __name__ == "__main__":

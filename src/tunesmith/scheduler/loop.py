@@ -19,6 +19,7 @@ from tunesmith.core.job_status import JobStatus
 from tunesmith.executors.base import Executor, Observation, Order
 from tunesmith.executors.identity import boot_id
 from tunesmith.executors.local import LocalExecutor
+from tunesmith.executors.warm import WarmExecutor
 from tunesmith.features.jobs.lifecycle import Lifecycle, control_of
 from tunesmith.live.bus import Bus
 from tunesmith.scheduler.placement import Machine, Placement, Waiting, in_window, place
@@ -40,7 +41,8 @@ class Scheduler:
 
     def __init__(self, settings: Settings, database: Database, bus: Bus, executor: Executor | None = None) -> None:
         self.settings, self.database, self.bus = settings, database, bus
-        self.executor: Executor = executor or LocalExecutor()
+        local = WarmExecutor(offline=settings.hub_offline) if settings.warm_workers else LocalExecutor()
+        self.executor: Executor = executor or local
         # Devices belong to this start of this machine; its name may change while jobs run.
         self.host = boot_id()[:80]
         # SQLite serves one server at a time, so whoever comes next need not wait for the lease of the one before.
@@ -55,6 +57,7 @@ class Scheduler:
     # -- the thread -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        self.executor.warm_up()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -64,6 +67,7 @@ class Scheduler:
         self._wake.set()
         if self._thread:
             self._thread.join(30)
+        self.executor.close()
 
     def wake(self) -> None:
         """Start the next round now."""

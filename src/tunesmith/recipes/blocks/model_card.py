@@ -50,7 +50,7 @@ def config_yaml(spec: JobSpec, params: dict[str, Any]) -> str:
     config: dict[str, Any] = {
         "name": spec.name,
         "method": spec.recipe,
-        "model": {"name": spec.model.name if spec.model else None},
+        "model": {"name": spec.model.name} if spec.model else {},
         "training_data": {"dataset": spec.dataset.name, "version": spec.dataset.digest} if spec.dataset else {},
         "hyperparameters": {key: value for key, value in params.items() if value is not None},
     }

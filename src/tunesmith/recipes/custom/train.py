@@ -25,7 +25,16 @@ from tunesmith.recipes.custom.output import ScriptOutput
 from tunesmith.recipes.custom.spec import CustomParams
 from tunesmith.recipes.model_info import PICKLE_SUFFIXES
 
-KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TUNESMITH_LAUNCH")
+KEPT_VARIABLES = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "TUNESMITH_LAUNCH",
+)
 """All that a script learns of the worker's environment; secrets live in the others. By the last, what a script leaves
 running is found."""
 REFUSED_SUFFIXES = (*PICKLE_SUFFIXES, ".joblib", ".npy", ".npz")
