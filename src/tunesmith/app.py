@@ -60,6 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         summary="From a file of examples to a tuned model in use.",
         lifespan=lifespan,
+        docs_url=None,  # ui/routes.py has a page that asks no other host
+        redoc_url=None,
         responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")},
     )
     app.state.tunesmith = AppState(
