@@ -1,7 +1,12 @@
-"""The child process as the server starts it: a request in, a stored version or an error out."""
+"""A request in, a stored version or an error out: by a call of the child's own `main`, or in a real child process.
+
+The call is what the process does but for its start, which takes longer than most requests.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import resource
 import subprocess
@@ -13,6 +18,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+
+from tunesmith.dataprep.__main__ import main
 
 
 @dataclass
@@ -60,34 +67,47 @@ class Answer:
 Child = Callable[..., Answer]
 
 
+def _in_a_process(path: Path, limit_bytes: int | None, disk_bytes: int | None) -> tuple[int, str, str]:
+    """`(exit code, standard output, standard error)`."""
+
+    def limit() -> None:
+        if limit_bytes and sys.platform == "linux":
+            resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+        if disk_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
+
+    command = [sys.executable, "-m", "tunesmith.dataprep", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, preexec_fn=limit)
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.fixture
 def child(tmp_path: Path) -> Child:
-    """Run one request; `limit_bytes` bounds the process's data memory as the server does, `disk_bytes` its files."""
+    """Run one request. `process` runs it as the server does; so do `limit_bytes`, which bounds the process's data memory,
+    and `disk_bytes`, which bounds its files."""
     count = 0
 
-    def run(*, limit_bytes: int | None = None, disk_bytes: int | None = None, **request: Any) -> Answer:
+    def run(
+        *, process: bool = False, limit_bytes: int | None = None, disk_bytes: int | None = None, **request: Any
+    ) -> Answer:
         nonlocal count
         count += 1
         place = tmp_path / f"run{count}"
         place.mkdir()
         out, media = place / "out", place / "media"
-        (tmp_path / f"request{count}.json").write_text(
-            json.dumps({"out_dir": str(out), "media_dir": str(media), **request})
-        )
-        command = [sys.executable, "-m", "tunesmith.dataprep", str(tmp_path / f"request{count}.json")]
-
-        def limit() -> None:
-            if limit_bytes and sys.platform == "linux":
-                resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
-            if disk_bytes:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (disk_bytes, disk_bytes))
-
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, preexec_fn=limit)
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        answer = Answer(done.returncode, out, media, done.stderr, [x["progress"] for x in lines if "progress" in x])
-        if done.returncode == 2 and lines and "error" in lines[-1]:
+        request_path = tmp_path / f"request{count}.json"
+        request_path.write_text(json.dumps({"out_dir": str(out), "media_dir": str(media), **request}))
+        if process or limit_bytes or disk_bytes:
+            code, stdout, stderr = _in_a_process(request_path, limit_bytes, disk_bytes)
+        else:
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                code = main(request_path)
+            stdout, stderr = said.getvalue(), ""
+        lines = [json.loads(line) for line in stdout.splitlines()]
+        answer = Answer(code, out, media, stderr, [x["progress"] for x in lines if "progress" in x])
+        if code == 2 and lines and "error" in lines[-1]:
             answer.error = lines[-1]["error"]
-        if done.returncode == 0:
+        if code == 0:
             answer.version = json.loads((out / "version.json").read_text())
             answer.report = json.loads((out / "report.json").read_text())
             answer.statistics = json.loads((out / "statistics.json").read_text())

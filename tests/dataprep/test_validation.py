@@ -40,6 +40,25 @@ def test_duplicates_and_near_duplicates(ingest: Child) -> None:
     assert answer.finding("near_duplicates")["rows"] == [6]
 
 
+def test_near_duplicates_beyond_ascii_and_across_blocks(ingest: Child) -> None:
+    pairs = [
+        (f"{'wer weiß ' * (i % 7)} {chr(97 + i // 676)}{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}", "x")
+        for i in range(17_000)
+    ]
+    pairs[16_999] = ("GRÖSSE – 12", "ÄH…")
+    pairs += [
+        ("größe", "x"),
+        ("grösse", "äh"),
+        ("", ""),
+        ("grosse", "ah"),
+        ("don’t", "no"),
+        ("Don't", "no!"),
+        ("ab", "c"),
+        ("a", "bc"),
+    ]
+    assert ingest(rows_csv(pairs), "a.csv").finding("near_duplicates")["rows"] == [17_002, 17_006]
+
+
 def test_rows_named_are_at_most_a_hundred_the_count_is_whole(ingest: Child) -> None:
     finding = ingest(rows_csv([("a", "b")] * 5000), "a.csv").finding("duplicates")
     assert (finding["count"], len(finding["rows"])) == (4999, 100)
@@ -76,6 +95,23 @@ def test_tokens_by_a_real_tokenizer(ingest: Child, tmp_path: Path) -> None:
     lengths = ingest(rows_csv(pairs), "a.csv", limits={"tokenizer": str(path)}).report["lengths"]
     assert lengths["input"]["tokens"]["max"] == 7
     assert "tokenizer" in lengths["input"]["tokens_from"]
+
+
+def test_a_broken_tokenizer_is_named_and_lengths_are_estimated(ingest: Child, tmp_path: Path) -> None:
+    """Cut off, absent, or without a token for the words at hand: the dataset is ready all the same."""
+    from tokenizers import Tokenizer, models
+
+    path = tmp_path / "model" / "tokenizer.json"
+    path.parent.mkdir()
+    whole = Tokenizer(models.WordLevel({"word": 0}, unk_token="[UNK]")).to_str()
+    for content in (whole, whole[:40], "", None):
+        path.unlink() if content is None else path.write_text(content)
+        answer = ingest(rows_csv([("seventeen letters", "b")] * 3), "a.csv", limits={"tokenizer": str(path)})
+        finding = answer.finding("broken_tokenizer")
+        assert (finding["level"], finding["message"].split()[0]) == ("warning", "model/tokenizer.json")
+        assert finding["hint"]
+        assert answer.report["lengths"]["input"]["tokens"]["max"] == 5
+        assert "4 characters" in answer.report["lengths"]["input"]["tokens_from"]
 
 
 def test_class_balance(ingest: Child) -> None:

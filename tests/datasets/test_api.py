@@ -93,6 +93,34 @@ def test_many_files_in_one_request_and_a_bad_one_spoils_no_other(sqlite_server: 
     assert ready(sqlite_server, items[2]["dataset"]["id"])["status"] == "ready"
 
 
+def test_rows_that_a_held_out_dataset_shares(start_server: Callable[..., ServerProcess]) -> None:
+    """Found in a child process: one that has too little memory is an answer with a remedy, and the server stays."""
+    server = start_server()
+    lines = [
+        *ROWS.splitlines()[:2],
+        b'{"question": "What is 3?", "answer": "it is 3!"}',
+        b'{"question": "who", "answer": "no one"}',
+    ]
+    lines.append(b'{"question": "what is 7000", "answer": "it is 7000"}')
+    made = [upload(server), upload(server, b"\n".join(lines)), upload(server, b"height,width\n1,2\n" * 9, "t.csv")]
+    train, held_out, table = (ready(server, dataset["id"])["id"] for dataset in made)
+    url, params = f"/datasets/{train}/overlap", {"held_out": held_out}
+    answer = server.client.get(url, params=params).json()
+    rows = {finding["code"]: finding["rows"] for finding in answer["findings"]}
+    assert rows == {"held_out_in_training": [1, 2, 3], "held_out_nearly_in_training": [5]}
+    refused = server.client.get(url, params={"held_out": table})
+    assert refused.status_code == 422 and "share no column" in refused.json()["message"] and refused.json()["hint"]
+    assert server.client.get(url, params={"held_out": 10**6}).status_code == 404
+
+    server.stop()
+    server.env["TUNESMITH_DATASET_MEMORY_BYTES"] = str(64 * 1024**2)
+    server.start()
+    assert server.client.get(url, params=params).json() == answer, "versions never change: the answer was kept"
+    blown = server.client.get(f"/datasets/{held_out}/overlap", params={"held_out": train})
+    assert blown.status_code in (413, 503) and blown.json()["hint"], blown.text
+    assert server.client.get("/system/health").status_code == 200
+
+
 def test_a_file_that_cannot_be_read_fails_with_the_place_and_the_remedy(sqlite_server: ServerProcess) -> None:
     failed = ready(sqlite_server, upload(sqlite_server, b"PAR1 not really", "x.parquet")["id"])
     assert failed["status"] == "failed" and failed["error"]["message"] and failed["error"]["hint"]
@@ -165,4 +193,5 @@ def test_an_upload_of_any_size_needs_little_memory(start_server: Callable[..., S
             peak = max(peak, process.memory_info().rss)
 
     made = upload(server, much(), "large.txt")
+    print(f"peak of the server: {peak / 1024**2:.0f} MB")
     assert made["size_bytes"] == len(line) * megabytes and peak < 300 * 1024**2

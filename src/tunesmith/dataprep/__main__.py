@@ -37,9 +37,10 @@ def carry_out(request_path: Path) -> None:
         ) from error
 
 
-def main() -> None:
+def main(request_path: Path) -> int:
+    """The exit code: 0, or 2 when the last line is an error."""
     try:
-        carry_out(Path(sys.argv[1]))
+        carry_out(request_path)
     except TunesmithError as error:
         failed: TunesmithError = error
     except RecursionError:
@@ -54,10 +55,10 @@ def main() -> None:
             raise
         failed = DiskFull(hint="Delete old datasets or jobs, or move TUNESMITH_HOME to a larger disk.")
     else:
-        return
+        return 0
     say({"error": failed.body()})
-    sys.exit(2)
+    return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(Path(sys.argv[1])))

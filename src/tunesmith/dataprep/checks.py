@@ -9,8 +9,8 @@ import polars as pl
 
 from tunesmith.core.errors import BadData
 from tunesmith.dataprep.conversation import to_messages
-from tunesmith.dataprep.overlap import normalised
-from tunesmith.dataprep.profile import lengths
+from tunesmith.dataprep.folding import letters_hash
+from tunesmith.dataprep.profile import TokenCounter, lengths
 from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.schemas.datasets import Finding, ValidationReport
 
@@ -18,6 +18,7 @@ FEW_ROWS = 100
 MAX_ROWS_NAMED = 100
 MAX_CLASSES = 1_000
 LISTED = ("messages", "conversations")
+CHARS = "chars_"
 
 
 def text_columns(shape: str, mapping: dict[str, str]) -> dict[str, str]:
@@ -38,34 +39,36 @@ def validate(
     tokenizer_path: str | None = None,
 ) -> ValidationReport:
     """All findings on a stored version."""
-    frame = pl.scan_parquet(data).with_row_index("__row", offset=1)
-    total = frame.select(pl.len()).collect().item()
-    columns = frame.collect_schema().names()[1:]
-    findings = [_missing(role, columns) for role in missing] + list(found_while_reading)
-    if total == 0:
+    columns = pl.read_parquet_schema(data)
+    findings = [_missing(role, list(columns)) for role in missing] + list(found_while_reading)
+    usable = {role: column for role, column in mapping.items() if column in columns}
+    texts = text_columns(shape, usable)
+    required = required_columns(shape, usable)
+    rows = _marks(data, texts, required)
+    if rows.is_empty():
         findings.append(Finding(level="error", code="no_rows", message="The file has a header but no rows."))
         return ValidationReport(valid=False, findings=findings)
-    usable = {role: column for role, column in mapping.items() if column in columns}
-    findings += _empty_rows(frame, columns, required_columns(shape, usable))
-    findings += _unreadable(frame, list(text_columns(shape, usable).values()))
-    findings += _duplicates(frame, columns)
+    findings += _empty_rows(rows, required) + _unreadable(rows) + _duplicates(rows)
     if shape in LISTED and shape in usable:
         findings += _conversations(data, shape, usable)
     if shape == "tokens_tags" and len(usable) == 2:
         findings += _tags(data, usable)
-    if total < FEW_ROWS:
+    if rows.height < FEW_ROWS:
         findings.append(
             Finding(
-                level="warning", code="few_rows", count=total, message=f"Only {total} rows; a model learns little from under {FEW_ROWS}",
+                level="warning", code="few_rows", count=rows.height,
+                message=f"Only {rows.height} rows; a model learns little from under {FEW_ROWS}",
                 hint="Add examples, or train for more epochs and watch the held-out loss.",
             )
         )  # fmt: skip
-    found_lengths = lengths(
-        data, {r: c for r, c in text_columns(shape, usable).items()}, max_context_tokens, tokenizer_path
-    )
+    counter = TokenCounter(tokenizer_path)
+    characters = {role: rows[f"{CHARS}{role}"] for role in texts}
+    found_lengths = lengths(data, texts, characters, max_context_tokens, counter)
+    if counter.problem:
+        findings.append(counter.problem)
     findings += [_long(role, told) for role, told in found_lengths.items() if told["share_over_context"] > 0]
-    balance = _class_balance(frame, usable.get("label"))
-    findings += _imbalance(balance)
+    balance = _class_balance(data, usable.get("label"))
+    findings += _imbalance(balance) + _near_duplicates(rows)
     return ValidationReport(
         valid=not any(f.level == "error" for f in findings),
         findings=findings,
@@ -97,39 +100,49 @@ def empty(columns: list[str], required: list[str]) -> pl.Expr:
     return pl.all_horizontal([blank(column) for column in columns])
 
 
-def _empty_rows(frame: pl.LazyFrame, columns: list[str], required: list[str]) -> list[Finding]:
-    rows = _rows_where(frame, empty(columns, required))
-    if not rows:
+def _marks(data: Path, texts: dict[str, str], required: list[str]) -> pl.DataFrame:
+    """What one pass over all cells tells of each row: `row`, `empty`, `lost` and `wrong` characters, a `hash` of its cells
+    and one of the letters of its texts, and the number of characters of each role (`chars_…`)."""
+    frame = pl.scan_parquet(data)
+    schema = frame.collect_schema()
+    strings = [column for column in texts.values() if schema[column] == pl.String]
+    lost = [pl.col(c).str.contains("\ufffd", literal=True) for c in strings]
+    wrong = [pl.col(c).str.contains_any(list(MOJIBAKE)) for c in strings]
+    no = pl.lit(value=False)
+    return (
+        frame.with_row_index("__row", offset=1)
+        .select(
+            pl.col("__row"),
+            empty(schema.names(), required).alias("empty"),
+            pl.any_horizontal(no, *lost).alias("lost"),
+            pl.any_horizontal(no, *wrong).alias("wrong"),
+            row_hash(schema.names()).alias("hash"),
+            (letters_hash(list(texts.values())) if texts else pl.lit(None, pl.UInt64)).alias("letters"),
+            *[pl.col(c).cast(pl.String).str.len_chars().alias(f"{CHARS}{role}") for role, c in texts.items()],
+        )
+        .collect(engine="streaming")
+    )
+
+
+def _empty_rows(rows: pl.DataFrame, required: list[str]) -> list[Finding]:
+    found = rows.filter("empty")["__row"].to_list()
+    if not found:
         return []
     return [
         Finding(
-            level="error", code="empty_rows", message=f"Found {len(rows)} empty rows", count=len(rows), rows=rows[:MAX_ROWS_NAMED],
+            level="error", code="empty_rows", message=f"Found {len(found)} empty rows", count=len(found), rows=found[:MAX_ROWS_NAMED],
             hint=f"Fill in {' and '.join(required) or 'at least one cell'}, or repair the dataset with drop_empty.",
         )
     ]  # fmt: skip
-
-
-def _rows_where(frame: pl.LazyFrame, condition: pl.Expr) -> list[int]:
-    return frame.filter(condition).select("__row").collect(engine="streaming").to_series().to_list()
 
 
 MOJIBAKE = ("Ã¤", "Ã¶", "Ã¼", "ÃŸ", "Ã©", "Ã¨", "Ã ", "Ã±", "â€™", "â€œ", "â€\x9d", "â€“", "Â ", "ðŸ")
 """What UTF-8 looks like when it was read as Windows-1252."""
 
 
-def _unreadable(frame: pl.LazyFrame, columns: list[str]) -> list[Finding]:
+def _unreadable(rows: pl.DataFrame) -> list[Finding]:
     """Characters lost in decoding, and text that was decoded wrongly before it came here."""
-    texts = [c for c in columns if frame.collect_schema()[c] == pl.String]
-    if not texts:
-        return []
-    beyond_ascii = pl.any_horizontal([pl.col(c).str.len_bytes() != pl.col(c).str.len_chars() for c in texts])
-    marks = frame.filter(beyond_ascii).select(
-        "__row",
-        pl.any_horizontal([pl.col(c).str.contains("\ufffd", literal=True) for c in texts]).alias("lost"),
-        pl.any_horizontal([pl.col(c).str.contains_any(list(MOJIBAKE)) for c in texts]).alias("wrong"),
-    )
-    found = marks.filter(pl.col("lost") | pl.col("wrong")).collect(engine="streaming")
-    lost, wrong = (found.filter(pl.col(kind))["__row"].to_list() for kind in ("lost", "wrong"))
+    lost, wrong = (rows.filter(kind)["__row"].to_list() for kind in ("lost", "wrong"))
     findings = []
     if lost:
         findings.append(
@@ -155,36 +168,32 @@ def row_hash(columns: list[str]) -> pl.Expr:
     return pl.struct(columns).hash(seed=7)
 
 
-def _duplicates(frame: pl.LazyFrame, columns: list[str]) -> list[Finding]:
-    hashes = frame.select("__row", row_hash(columns).alias("h")).collect(engine="streaming")
-    repeated = hashes.filter(~pl.col("h").is_first_distinct())
-    if repeated.is_empty():
+def _duplicates(rows: pl.DataFrame) -> list[Finding]:
+    found = rows.filter(~pl.col("hash").is_first_distinct())["__row"].to_list()
+    if not found:
         return []
-    rows = repeated["__row"].sort().to_list()
     return [
         Finding(
-            level="warning", code="duplicates", message=f"Found {len(rows)} duplicate rows", count=len(rows), rows=rows[:MAX_ROWS_NAMED],
+            level="warning", code="duplicates", message=f"Found {len(found)} duplicate rows", count=len(found),
+            rows=found[:MAX_ROWS_NAMED],
             hint="Repair the dataset with drop_duplicates: repeats weigh more than they should and leak into held-out rows.",
         )
     ]  # fmt: skip
 
 
-def near_duplicates(data: Path, columns: list[str]) -> Finding | None:
+def _near_duplicates(rows: pl.DataFrame) -> list[Finding]:
     """Rows that are equal but for case, punctuation, digits and blanks: a random split puts some on both sides."""
-    if not columns:
-        return None
-    key = pl.concat_str([normalised(column) for column in columns], separator="\x1f", ignore_nulls=True)
-    frame = pl.scan_parquet(data).with_row_index("__row", offset=1)
-    keys = frame.select("__row", key.hash(seed=7).alias("k"), row_hash(columns).alias("h")).collect(engine="streaming")
-    near = keys.unique("h", maintain_order=True).filter(~pl.col("k").is_first_distinct())
-    if near.is_empty():
-        return None
-    rows = near["__row"].to_list()
-    return Finding(
-        level="info", code="near_duplicates", count=len(rows), rows=rows[:MAX_ROWS_NAMED],
-        message=f"Found {len(rows)} rows that differ from another in case, punctuation or numbers only",
-        hint="A random held-out split puts some of them on both sides, which makes the held-out loss look better than it is.",
-    )  # fmt: skip
+    once = rows.filter(pl.col("letters").is_not_null() & pl.col("hash").is_first_distinct())
+    found = once.filter(~pl.col("letters").is_first_distinct())["__row"].to_list()
+    if not found:
+        return []
+    return [
+        Finding(
+            level="info", code="near_duplicates", count=len(found), rows=found[:MAX_ROWS_NAMED],
+            message=f"Found {len(found)} rows that differ from another in case, punctuation or numbers only",
+            hint="A random held-out split puts some of them on both sides, which makes the held-out loss look better than it is.",
+        )
+    ]  # fmt: skip
 
 
 def _conversations(data: Path, shape: str, mapping: dict[str, str]) -> list[Finding]:
@@ -244,11 +253,16 @@ def _long(role: str, told: dict[str, Any]) -> Finding:
     )  # fmt: skip
 
 
-def _class_balance(frame: pl.LazyFrame, label: str | None) -> dict[str, int]:
+def _class_balance(data: Path, label: str | None) -> dict[str, int]:
     if label is None:
         return {}
     counts = (
-        frame.group_by(pl.col(label).cast(pl.String)).len().sort("len", descending=True).head(MAX_CLASSES).collect()
+        pl.scan_parquet(data)
+        .group_by(pl.col(label).cast(pl.String))
+        .len()
+        .sort("len", descending=True)
+        .head(MAX_CLASSES)
+        .collect()
     )
     return {("(empty)" if name is None else name): count for name, count in counts.iter_rows()}
 

@@ -1,4 +1,5 @@
-"""From an uploaded file, or an older version, to a stored version: `data.parquet`, `version.json`, `report.json`, `statistics.json`."""
+"""From an uploaded file, or an older version, to a stored version: `data.parquet`, `version.json`, `report.json`, `statistics.json`.
+And from two versions to what they share: `report.json`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith.core.errors import BadData, InvalidInput, TooLarge
 from tunesmith.core.job_dir import new_folder, write_atomic
 from tunesmith.dataprep.archive import read_archive
-from tunesmith.dataprep.checks import near_duplicates, text_columns, validate
+from tunesmith.dataprep.checks import validate
+from tunesmith.dataprep.overlap import overlap
 from tunesmith.dataprep.profile import statistics
 from tunesmith.dataprep.readers import read_tables
 from tunesmith.dataprep.repair import repair
 from tunesmith.dataprep.shapes import SHAPES, recognise
 from tunesmith.dataprep.source import open_source
-from tunesmith.schemas.datasets import Finding, RepairRequest, RepairStep
+from tunesmith.schemas.datasets import Finding, RepairRequest, RepairStep, ValidationReport
 
 ROW_GROUP_ROWS = 65_536
 Progress = Callable[[float, str], None]
@@ -56,6 +59,8 @@ class Request(BaseModel):
     action: str
     source: str | None = None
     version_dir: str | None = None
+    held_out_dir: str | None = None
+    """The version that is compared with `version_dir`; of the action `overlap`."""
     file_name: str = ""
     out_dir: str
     media_dir: str | None = None
@@ -74,6 +79,8 @@ def run(request: Request, progress: Progress) -> None:
             _ingest(request, folder, progress)
         elif request.action in ("repair", "remap"):
             _rework(request, folder, progress)
+        elif request.action == "overlap":
+            _overlap(request, folder)
         else:
             raise InvalidInput(f"There is no action {request.action!r}.")
 
@@ -124,13 +131,26 @@ def _rework(request: Request, folder: Path, progress: Progress) -> None:
     _describe(request, folder, about, [], steps, progress)
 
 
+def _overlap(request: Request, folder: Path) -> None:
+    """What two versions share. Raises `BadData` when they have no column of text in common."""
+    ours, theirs = Path(request.version_dir or ""), Path(request.held_out_dir or "")
+    about, their_about = (json.loads((version / "version.json").read_text()) for version in (ours, theirs))
+    columns = [column for column in about["mapping"].values() if column in their_about["columns"]]
+    if not columns:
+        raise BadData("The two datasets share no column of text.", hint="Compare datasets of the same shape.")
+    findings = overlap(ours / "data.parquet", theirs / "data.parquet", columns)
+    write_atomic(folder / "report.json", ValidationReport(valid=True, findings=findings))
+
+
 def write_tables(tables: Iterator[pa.Table], path: Path, max_rows: int, progress: Progress) -> None:
     """Store the rows. Raises `TooLarge` beyond `max_rows`, `BadData` when there are none."""
     writer: pq.ParquetWriter | None = None
     total = 0
     try:
-        for table in tables:
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1)
+        for table in _ahead(tables):
+            writer = writer or pq.ParquetWriter(
+                path, table.schema, compression="zstd", compression_level=1, use_dictionary=False
+            )
             total += table.num_rows
             if total > max_rows:
                 raise TooLarge(
@@ -143,6 +163,15 @@ def write_tables(tables: Iterator[pa.Table], path: Path, max_rows: int, progress
             writer.close()
     if total == 0:
         raise BadData("The file has no rows.", hint="Put at least one row below the header.")
+
+
+def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same tables; the next one is read while this one is used."""
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(next, tables, None)
+        while (table := following.result()) is not None:
+            following = reader.submit(next, tables, None)
+            yield table
 
 
 def content_digest(data: Path, shape: str, mapping: dict[str, str]) -> str:
@@ -174,24 +203,23 @@ def _describe(
         num_rows = file.metadata.num_rows
     shape, mapping, missing = _shape(request, names, first, about)
     progress(0.6, "profiling")
-    profile = statistics(data)
-    progress(0.75, "validating")
     limits = request.limits
-    report = validate(
-        data,
-        shape,
-        mapping,
-        missing,
-        findings,
-        max_context_tokens=limits.max_context_tokens,
-        tokenizer_path=limits.tokenizer,
-    )
-    near = near_duplicates(data, list(text_columns(shape, mapping).values()))
-    if near:
-        report.findings.append(near)
-    progress(0.9, "naming")
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(content_digest, data, shape, mapping)
+        profile = statistics(data)
+        progress(0.75, "validating")
+        report = validate(
+            data,
+            shape,
+            mapping,
+            missing,
+            findings,
+            max_context_tokens=limits.max_context_tokens,
+            tokenizer_path=limits.tokenizer,
+        )
+        progress(0.9, "naming")
     version = {
-        "digest": content_digest(data, shape, mapping),
+        "digest": digest.result(),
         "num_rows": num_rows,
         "num_columns": len(names),
         "columns": names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +11,39 @@ import polars as pl
 from tunesmith.schemas.datasets import Finding
 
 MAX_COMPARED = 20_000
-"""Rows of each side that are compared by shingles; exact and normalised comparison covers all."""
+"""Rows of each side that are compared by shingles; the other two comparisons cover all."""
+MAX_CHARS = 10_000
+"""Of a row, for the comparison by shingles."""
 NUM_HASHES, ROWS_PER_BAND = 32, 4
 SHINGLE_WORDS = 3
 SIMILAR = 0.8
 PRIME = np.uint64((1 << 61) - 1)
 
 
-def normalised(column: str) -> pl.Expr:
-    """Lower case; punctuation, digits and blanks folded."""
-    return pl.col(column).cast(pl.String).str.to_lowercase().str.replace_all(r"[\W\d_]+", " ").str.strip_chars()
+def folded(column: str, *, digits: bool) -> pl.Expr:
+    """Lower case; punctuation and blanks, with `digits` numbers too, are one blank."""
+    ignored = r"[\W\d_]+" if digits else r"[\W_]+"
+    return pl.col(column).cast(pl.String).str.to_lowercase().str.replace_all(ignored, " ").str.strip_chars()
 
 
 def overlap(train: Path, held_out: Path, columns: list[str]) -> list[Finding]:
     """Findings on rows of `held_out` that `train` has too. `columns` are those of both."""
-    key = pl.concat_str([normalised(column) for column in columns], separator=" ", ignore_nulls=True).alias("text")
+    text = pl.concat_str([folded(column, digits=False) for column in columns], separator=" ", ignore_nulls=True)
     ours, theirs = (
-        pl.scan_parquet(path).with_row_index("__row", offset=1).select("__row", key).collect()
+        pl.scan_parquet(path).with_row_index("__row", offset=1).select("__row", text.alias("text"))
         for path in (train, held_out)
     )
-    same = theirs.filter(pl.col("text").is_in(ours["text"].implode()))["__row"].to_list()
-    rest = theirs.filter(~pl.col("__row").is_in(pl.Series(same, dtype=pl.UInt32).implode())).head(MAX_COMPARED)
-    near = _near(ours.head(MAX_COMPARED)["text"].to_list(), rest)
+    our_keys, their_keys = (rows.filter(pl.col("text").str.len_bytes() > 0).select(*_keys()) for rows in (ours, theirs))
+    known = our_keys.collect(engine="streaming")
+    marked = their_keys.with_columns(
+        pl.col("same").is_in(known["same"].unique().implode()),
+        pl.col("but_numbers").is_in(known["but_numbers"].unique().implode()),
+    ).collect(engine="streaming")
+    same = marked.filter("same")["__row"].sort().to_list()
+    but_numbers = marked.filter(~pl.col("same") & pl.col("but_numbers"))["__row"]
+    seen = pl.concat([marked.filter("same")["__row"], but_numbers])
+    rest = theirs.filter(~pl.col("__row").is_in(seen.implode())).head(MAX_COMPARED).collect()
+    near = sorted({*but_numbers, *_near(ours.head(MAX_COMPARED).collect()["text"].to_list(), rest)})
     findings = []
     if same:
         findings.append(
@@ -48,6 +60,13 @@ def overlap(train: Path, held_out: Path, columns: list[str]) -> list[Finding]:
             )
         )  # fmt: skip
     return findings
+
+
+def _keys() -> list[pl.Expr]:
+    """`__row`, and of `text` two hashes: `same` of all, `but_numbers` of what is no number (null when nothing is)."""
+    words = pl.col("text").str.replace_all(r"[\d ]+", " ").str.strip_chars()
+    but_numbers = pl.when(words.str.len_bytes() > 0).then(words.hash(seed=7))
+    return [pl.col("__row"), pl.col("text").hash(seed=7).alias("same"), but_numbers.alias("but_numbers")]
 
 
 def _near(train_texts: list[str | None], held_out: pl.DataFrame) -> list[int]:
@@ -67,9 +86,11 @@ def _near(train_texts: list[str | None], held_out: pl.DataFrame) -> list[int]:
 
 
 def _shingles(text: str) -> frozenset[int]:
-    words = text.split()
+    """By a hash that is the same in every process, so that the same data give the same findings."""
+    words = text[:MAX_CHARS].split()
     return frozenset(
-        hash(tuple(words[i : i + SHINGLE_WORDS])) & 0x7FFFFFFF for i in range(max(1, len(words) - SHINGLE_WORDS + 1))
+        zlib.crc32(" ".join(words[i : i + SHINGLE_WORDS]).encode()) & 0x7FFFFFFF
+        for i in range(max(1, len(words) - SHINGLE_WORDS + 1))
     )
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from tunesmith.schemas.datasets import Finding
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 LENGTH_SAMPLE_ROWS = 5_000
 """Rows that are really tokenised for token lengths; characters are counted in all."""
@@ -52,49 +57,78 @@ def statistics(data: Path) -> dict[str, Any]:
     return {"total_rows": total, "total_columns": len(schema), "columns": columns}
 
 
-def lengths(data: Path, columns: dict[str, str], max_context_tokens: int, tokenizer_path: str | None) -> dict[str, Any]:
-    """Per role: characters and tokens, percentiles, share of rows over the context."""
-    if not columns:
-        return {}
-    frame = pl.scan_parquet(data)
-    wanted = []
-    for role, column in columns.items():
-        characters = pl.col(column).cast(pl.String).str.len_chars()
-        wanted += [characters.quantile(q).alias(f"{role}\x00{q}") for q in PERCENTILES]
-        wanted += [characters.mean().alias(f"{role}\x00mean"), characters.max().alias(f"{role}\x00max")]
-    found = frame.select(wanted).collect(engine="streaming").row(0, named=True)
+class TokenCounter:
+    """Counts tokens with the tokenizer of a `tokenizer.json`; without one, or with a broken one, it estimates."""
+
+    def __init__(self, path: str | None) -> None:
+        self._tokenizer: Tokenizer | None = None
+        self.problem: Finding | None = None
+        """What keeps the tokenizer that was chosen from being used."""
+        if path is None:
+            return
+        from tokenizers import Tokenizer
+
+        self._name = "/".join(Path(path).parts[-2:])
+        try:
+            self._tokenizer = Tokenizer.from_file(path)
+        except Exception as error:
+            if type(error) is not Exception:  # the tokenizers library raises the bare class
+                raise
+            self._give_up(error)
+
+    def count(self, texts: pl.Series) -> pl.Series:
+        """Tokens of each text."""
+        if self._tokenizer is not None:
+            try:
+                found = self._tokenizer.encode_batch(texts.to_list(), add_special_tokens=False)
+                return pl.Series([len(encoded.ids) for encoded in found], dtype=pl.UInt32)
+            except Exception as error:
+                if type(error) is not Exception:
+                    raise
+                self._give_up(error)
+        return (texts.str.len_chars() / CHARACTERS_PER_TOKEN).ceil()
+
+    def _give_up(self, error: Exception) -> None:
+        self._tokenizer = None
+        self.problem = Finding(
+            level="warning", code="broken_tokenizer",
+            message=f"{self._name} cannot be used, so token lengths are estimated: {str(error).partition(chr(10))[0][:200]}",
+            hint="Put the tokenizer.json of the base model there again.",
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return "the tokenizer" if self._tokenizer else f"about {CHARACTERS_PER_TOKEN:g} characters a token"
+
+
+def lengths(
+    data: Path,
+    columns: dict[str, str],
+    characters: dict[str, pl.Series],
+    max_context_tokens: int,
+    counter: TokenCounter,
+) -> dict[str, Any]:
+    """Per role: characters (of each row, as given) and tokens (of the first rows), percentiles, share over the context."""
     result: dict[str, Any] = {}
-    for role, column in columns.items():
-        tokens, how = _token_lengths(frame, column, tokenizer_path)
+    sample = pl.scan_parquet(data).select(
+        pl.col(column).cast(pl.String).alias(role) for role, column in columns.items()
+    ).head(LENGTH_SAMPLE_ROWS).collect()  # fmt: skip
+    for role in columns:
+        texts = sample[role].drop_nulls()
+        tokens = counter.count(texts)
         result[role] = {
-            "characters": _summary(
-                {key.split("\x00")[1]: value for key, value in found.items() if key.startswith(f"{role}\x00")}
-            ),
-            "tokens": _summary(
-                {**{str(q): tokens.quantile(q) for q in PERCENTILES}, "mean": tokens.mean(), "max": tokens.max()}  # type: ignore[dict-item]
-            ),
-            "tokens_from": how,
+            "characters": _summary(characters[role]),
+            "tokens": _summary(tokens),
+            "tokens_from": f"{counter}, first {len(texts)} rows",
             "share_over_context": (tokens > max_context_tokens).sum() / max(1, len(tokens)),
             "context_tokens": max_context_tokens,
         }
     return result
 
 
-def _token_lengths(frame: pl.LazyFrame, column: str, tokenizer_path: str | None) -> tuple[pl.Series, str]:
-    texts = frame.select(pl.col(column).cast(pl.String)).head(LENGTH_SAMPLE_ROWS).collect().to_series().drop_nulls()
-    if tokenizer_path:
-        from tokenizers import Tokenizer
-
-        encoded = Tokenizer.from_file(tokenizer_path).encode_batch(texts.to_list(), add_special_tokens=False)
-        return pl.Series([len(e.ids) for e in encoded]), f"the tokenizer, first {len(texts)} rows"
-    return (
-        texts.str.len_chars() / CHARACTERS_PER_TOKEN
-    ).ceil(), f"about {CHARACTERS_PER_TOKEN:g} characters a token, first {len(texts)} rows"
-
-
-def _summary(values: dict[str, Any]) -> dict[str, float]:
-    names = {"0.5": "p50", "0.9": "p90", "0.95": "p95", "0.99": "p99"}
-    return {names.get(key, key): round(float(value), 1) for key, value in values.items() if value is not None}
+def _summary(values: pl.Series) -> dict[str, float]:
+    """Percentiles, mean and maximum; nothing of no values."""
+    found = {f"p{q * 100:g}": values.quantile(q) for q in PERCENTILES} | {"mean": values.mean(), "max": values.max()}
+    return {name: round(float(value), 1) for name, value in found.items() if value is not None}  # type: ignore[arg-type]
 
 
 def _type_name(kind: pl.DataType, values: pl.Series) -> str:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from tunesmith.core.errors import BadRequest, Conflict, TunesmithError
-from tunesmith.features.datasets import files
+from tunesmith.features.datasets import comparing, files
 from tunesmith.features.datasets.export import export
 from tunesmith.features.datasets.multipart import Sink, receive
 from tunesmith.features.datasets.service import Datasets, upload_path
@@ -321,10 +321,10 @@ def versions(dataset_id: DatasetId, service: Service) -> list[VersionRead]:
 
 @router.get("/{dataset_id}/overlap", response_model=ValidationReport)
 def overlap(
-    dataset_id: DatasetId, service: Service, held_out: Annotated[int, Query(ge=1, lt=2**63)], version: Digest = None
+    dataset_id: DatasetId, state: State, held_out: Annotated[int, Query(ge=1, lt=2**63)], version: Digest = None
 ) -> ValidationReport:
     """Rows of the dataset `held_out` that this one has too, exactly or nearly."""
-    return service.overlap(dataset_id, version, held_out)
+    return comparing.overlap(state.settings, state.database, dataset_id, version, held_out)
 
 
 @router.post("/{dataset_id}/repair", status_code=202, response_model=DatasetRead)

@@ -20,7 +20,7 @@ def export(data: Path, kind: str) -> Iterator[bytes]:
         names = file.schema_arrow.names
         if kind == "csv":
             yield _csv_rows([names])
-        for batch in file.iter_batches(batch_size=5_000):
+        for batch in file.iter_batches(batch_size=500):
             rows = batch.to_pylist()
             if kind == "csv":
                 yield _csv_rows([[_safe(row[name]) for name in names] for row in rows])

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import resource
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import uuid
 from datetime import timedelta
@@ -18,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.clock import monotonic_s, utc_now
-from tunesmith.core.errors import TooLarge, TunesmithError
-from tunesmith.core.job_dir import fsync_dir, write_atomic
-from tunesmith.features.datasets import files
+from tunesmith.core.job_dir import fsync_dir
+from tunesmith.features.datasets import comparing, files
+from tunesmith.features.datasets.child import Child
 from tunesmith.features.datasets.repository import DatasetRepository
 from tunesmith.features.datasets.service import Datasets
 from tunesmith.live.bus import Bus
@@ -33,7 +29,6 @@ BEAT_EVERY_S = 1.0
 STALE_S = 60.0
 """Seconds without a sign of a worker after which another server may take over."""
 LOOK_EVERY_S = 2.0
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
 class Processing:
@@ -44,7 +39,7 @@ class Processing:
         self.server = f"{socket.gethostname()[:30]}:{settings.port}"
         self._wake, self._stop = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
-        self._children: set[subprocess.Popen[str]] = set()
+        self._children: set[Child] = set()
 
     def start(self) -> None:
         """Sweep what was left, free what an earlier process of this server had begun, and begin."""
@@ -65,6 +60,7 @@ class Processing:
         self._wake.set()
         for child in list(self._children):
             child.kill()
+        comparing.stop()
         for thread in self._threads:
             thread.join(10)
 
@@ -127,53 +123,19 @@ class Processing:
         self, dataset_id: int, worker_id: str, task: dict[str, Any], file_name: str, work: Path
     ) -> dict[str, Any] | None:
         """Run the child to its end, passing its progress on; the error's body, or None when all went well."""
-        write_atomic(work / "request.json", self._request(dataset_id, task, file_name, work))
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment |= {"TMPDIR": str(work), "POLARS_MAX_THREADS": str(max(1, os.cpu_count() or 1))}
-        with (work / "log.txt").open("wb") as log_file:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.dataprep", str(work / "request.json")],
-                stdout=subprocess.PIPE, stderr=log_file, stdin=subprocess.DEVNULL, text=True, env=environment,
-                preexec_fn=self._limit, start_new_session=True,
-            )  # fmt: skip
-            self._children.add(child)
-            try:
-                error = self._follow(child, dataset_id, worker_id)
-            finally:
-                child.kill()
-                code = child.wait()
-                self._children.discard(child)
-        if error is not None or code == 0:
-            return error
-        said = (work / "log.txt").read_text(errors="replace")[-2000:]
-        log.error("processing dataset %s ended with %s: %s", dataset_id, code, said)
-        if code == -9 or "MemoryError" in said or "memory allocation" in said:
-            return TooLarge(
-                "The file needs more memory to read than is allowed.",
-                hint="Split it, save it as Parquet or JSON Lines, or raise TUNESMITH_DATASET_MEMORY_BYTES.",
-            ).body()
-        return TunesmithError("The file could not be processed.", hint="The server's log has the details.").body()
-
-    def _limit(self) -> None:
-        """In the child: the lowest priority, and no more memory than is allowed."""
-        os.nice(5)
-        if sys.platform == "linux":
-            limit = self.settings.dataset_memory_bytes
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-    def _follow(self, child: subprocess.Popen[str], dataset_id: int, worker_id: str) -> dict[str, Any] | None:
-        assert child.stdout
-        next_beat_s = 0.0
-        for line in child.stdout:
-            with contextlib.suppress(ValueError):
-                told = json.loads(line)
-                if "error" in told:
-                    return dict(told["error"])
+        child = Child(self.settings, self._request(dataset_id, task, file_name, work), work)
+        self._children.add(child)
+        try:
+            next_beat_s = 0.0
+            for progress in child.progress():
                 if monotonic_s() >= next_beat_s:
                     next_beat_s = monotonic_s() + BEAT_EVERY_S
-                    if not self._beat(dataset_id, worker_id, float(told["progress"])):
+                    if not self._beat(dataset_id, worker_id, progress):
                         child.kill()
-        return None
+            return child.end()
+        finally:
+            child.kill()
+            self._children.discard(child)
 
     def _beat(self, dataset_id: int, worker_id: str, progress: float) -> bool:
         with self.database.unit_of_work() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -33,7 +34,8 @@ from tunesmith.storage.database import after_commit
 if TYPE_CHECKING:
     from tunesmith.storage.database import Session
 
-MAX_PREVIEW_ROWS = 500
+PREVIEW_BATCH_ROWS = 64
+MAX_PREVIEW_BYTES = 8 * 1024**2
 
 
 class Datasets:
@@ -119,38 +121,35 @@ class Datasets:
         return DatasetStatistics.model_validate(self._stored(dataset_id, digest, "statistics.json"))
 
     def preview(self, dataset_id: int, digest: str | None, offset: int, limit: int) -> DatasetPreview:
-        """Rows from `offset` (0 is the first); only the row groups that hold them are read."""
+        """Rows from `offset` (0 is the first); only the row groups that hold them are read, a few rows at a time.
+
+        Fewer than `limit` when they are so long that the answer would pass `MAX_PREVIEW_BYTES`.
+        """
         import pyarrow.parquet as pq
 
         version = self.version(dataset_id, digest)
         rows: list[dict[str, Any]] = []
+        size_bytes = 0
         with pq.ParquetFile(files.version_dir(self.settings, dataset_id, version.digest) / "data.parquet") as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                if first + count > offset and len(rows) < limit:
-                    begin = max(0, offset - first)
-                    table = file.read_row_group(group).slice(begin, limit - len(rows))
-                    rows += [{"row": first + begin + i + 1, **row} for i, row in enumerate(table.to_pylist())]
-                first += count
+            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = list(itertools.accumulate(groups, initial=0))
+            wanted = [g for g in range(len(groups)) if starts[g + 1] > offset and starts[g] < offset + limit]
+            number = starts[wanted[0]] if wanted else 0
+            for batch in file.iter_batches(batch_size=PREVIEW_BATCH_ROWS, row_groups=wanted, use_threads=False):
+                first = min(max(0, offset - number), batch.num_rows)
+                part = batch.slice(first, limit - len(rows))
+                rows += [{"row": number + first + i + 1, **row} for i, row in enumerate(part.to_pylist())]
+                number += batch.num_rows
+                size_bytes += part.nbytes
+                if len(rows) == limit or size_bytes > MAX_PREVIEW_BYTES:
+                    break
+            total = starts[-1]
             names = file.schema_arrow.names
-        return DatasetPreview(columns=names, rows=rows, total_rows=first)
+        return DatasetPreview(columns=names, rows=rows, total_rows=total)
 
     def version_reads(self, dataset_id: int) -> list[VersionRead]:
         self.rows.get(dataset_id)
         return [version_read(row) for row in self.rows.versions(dataset_id)]
-
-    def overlap(self, dataset_id: int, digest: str | None, held_out_id: int) -> ValidationReport:
-        """Rows of `held_out_id` that this dataset has too. Raises `Conflict` when they share no text column."""
-        from tunesmith.dataprep.overlap import overlap
-
-        ours, theirs = self.version(dataset_id, digest), self.version(held_out_id, None)
-        columns = [c for c in ours.about["mapping"].values() if c in theirs.about["columns"]]
-        if not columns:
-            raise Conflict("The two datasets share no column of text.", hint="Compare datasets of the same shape.")
-        paths = [files.version_dir(self.settings, v.dataset_id, v.digest) / "data.parquet" for v in (ours, theirs)]
-        findings = overlap(paths[0], paths[1], columns)
-        return ValidationReport(valid=True, findings=findings)
 
     # -- changing ---------------------------------------------------------------------------------------------------
 
