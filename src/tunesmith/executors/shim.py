@@ -36,6 +36,11 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def end_with_parent() -> None:
+    """Be killed when the thread that started this process ends."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def out_of_memory_kills() -> int:
     """How often the kernel has killed for memory: in this cgroup (version 2, then 1) where that is told, else on the machine."""
     with contextlib.suppress(OSError):
@@ -131,7 +136,7 @@ def prepare_worker() -> None:
     """In the worker, before it begins: default signals, and an end with the shim's."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
 
 
 def run(job_dir: JobDir, attempt: int, timeout_s: float | None, start: Callable[[], Worker]) -> None:

@@ -58,6 +58,7 @@ class Forked:
 
 def main() -> None:
     """Import, say `ready`, and fork on request until the server is gone."""
+    shim.end_with_parent()
     connection = socket.socket(fileno=int(sys.argv[1]))
     preload, main_module = sys.argv[2], sys.argv[3]
     import_module(preload)
