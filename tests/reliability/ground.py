@@ -1,24 +1,20 @@
-"""A scheduler without a web server in front of it, its jobs, and a process that runs it: for tests that kill often.
-
-`python -m tests.reliability.ground HOME DATABASE_URL PORT` runs the scheduler until it is killed.
-"""
+"""A scheduler without a web server in front of it, its jobs, and processes that run it: for tests that kill often."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.conftest import REPO
+from tests.reliability import forked
 from tests.reliability.payload import expected
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_dir import JobDir
@@ -31,7 +27,9 @@ from tunesmith.scheduler.loop import Scheduler
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
-PAYLOAD = (sys.executable, str(Path(__file__).parent / "payload.py"))
+PAYLOAD = (sys.executable, "-S", "-E", str(Path(__file__).parent / "payload.py"))
+TIMES = int(os.environ.get("TUNESMITH_SOAK", "1"))
+"""Counts are a tenth of the bars'; `make soak` sets 10."""
 ENDED = ("completed", "failed", "cancelled")
 
 
@@ -46,7 +44,7 @@ class Ground:
         self.database = Database(self.settings.sqlalchemy_url)
         self.database.migrate()
         self.worker = worker
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[BaseProcess] = []
         self.scheduler = self.new_scheduler()
 
     def new_scheduler(self, **settings: Any) -> Scheduler:
@@ -87,6 +85,16 @@ class Ground:
         with self.database.unit_of_work(readonly=True) as session:
             return Lifecycle(session, self.scheduler.bus).jobs.bodies(job_id, event_type)
 
+    def event(self, job_id: int, seq: int) -> dict[str, Any]:
+        """The event of that number, with the attempt that wrote it."""
+        with self.database.unit_of_work(readonly=True) as session:
+            return Lifecycle(session, self.scheduler.bus).jobs.events(job_id, after=seq - 1, limit=1)[0].body
+
+    def waits(self) -> dict[int, str]:
+        """Why each queued job does not start."""
+        with self.database.unit_of_work(readonly=True) as session:
+            return self.scheduler.placement(Lifecycle(session, self.scheduler.bus)).waits
+
     def until(self, job_id: int, check: Callable[[JobRow], Any], timeout_s: float = 30, tick: bool = True) -> JobRow:
         """Let the scheduler work (or, with `tick=False`, only wait) until `check(job)` holds."""
         deadline_s = time.monotonic() + timeout_s
@@ -103,14 +111,12 @@ class Ground:
     def until_step(self, job_id: int, step: int) -> JobRow:
         return self.until(job_id, lambda _: any(e["step"] >= step for e in self.events(job_id, "step")))
 
-    def start_process(self, port: int) -> subprocess.Popen[bytes]:
+    def start_process(self, port: int) -> BaseProcess:
         """A scheduler in a process of its own."""
-        command = [sys.executable, "-m", "tests.reliability.ground", str(self.settings.home), self.url or "", str(port)]
-        log = (self.settings.home / "scheduler.log").open("ab")
-        env = {**os.environ, "TUNESMITH_LEASE_S": str(self.settings.lease_s)}
-        process = subprocess.Popen(command, cwd=REPO, env=env, stdout=log, stderr=log, start_new_session=True)
-        self.processes.append(process)
-        return process
+        settings = {**self.settings.model_dump(), "port": port}
+        self.processes = [process for process in self.processes if process.is_alive()]
+        self.processes.append(forked.start_scheduler(settings, self.worker, self.settings.home / "scheduler.log"))
+        return self.processes[-1]
 
     def members(self, job_id: int) -> list[psutil.Process]:
         """Every living process of the job that carries its mark: shim, worker, children."""
@@ -146,10 +152,9 @@ class Ground:
         assert {row.step for row in rows if row.type == "step"} == set(range(1, steps + 1))
 
     def close(self) -> None:
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.wait()
+        for server in self.processes:
+            server.kill()
+            server.join()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK, "").startswith(f"{self.settings.jobs_dir}{os.sep}"):
@@ -186,16 +191,3 @@ def _parent(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.Error):
         return int(process.ppid())
     return 0
-
-
-def main() -> None:
-    home, url, port = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
-    settings = Settings(home=home, database_url=url, port=port, min_free_bytes=0, cpu_slots=4, tick_s=0.2)
-    database = Database(settings.sqlalchemy_url)
-    database.take_process_lock()
-    Scheduler(settings, database, Bus(), LocalExecutor(PAYLOAD)).start()
-    threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

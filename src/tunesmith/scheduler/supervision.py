@@ -105,7 +105,12 @@ def _told(view: View, record: ExitRecord) -> Step:
         if view.wants_pause:
             return Finish(JobStatus.PAUSED, "Paused by its owner.")
         return Requeue("The worker was asked to end from outside and kept a checkpoint.", counts=False)
-    return Finish(JobStatus.FAILED, failure=record.failure or _failure(FailureCode.INTERNAL, "The job failed."))
+    failure = record.failure or _failure(FailureCode.INTERNAL, "The job failed.")
+    if failure.code == FailureCode.DISK_FULL:  # nobody's fault, and its last checkpoint is whole
+        if view.wants_stop:
+            return Finish(JobStatus.CANCELLED, "Stopped by its owner.")
+        return Finish(JobStatus.PAUSED, failure=failure)
+    return Finish(JobStatus.FAILED, failure=failure)
 
 
 def _lost(view: View) -> Step:

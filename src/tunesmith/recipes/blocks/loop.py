@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Loop:
         for _ in range(int(os.environ.get("TUNESMITH_OOM_KILLS", "0"))):
             self._halve("The kernel ended the last attempt for want of memory")
         self.speed = Speed(forward.model, device)
-        self.num_supervised = rows.num_supervised()[train]
+        self.num_supervised, self.lengths = rows.num_supervised()[train], np.diff(rows.offsets)[train]
         self._order: tuple[int, np.ndarray] = (-1, train)
 
     # -- the run, told from the top ---------------------------------------------------------------------------------
@@ -168,6 +168,14 @@ class Loop:
         order = self._order[1]
         return order[within * self.rows_per_step : (within + 1) * self.rows_per_step]
 
+    def micro_batches(self, epoch: int) -> Iterator[list[int]]:
+        """The lengths, tokens, of the rows of each micro-batch of an epoch, of this rank."""
+        for step in range(epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch):
+            mine = self._rows_of_step(step)[self.ranks.rank :: self.ranks.count]
+            lengths: list[int] = np.sort(self.lengths[mine]).tolist()
+            for start in range(0, len(lengths), self.state.micro_batch):
+                yield lengths[start : start + self.state.micro_batch]
+
     def _step(self) -> None:
         places = self._rows_of_step(self.state.step)
         supervised = int(self.num_supervised[places].sum())
@@ -231,7 +239,7 @@ class Loop:
         """Leave gradients of the mean loss over `supervised` tokens; returns this rank's share of it, and its tokens."""
         total, num_tokens = torch.zeros((), dtype=torch.float32, device=self.device), 0
         # Rows of like length stand together: blocks of attention hold less padding.
-        by_length = sorted(places, key=lambda place: self.rows.length(int(self.train[place])))
+        by_length = places[np.argsort(self.lengths[places], kind="stable")]
         for start in range(0, len(by_length), self.state.micro_batch):
             part = [
                 self.rows.row(int(self.train[place])) for place in by_length[start : start + self.state.micro_batch]

@@ -1,6 +1,8 @@
-"""How much memory is free, and whether to recompute activations so that it does not."""
+"""How much memory is free, and how much a step needs."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import psutil
 import torch
@@ -13,17 +15,14 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def wants_checkpointing(
-    config: object, micro_batch: int, row_tokens: int, device: torch.device, item_bytes: int
-) -> bool:
-    """Whether the activations of one micro-batch would take more than 60 % of the free memory.
+def activation_bytes(config: object, lengths: Sequence[int], item_bytes: int) -> int:
+    """What the backward pass of a micro-batch of rows of `lengths` tokens keeps, bytes.
 
-    About 34 values a token, layer and hidden unit are kept (Korthikanti et al., arXiv:2205.05198, without attention
-    scores, which are added).
+    About 34 values a token, layer and hidden unit (Korthikanti et al., arXiv:2205.05198), and the attention's scores, which
+    are computed in a block as long as the longest row: once in fp32, once in the model's own format.
     """
     layers = int(getattr(config, "num_hidden_layers", 1))
     hidden = int(getattr(config, "hidden_size", 1))
     heads = int(getattr(config, "num_attention_heads", 1))
-    tokens = micro_batch * row_tokens
-    per_token = 34 * hidden * item_bytes + 2 * heads * row_tokens * 4
-    return layers * tokens * per_token > 0.6 * free_bytes(device)
+    linear = sum(lengths) * 34 * hidden * item_bytes
+    return layers * (linear + len(lengths) * max(lengths, default=0) ** 2 * heads * (4 + item_bytes))

@@ -17,11 +17,14 @@ from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop, apply_neftune
-from tunesmith.recipes.blocks.memory import wants_checkpointing
+from tunesmith.recipes.blocks.memory import activation_bytes, free_bytes
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.report import write_report
 from tunesmith.recipes.blocks.validate import validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
+
+SHARE_OF_FREE_MEMORY = 0.6
+"""How much of it activations may take."""
 
 
 def target_names(model: Any, targets: str | list[str]) -> list[str]:
@@ -78,9 +81,9 @@ def fit(
             f"Rows are padded instead of laid end to end: {forward.why}. The result is the same, the training slower.",
             code="packing_fallback",
         )
-    use_checkpointing(run, params, model, rows, device)
     stop_noise = apply_neftune(model, params.neftune_noise_alpha) if params.neftune_noise_alpha else None
     loop = Loop(run, params, forward, rows, train, held_out, device)
+    use_checkpointing(run, params, model, loop)
     outcome = loop.fit()
     if stop_noise:
         stop_noise()
@@ -124,13 +127,14 @@ def load_split(
     return rows, train, (rows, held_out)
 
 
-def use_checkpointing(run: RunContext, params: SftParams, model: Any, rows: TokenRows, device: torch.device) -> None:
-    """Recompute activations when asked to, or when memory needs it."""
+def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
+    """Recompute activations when asked to, or when the largest micro-batch of the first epoch would need it."""
     wanted = params.gradient_checkpointing
     if wanted is None:
-        longest = int(np.diff(rows.offsets).max())
         item_bytes = next(model.parameters()).element_size()
-        wanted = wants_checkpointing(model.config, params.batch_size, longest, device, item_bytes)
+        config = model.config.get_text_config()
+        most_bytes = max(activation_bytes(config, lengths, item_bytes) for lengths in loop.micro_batches(epoch=0))
+        wanted = most_bytes > SHARE_OF_FREE_MEMORY * free_bytes(loop.device)
         if wanted:
             run.notice("Activations are recomputed to fit the memory; a smaller batch_size would be faster.")
     if wanted:
