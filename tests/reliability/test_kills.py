@@ -287,9 +287,6 @@ def upload_in_parts(server: ServerProcess, rows: bytes, kill_in_part: int, rng: 
     if new := [d["id"] for d in items if d["id"] not in before]:
         assert len(new) == 1 and server.client.get(url).status_code == 404, "the upload is there, and its dataset too"
         return int(new[0])
-    if not (server.home / "uploads" / f"{upload['id']}.resumable").exists():
-        # Killed after the file had got its place and before the row was there: it was swept, and has to be sent again.
-        return int(server.client.put("/datasets/upload", params={"file_name": "x.jsonl"}, content=rows).json()["id"])
     assert server.client.get(url).json()["offset"] == len(rows)
     return int(server.client.post(f"{url}/commit", json=commit).json()["id"])
 

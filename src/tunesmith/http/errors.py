@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any
 
@@ -9,10 +10,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
-from tunesmith.core.errors import InvalidInput, TunesmithError
+from tunesmith.core.errors import DiskFull, InvalidInput, TunesmithError
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,14 @@ def invalid_input(error: ValidationError | RequestValidationError, *, prefix: st
         hint="Each problem is named in details, with its place.",
         details=details,
     )
+
+
+def is_disk_full(error: Exception) -> bool:
+    """A file that could not be written, or a database that says so of its own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    said = str(error.orig) if isinstance(error, DBAPIError) else ""
+    return "disk is full" in said or "No space left on device" in said
 
 
 def _answer(error: TunesmithError) -> JSONResponse:
@@ -71,6 +80,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def unknown(request: Request, error: Exception) -> JSONResponse:
+        if is_disk_full(error):
+            log.error("the disk is full: %s %s", request.method, request.scope["path"])
+            return _answer(DiskFull("The disk is full; nothing was changed.", hint="Free some space and try again."))
         log.exception("unexpected error in %s %s", request.method, request.scope["path"], exc_info=error)
         return _answer(
             TunesmithError("Something went wrong inside Tunesmith.", hint="The server's log has the details.")

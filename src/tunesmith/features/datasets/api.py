@@ -14,7 +14,8 @@ from tunesmith.core.errors import BadRequest, Conflict, TunesmithError
 from tunesmith.features.datasets import comparing, files
 from tunesmith.features.datasets.export import export
 from tunesmith.features.datasets.multipart import Sink, receive
-from tunesmith.features.datasets.service import Datasets, upload_path
+from tunesmith.features.datasets.service import Datasets, upload_path, upload_size, whole_upload
+from tunesmith.features.datasets.tables import UploadRow
 from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.schemas.common import Page, Wire
@@ -209,9 +210,9 @@ def begin_upload(body: UploadBegin, service: Service) -> UploadState:
 @router.get("/uploads/{upload_id}", response_model=UploadState)
 def upload_state(upload_id: str, service: Service) -> UploadState:
     """How much has come: go on from `offset`."""
-    path = upload_path(service.settings, upload_id)
+    have = upload_size(service.settings, upload_id)
     row = service.rows.upload(upload_id)
-    return UploadState(id=row.id, name=row.name, size_bytes=row.size_bytes, offset=path.stat().st_size)
+    return UploadState(id=row.id, name=row.name, size_bytes=row.size_bytes, offset=have)
 
 
 @router.patch("/uploads/{upload_id}", response_model=UploadState, openapi_extra={
@@ -234,25 +235,30 @@ async def upload_part(
 
 
 def _open_upload(state: AppState, upload_id: str, offset: int) -> files.Resumed:
-    path = upload_path(state.settings, upload_id)
-    with state.database.unit_of_work(readonly=True) as session:
-        row = Datasets(state.settings, session, state.bus).rows.upload(upload_id)
-        name, size_bytes = row.name, row.size_bytes
-    have = path.stat().st_size
+    row = _upload(state, upload_id)
+    have = upload_size(state.settings, upload_id)
     if offset != have:
         raise Conflict(
             f"{have} bytes have come, so the next part begins there, not at {offset}.", hint="Ask for the offset."
         )
-    return files.Resumed(path, name, size_bytes)
+    return files.Resumed(upload_path(state.settings, upload_id), row.name, row.size_bytes)
+
+
+def _upload(state: AppState, upload_id: str) -> UploadRow:
+    upload_path(state.settings, upload_id)
+    with state.database.unit_of_work(readonly=True) as session:
+        return Datasets(state.settings, session, state.bus).rows.upload(upload_id)
 
 
 @router.post("/uploads/{upload_id}/commit", status_code=201, response_model=DatasetRead)
-def commit_upload(upload_id: str, body: UploadCommit, service: Service, state: State) -> DatasetRead:
+def commit_upload(upload_id: str, body: UploadCommit, state: State) -> DatasetRead:
     """The upload is whole: make it a dataset."""
-    upload_path(service.settings, upload_id)
-    row = service.commit_upload(upload_id, body.sha256)
+    received = whole_upload(state.settings, _upload(state, upload_id), body.sha256)
+    with state.database.unit_of_work() as session:
+        service = Datasets(state.settings, session, state.bus)
+        made = service.read([service.take_upload(upload_id, received)])[0]
     state.wake_datasets()
-    return service.read([row])[0]
+    return made
 
 
 @router.get("/", response_model=Page[DatasetRead])

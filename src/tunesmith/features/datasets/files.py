@@ -132,11 +132,15 @@ def version_dir(settings: Settings, dataset_id: int, digest: str) -> Path:
 
 
 def take(settings: Settings, dataset_id: int, received: Received) -> None:
-    """Give the received file its place. Called before the row is committed: a file without a row is swept at start."""
+    """Give the received file its place, and leave it its temporary name as well: the row is not committed yet, and a file
+    without a row is swept at start. Whoever received it removes that name."""
     folder = dataset_dir(settings, dataset_id)
     try:
         folder.mkdir(mode=0o700)
-        os.replace(received.path, folder / "original")
+        try:
+            os.link(received.path, folder / "original")
+        except PermissionError:  # a file system without links
+            os.replace(received.path, folder / "original")
         fsync_dir(folder)
         fsync_dir(folder.parent)
     except OSError as error:

@@ -32,6 +32,8 @@ from tunesmith.settings import Settings
 from tunesmith.storage.database import after_commit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tunesmith.storage.database import Session
 
 PREVIEW_BATCH_ROWS = 64
@@ -273,29 +275,45 @@ class Datasets:
         self.session.add(row)
         return row
 
-    def commit_upload(self, upload_id: str, sha256: str | None) -> DatasetRow:
-        """Whole and as promised: a dataset. Raises `Conflict` when bytes are missing, `InvalidInput` when they differ."""
-        upload = self.rows.upload(upload_id)
-        path = upload_path(self.settings, upload_id)
-        received = path.stat().st_size
-        if received != upload.size_bytes:
-            raise Conflict(
-                f"{received} of {upload.size_bytes} bytes have come.",
-                hint=f"Go on at offset {received}, then commit again.",
-            )
-        digest = files.hash_file(path)
-        if sha256 is not None and sha256 != digest:
-            raise InvalidInput(
-                "The bytes that came have another SHA-256.",
-                hint="Begin the upload again.",
-                details=[{"loc": "sha256", "message": digest}],
-            )
-        row = self.create(files.Received(path, received, digest), upload.name)
+    def take_upload(self, upload_id: str, received: files.Received) -> DatasetRow:
+        """A dataset from an upload that `whole_upload` has found good."""
+        row = self.create(received, self.rows.upload(upload_id).name)
         self.rows.forget_upload(upload_id)
+        after_commit(self.session, lambda: received.path.unlink(missing_ok=True))
         return row
 
 
-def upload_path(settings: Settings, upload_id: str) -> Any:
+def whole_upload(settings: Settings, upload: UploadRow, sha256: str | None) -> files.Received:
+    """The file, whole and as promised. Raises `Conflict` when bytes are missing, `InvalidInput` when they differ.
+
+    Reads all of it, so no transaction should be open.
+    """
+    received = upload_size(settings, upload.id)
+    if received != upload.size_bytes:
+        raise Conflict(
+            f"{received} of {upload.size_bytes} bytes have come.",
+            hint=f"Go on at offset {received}, then commit again.",
+        )
+    path = upload_path(settings, upload.id)
+    digest = files.hash_file(path)
+    if sha256 is not None and sha256 != digest:
+        raise InvalidInput(
+            "The bytes that came have another SHA-256.",
+            hint="Begin the upload again.",
+            details=[{"loc": "sha256", "message": digest}],
+        )
+    return files.Received(path, received, digest)
+
+
+def upload_size(settings: Settings, upload_id: str) -> int:
+    """Bytes that have come. Raises `NotFound`."""
+    try:
+        return int(upload_path(settings, upload_id).stat().st_size)
+    except FileNotFoundError:
+        raise NotFound("There is no such upload.", hint="Begin the upload again.") from None
+
+
+def upload_path(settings: Settings, upload_id: str) -> Path:
     """Raises `NotFound` for what is no upload id, so that no text of a request becomes a path."""
     try:
         return settings.uploads_dir / f"{uuid.UUID(upload_id)}.resumable"
