@@ -3,7 +3,8 @@
 Registered with transformers' `AttentionInterface`, so every architecture that uses it gains it. The flat tokens are
 gathered into one padded block (rows, heads, longest, head size), so that products are few and large: on CPUs two
 bf16 `bmm`s with a fp32 softmax between, which run on AMX, elsewhere torch's scaled dot-product attention. Causality
-alone keeps padding out: it stands behind every real token of its row.
+alone keeps padding out: it stands behind every real token of its row. On NVIDIA GPUs in bf16 or fp16 torch's flash
+attention takes rows of different lengths as they lie.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers import AttentionInterface
 from tunesmith.engine.packing import PackedBatch
 
 NAME = "tunesmith_packed"
+HALVES = (torch.bfloat16, torch.float16)
 
 _current: PackedBatch | None = None
 
@@ -86,21 +88,44 @@ def packed_attention(
     if _current is None:
         raise RuntimeError("packed attention was called outside rows_of(batch)")
     batch = _current
+    dropout = dropout if module.training else 0.0
+    if query.device.type == "cuda" and query.dtype in HALVES and not softcap and not dropout:
+        return _flash(query, key, value, batch, scaling, sliding_window), None
     q, k, v = (
         _ToBlock.apply(x[0].transpose(0, 1), batch.pad_index, batch.flat_index).transpose(1, 2)
         for x in (query, key, value)
     )  # (rows, heads, longest, size)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if query.device.type == "cpu" or softcap is not None:
-        out = _products(q, k, v, scale, dropout if module.training else 0.0, sliding_window, softcap)
+        out = _products(q, k, v, scale, dropout, sliding_window, softcap)
     else:
         mask = None if sliding_window is None else _allowed(q.shape[2], sliding_window, q.device)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1],
-            dropout_p=dropout if module.training else 0.0,
+            dropout_p=dropout,
         )  # fmt: skip
     flat = _ToFlat.apply(out.transpose(1, 2), batch.flat_index)
     return flat.unsqueeze(0), None
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    batch: PackedBatch,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Torch's own variable-length flash attention, which needs no padded block."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
+    longest = max(batch.lengths)
+    out = varlen_attn(
+        q, k, v, batch.cu_seqlens, batch.cu_seqlens, longest, longest, scale=scale,
+        window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    return out.unsqueeze(0)  # type: ignore[union-attr,no-any-return]
 
 
 def _allowed(longest: int, sliding_window: int | None, device: torch.device) -> torch.Tensor:

@@ -31,6 +31,8 @@ class PackedBatch:
     """(rows, longest): flat position of each place of the padded block; 0 where it is padding."""
     flat_index: torch.Tensor
     """(tokens,): place of each flat position in the flattened padded block."""
+    cu_seqlens: torch.Tensor
+    """(rows + 1,), int32: where each row begins, and the end of the last."""
 
     @property
     def num_rows(self) -> int:
@@ -64,6 +66,7 @@ def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PackedBatch:
         lengths=tuple(int(n) for n in lengths),
         pad_index=torch.from_numpy(pad_index),
         flat_index=torch.from_numpy(np.flatnonzero(real.ravel())),
+        cu_seqlens=torch.from_numpy(np.append(starts, lengths.sum()).astype(np.int32)),
     )
 
 
