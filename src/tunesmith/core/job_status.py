@@ -47,6 +47,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     LOADING = "loading"
     TOKENIZING = "tokenizing"
+    COMPILING = "compiling"
     TRAINING = "training"
     EVALUATING = "evaluating"
     SAVING = "saving"

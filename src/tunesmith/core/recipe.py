@@ -48,6 +48,9 @@ class RunContext(Protocol):
     def report(self, event: Any) -> None:
         """Append one event. Raises `Fenced` (SystemExit) when a newer attempt has taken over."""
 
+    def observe(self, observer: Callable[[Any], None]) -> None:
+        """Call `observer` with every event that is reported from now on."""
+
     def phase(self, phase: str, detail: str = "") -> None: ...
 
     def progress(self, done: int, total: int, unit: str = "rows") -> None:

@@ -21,6 +21,7 @@ from tunesmith.executors.zygote import MARK
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT",
     "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
+    "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "TRACKIO_SPACE_ID",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "CUDA_HOME", "OMP_NUM_THREADS",
 )  # fmt: skip
 """The server's variables that a worker gets. None of them is a secret of the server."""

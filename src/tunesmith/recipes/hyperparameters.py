@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd", "lion"]
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup", "cosine_with_min_lr", "polynomial"]
 
 
@@ -65,6 +67,8 @@ class SftParams(BaseModel):
     """float16 compute with loss scaling; NVIDIA GPUs only."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass to save memory; absent means only when memory needs it."""
+    torch_compile: bool | None = None
+    """Compile the layers, which takes about half a minute and makes every step faster; absent means when the run is long."""
     packing: bool = True
     """Lay rows end to end without padding; attention never crosses from one row to the next, so results are equal."""
     train_on: Literal["completions", "all"] = "completions"
@@ -83,10 +87,20 @@ class SftParams(BaseModel):
     """Leave the weights with the best held-out loss rather than the last ones, when there is a held-out split."""
     logging_steps: int = Field(1, ge=1)
     """Optimizer steps between step events."""
+    report_to: list[Tracker] = []
+    """Other trackers that get the curve too: `tensorboard`, `mlflow`, `wandb`, `trackio`; each has to be installed."""
     neftune_noise_alpha: float | None = Field(None, ge=0.0, le=100.0)
     """Noise on the input embeddings while training (NEFTune, arXiv:2310.05914); 5 to 15 is usual."""
     system_prompt: str | None = Field(None, max_length=20_000)
     """Put before every conversation that has no system message."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _trackers_are_here(cls, names: list[Tracker]) -> list[Tracker]:
+        for name in names:
+            if find_spec(name) is None:
+                raise ValueError(f"{name} is not installed; install it with: pip install {name}")
+        return list(dict.fromkeys(names))
 
     @model_validator(mode="after")
     def _one_half_precision(self) -> SftParams:

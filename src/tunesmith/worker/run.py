@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,12 +38,19 @@ class Run:
         self._control_seen: tuple[int, int] | None = None
         self._phase = Phase.STARTING
         self._next_progress_s = 0.0
+        self._observers: list[Callable[[Any], None]] = []
         self._reporter = Reporter(job_dir, attempt, self._fence) if self.is_main else None
 
     def report(self, event: Any) -> None:
         """Append one event. Raises `Fenced` (SystemExit) when a newer attempt has taken over."""
         if self._reporter:
             self._reporter.append(event)
+            for observer in self._observers:
+                observer(event)
+
+    def observe(self, observer: Callable[[Any], None]) -> None:
+        """Call `observer` with every event that is reported from now on."""
+        self._observers.append(observer)
 
     def phase(self, phase: str, detail: str = "") -> None:
         """Say what the job turns to."""

@@ -21,6 +21,7 @@ from tunesmith.core.errors import FailureCode, JobFailure, is_out_of_memory
 from tunesmith.core.events import EvaluationEvent, StepEvent
 from tunesmith.core.job_spec import Control
 from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.engine import compiling
 from tunesmith.engine.attention import current_rows, rows_of
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, learning_rate_factor, unflatten_state
@@ -206,6 +207,20 @@ class Loop:
         self.state.rows_seen += len(places)
         self._log(loss, learning_rate, norm)
 
+    def try_out(self) -> str:
+        """One step that leaves no trace: the rows of the first step, so that compiled code comes out the same whenever a run
+        is begun or resumed. Returns what went wrong, empty when all is well."""
+        random_states = self._random_states()
+        self.forward.model.train()
+        try:
+            self._within_memory(lambda: self._accumulate(self._rows_of_step(0)[: self.state.micro_batch], 1))
+        except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+            return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        finally:
+            self._set_random_states(random_states)
+            self.forward.model.zero_grad(set_to_none=True)
+        return ""
+
     def _within_memory(self, compute: Callable[[], tuple[float, int]]) -> tuple[float, int]:
         """What `compute` gives, begun again with half the micro-batch whenever memory runs out."""
         while True:
@@ -282,7 +297,8 @@ class Loop:
         rows, places = self.held_out
         mine = places[self.ranks.rank :: self.ranks.count]
         self.forward.model.eval()
-        loss, correct = self._within_memory(lambda: self._score(rows, mine))
+        with compiling.eager():
+            loss, correct = self._within_memory(lambda: self._score(rows, mine))
         self.forward.model.train()
         count = int(rows.num_supervised()[places].sum())
         mean, correct = self.ranks.sum(loss) / max(1, count), int(self.ranks.sum(correct))

@@ -12,6 +12,7 @@ import torch
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.engine import compiling
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
@@ -20,6 +21,7 @@ from tunesmith.recipes.blocks.loop import Loop, apply_neftune
 from tunesmith.recipes.blocks.memory import activation_bytes, free_bytes
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.report import write_report
+from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.validate import validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
 
@@ -81,10 +83,12 @@ def fit(
             f"Rows are padded instead of laid end to end: {forward.why}. The result is the same, the training slower.",
             code="packing_fallback",
         )
-    stop_noise = apply_neftune(model, params.neftune_noise_alpha) if params.neftune_noise_alpha else None
     loop = Loop(run, params, forward, rows, train, held_out, device)
     use_checkpointing(run, params, model, loop)
-    outcome = loop.fit()
+    use_compiling(run, params, model, loop)
+    stop_noise = apply_neftune(model, params.neftune_noise_alpha) if params.neftune_noise_alpha else None
+    with tracked(run, params.report_to, params.model_dump(mode="json")):
+        outcome = loop.fit()
     if stop_noise:
         stop_noise()
     if outcome != Outcome.COMPLETED:
@@ -140,6 +144,26 @@ def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop
     if wanted:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
+
+
+def use_compiling(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
+    """Compile the layers when asked to, or when the run is long. What cannot be compiled runs as it is, and says so."""
+    wanted = params.torch_compile
+    if wanted is None:
+        tokens = loop.total_steps * loop.rows_per_step * float(loop.lengths.mean())
+        wanted = compiling.pays(loop.device, tokens * loop.speed.flop_per_token)
+    if not wanted:
+        return
+    why_not = compiling.why_not(loop.device)
+    if not why_not:
+        run.phase("compiling")
+        compiling.compile_layers(model)
+        why_not = loop.try_out()
+    if why_not:
+        compiling.undo(model)
+        run.notice(
+            f"The layers are not compiled: {why_not}. The training is slower, its result the same.", code="not_compiled"
+        )
 
 
 def leave_merged_base(run: RunContext, base: ModelRef) -> Path:

@@ -1,0 +1,59 @@
+"""Compiled layers: the same losses, the same after a pause, and no harm where they cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from tests.recipes.ground import Ground, events, losses, train
+from tunesmith.core.events import StepEvent
+from tunesmith.core.job_dir import write_atomic
+from tunesmith.core.job_spec import Control
+from tunesmith.engine import compiling
+from tunesmith.worker.run import Run
+
+PARAMS: dict[str, Any] = {"max_steps": 6, "batch_size": 4, "eval_steps": 3, "lora_r": 4, "learning_rate": 1e-2}
+needs_compiler = pytest.mark.skipif(bool(compiling.why_not(torch.device("cpu"))), reason="needs a C++ compiler")
+
+
+def pause_at(run: Run, step: int) -> None:
+    def look(event: Any) -> None:
+        if isinstance(event, StepEvent) and event.step == step:
+            write_atomic(run.dir.control, Control(pause=True))
+
+    run.observe(look)
+
+
+@needs_compiler
+@pytest.mark.timeout(600)
+def test_compiled_layers_learn_the_same_and_go_on_to_the_last_digit(ground: Ground) -> None:
+    eager, compiled, paused = (ground.run(**PARAMS, torch_compile=wanted) for wanted in (False, True, True))
+    assert train(eager) == train(compiled) == "completed"
+    assert losses(compiled) == pytest.approx(losses(eager), rel=1e-4)
+    assert [e.phase for e in events(compiled, "phase")].count("compiling") == 1
+    assert "not_compiled" not in [event.code for event in events(compiled, "notice")]
+    pause_at(paused, 4)
+    assert train(paused) == "paused"
+    write_atomic(paused.dir.control, Control())
+    torch._dynamo.reset()  # as in a new process
+    resumed = ground.again(paused)
+    assert train(resumed) == "completed"
+    assert losses(resumed) == losses(compiled)
+
+
+def test_without_a_compiler_it_runs_as_it_is_and_says_so(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ground.run(**PARAMS, torch_compile=True)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert train(run) == "completed"
+    (notice,) = [event for event in events(run, "notice") if event.code == "not_compiled"]
+    assert "no C++ compiler" in notice.message
+
+
+def test_only_long_runs_are_compiled_unasked() -> None:
+    cpu = torch.device("cpu")
+    assert not compiling.pays(cpu, 1e13)
+    assert compiling.pays(cpu, 1e15) == (not compiling.why_not(cpu))
+    assert not compiling.pays(torch.device("meta"), 1e30)
