@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tunesmith.engine import loss as loss_module
-from tunesmith.engine.attention import _ToBlock, _ToFlat
+from tunesmith.engine.attention import EVERY_KEY, _allowed, _ToBlock, _ToFlat, causal_blocks
 from tunesmith.engine.lora import LoraLinear, _LoraLinear
 from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, learning_rate_factor, unflatten_state
 from tunesmith.engine.packing import pack
@@ -44,6 +44,22 @@ def test_block_and_back_gradients() -> None:
 
     assert torch.equal(there_and_back(flat), flat * 2)
     assert torch.autograd.gradcheck(there_and_back, flat)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("longest", [1, 3, 4, 11])
+def test_causal_blocks_equal_one_softmax(longest: int, window: int | None) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, longest, 5, dtype=torch.double, requires_grad=True)
+    k, v = (torch.randn(2, longest, 5, dtype=torch.double, requires_grad=True) for _ in range(2))
+
+    def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return causal_blocks(q, k, v, 0.7, window or EVERY_KEY)[0]
+
+    scores = torch.einsum("rgqs,rks->rgqk", q, k) * 0.7
+    weights = scores.masked_fill(~_allowed(longest, window, q.device), float("-inf")).softmax(-1)
+    torch.testing.assert_close(ours(q, k, v), torch.einsum("rgqk,rks->rgqs", weights, v))
+    assert torch.autograd.gradcheck(ours, (q, k, v))
 
 
 @pytest.mark.parametrize("chunk", [3, 512])

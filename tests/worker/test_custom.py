@@ -168,7 +168,9 @@ def test_killed_at_random_instants_the_events_stay_whole(tmp_path: Path) -> None
     import random
 
     rng = random.Random(4)
-    script = "import json, time\nfor i in range(10**6): print(json.dumps({'step': i, 'loss': 1.0})); time.sleep(0.002)\n"
+    script = (
+        "import json, time\nfor i in range(10**6): print(json.dumps({'step': i, 'loss': 1.0})); time.sleep(0.002)\n"
+    )
     job = Job(tmp_path / "job", script)
     read = 0
     for attempt in range(1, 6):
