@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.worker.job import Job, wait_until
 from tunesmith.core.job_dir import write_atomic
@@ -37,12 +38,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_job(tmp_path: Path, tiny_model: Path, rows: Path) -> MakeJob:
-    def make(name: str, recipe: str = "lora", **params: Any) -> Job:
+    def make(name: str, recipe: str = "lora", model_path: str = str(tiny_model), **params: Any) -> Job:
         return Job(
             tmp_path / name,
             recipe=recipe,
             params={**(FEW if recipe != "standard" else {k: v for k, v in FEW.items() if k != "lora_r"}), **params},
-            model={"name": "tiny/llama", "path": str(tiny_model)},
+            model={"name": "tiny/llama", "path": model_path},
             dataset={"name": "rows", "path": str(rows), "digest": "ab" * 32, "shape": "question_answer",
                      "mapping": {"question": "question", "answer": "answer"}, "num_rows": 48},
         )  # fmt: skip
@@ -108,8 +109,13 @@ def test_requests_while_it_runs(make_job: MakeJob) -> None:
     assert process.wait(60) == 0 and job.exit().outcome == "cancelled"
 
 
-def test_a_loss_that_is_no_number_fails_with_what_to_do(make_job: MakeJob) -> None:
-    job = make_job("nan", "standard", learning_rate=1.0, max_grad_norm=0.0, optimizer="sgd", max_steps=60)
+def test_a_loss_that_is_no_number_fails_with_what_to_do(make_job: MakeJob, tiny_model: Path, tmp_path: Path) -> None:
+    """Weights so large that their products overflow, as a diverging run makes them."""
+    shutil.copytree(tiny_model, tmp_path / "large")
+    weights = load_file(tmp_path / "large" / "model.safetensors")
+    save_file({name: w * 1e25 if "mlp" in name else w for name, w in weights.items()}, tmp_path / "large" / "model.safetensors",
+              {"format": "pt"})  # fmt: skip
+    job = make_job("nan", model_path=str(tmp_path / "large"))
     assert job.run() == 1
     failure = job.exit().failure
     assert failure.code == "nan_loss" and "step" in failure.message and "learning_rate" in failure.hint
@@ -165,7 +171,7 @@ def test_bad_rows_are_named(make_job: MakeJob, tmp_path: Path, tiny_model: Path)
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table({"question": ["a", "b", "c"], "answer": ["x", "", None]}), path)
     job = Job(
-        tmp_path / "bad", recipe="lora", params=FEW, model={"name": "tiny/llama", "path": str(tiny_model)},
+        tmp_path / "bad", recipe="lora", params=FEW, model={"name": "tiny/llama", "path": model_path},
         dataset={"name": "bad", "path": str(path), "digest": "cd" * 32, "shape": "question_answer",
                  "mapping": {"question": "question", "answer": "answer"}, "num_rows": 3},
     )  # fmt: skip
