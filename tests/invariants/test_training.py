@@ -171,7 +171,7 @@ def test_bad_rows_are_named(make_job: MakeJob, tmp_path: Path, tiny_model: Path)
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table({"question": ["a", "b", "c"], "answer": ["x", "", None]}), path)
     job = Job(
-        tmp_path / "bad", recipe="lora", params=FEW, model={"name": "tiny/llama", "path": model_path},
+        tmp_path / "bad", recipe="lora", params=FEW, model={"name": "tiny/llama", "path": str(tiny_model)},
         dataset={"name": "bad", "path": str(path), "digest": "cd" * 32, "shape": "question_answer",
                  "mapping": {"question": "question", "answer": "answer"}, "num_rows": 3},
     )  # fmt: skip
