@@ -116,6 +116,25 @@ def test_a_worker_outlives_the_zygote_and_the_next_one_starts_cold(ground: Groun
     executor.close()
 
 
+def test_a_zygote_that_cannot_begin_is_left_alone_and_workers_start_cold(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith.executors.warm.PRELOAD", "tunesmith.no_such_module")
+    monkeypatch.setattr("tunesmith.executors.warm.RETRY_AFTER_S", 0.0)
+    executor = WarmExecutor(offline=True)
+    executor.warm_up()
+    zygote = executor._zygote
+    assert zygote
+    until(lambda: zygote.poll() is not None)
+    executor.warm_up()
+    assert executor._zygote is zygote, "it is not tried again and again"
+    job_dir = ground.run(max_steps=3).dir
+    launch = begin(executor, job_dir)
+    observed = until(lambda: (o := executor.observe(job_dir, launch)).state != "alive" and o)
+    assert observed.shim.exit_code == 0, job_dir.log.read_text()
+    executor.close()
+
+
 def test_it_learns_no_secret_and_keeps_the_settings(
     warm: WarmExecutor, ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

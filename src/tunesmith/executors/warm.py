@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import socket
@@ -21,10 +22,12 @@ from tunesmith.executors.zygote import MARK, MARK_BYTES
 
 log = logging.getLogger(__name__)
 
+PRELOAD = "tunesmith.worker.preload"
+"""The module that imports what workers import."""
 ANSWER_WITHIN_S = 2.0
 """How long a zygote may take to fork; after that the worker is started cold, and the zygote replaced."""
 RETRY_AFTER_S = 60.0
-"""How soon a zygote that ended by itself is started again."""
+"""How soon another zygote is started; none at all after one that ended before it could fork."""
 
 
 class _Forked:
@@ -53,12 +56,19 @@ class WarmExecutor(LocalExecutor):
         self._zygote: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._ready = False
-        self._started_s = 0.0
+        self._started_s = -math.inf
+        self._refused = False
 
     def warm_up(self) -> None:
         """Start a zygote where that is possible and none is there; it takes seconds to be ready, which nobody waits for."""
-        alive = self._zygote is not None and self._zygote.poll() is None
-        if sys.platform != "linux" or alive or time.monotonic() - self._started_s < RETRY_AFTER_S:
+        if self._zygote is not None and self._zygote.poll() is None:
+            return
+        if self._zygote is not None and not self._is_ready() and not self._refused:
+            self._refused = True
+            log.warning(
+                "workers start cold: the process that should fork them ended with code %s", self._zygote.returncode
+            )
+        if sys.platform != "linux" or self._refused or time.monotonic() - self._started_s < RETRY_AFTER_S:
             return
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -74,7 +84,7 @@ class WarmExecutor(LocalExecutor):
             environment["HF_HUB_OFFLINE"] = "1"
         command = [sys.executable, "-P", "-m", "tunesmith.executors.zygote", str(theirs.fileno())]
         self._zygote = subprocess.Popen(
-            [*command, "tunesmith.worker.preload", "tunesmith.worker.__main__"],
+            [*command, PRELOAD, "tunesmith.worker.__main__"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno()],
         )  # fmt: skip
         theirs.close()

@@ -57,7 +57,6 @@ class Scheduler:
     # -- the thread -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self.executor.warm_up()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -81,6 +80,7 @@ class Scheduler:
                 log.exception("a round of the scheduler failed; trying again")
             self._wake.wait(BUSY_TICK_S if self._busy else self.settings.tick_s)
             self._wake.clear()
+            self.executor.warm_up()  # not before the server has had a moment to answer
 
     def tick(self) -> None:
         """One round."""
