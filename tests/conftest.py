@@ -91,18 +91,22 @@ class ServerProcess:
 
     def start(self, wait_s: float = 60) -> ServerProcess:
         self.home.mkdir(parents=True, exist_ok=True)
-        log = (self.home / "server.log").open("ab")
-        command = [sys.executable, "-m", "tunesmith", "up", "--port", str(self.port)]
-        self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+        self.launch()
         deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                break
+        while time.monotonic() < deadline and self.lives():
             with contextlib.suppress(httpx.TransportError):
                 if self.client.get("/system/health").status_code == 200:
                     return self
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise AssertionError(f"the server did not start:\n{self.log()[-4000:]}")
+
+    def launch(self) -> None:
+        log = (self.home / "server.log").open("ab")
+        command = [sys.executable, "-m", "tunesmith", "up", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+
+    def lives(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def log(self) -> str:
         return (self.home / "server.log").read_text(errors="replace")

@@ -141,7 +141,7 @@ def test_a_template_that_refuses_names_the_row(ground: Ground) -> None:
     assert "roles must alternate" in failure.value.message
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}"])
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"version": "1.0", "model": {"type": "X"}}'])
 def test_a_model_folder_without_a_tokenizer_is_told(tiny_model: Path, tmp_path: Path, content: str | None) -> None:
     shutil.copytree(tiny_model, folder := tmp_path / "tiny", ignore=shutil.ignore_patterns("tokenizer*", "special*"))
     if content is not None:

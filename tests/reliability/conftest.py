@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.conftest import ServerProcess, kill_processes_of
@@ -42,16 +39,11 @@ class ForkedServer(ServerProcess):
 
     forked: BaseProcess | None = None
 
-    def start(self, wait_s: float = 60) -> ForkedServer:
-        self.home.mkdir(parents=True, exist_ok=True)
+    def launch(self) -> None:
         self.forked = forked.start_server(self.port, self.env, self.home / "server.log")
-        deadline_s = time.monotonic() + wait_s
-        while time.monotonic() < deadline_s and self.forked.is_alive():
-            with contextlib.suppress(httpx.TransportError):
-                if self.client.get("/system/health").status_code == 200:
-                    return self
-            time.sleep(0.02)
-        raise AssertionError(f"the server did not start:\n{self.log()[-4000:]}")
+
+    def lives(self) -> bool:
+        return self.forked is not None and self.forked.is_alive()
 
     def kill(self) -> None:
         assert self.forked
@@ -73,7 +65,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
     def start(home: Path | None = None, **env: str) -> ForkedServer:
         started.append(ForkedServer(home or tmp_path / "home", env))
-        return started[-1].start()
+        started[-1].start()
+        return started[-1]
 
     yield start
     for server in started:

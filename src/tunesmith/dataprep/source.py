@@ -54,10 +54,9 @@ DAMAGED_ZIP = (
     struct.error,
     EOFError,
     UnicodeDecodeError,
-    NotImplementedError,
     RuntimeError,
 )
-"""What the standard library raises for one; `RuntimeError` for a member that needs a password."""
+"""What the standard library raises for one; `RuntimeError` for a member that needs a password or a method that is not known."""
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".npy", ".npz", ".joblib", ".h5", ".hdf5")
 
 

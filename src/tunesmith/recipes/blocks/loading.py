@@ -28,7 +28,7 @@ def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = Fa
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False, local_files_only=offline
         )
-    except Exception as error:  # the tokenizers library raises the bare class
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         if not Path(path).is_dir():
             raise
         raise JobFailure(

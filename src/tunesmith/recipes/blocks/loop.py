@@ -214,7 +214,7 @@ class Loop:
         self.forward.model.train()
         try:
             self._within_memory(lambda: self._accumulate(self._rows_of_step(0)[: self.state.micro_batch], 1))
-        except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             return str(error).strip().partition("\n")[0][:300] or type(error).__name__
         finally:
             self._set_random_states(random_states)

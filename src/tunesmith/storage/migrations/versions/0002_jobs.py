@@ -13,10 +13,16 @@ down_revision = "0001_datasets"
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def upgrade() -> None:
-    def column(name: str, kind: Any, null: bool = False, **more: Any) -> sa.Column:
-        return sa.Column(name, kind, nullable=null, **more)
+def column(name: str, kind: Any, null: bool = False, **more: Any) -> sa.Column:
+    return sa.Column(name, kind, nullable=null, **more)
 
+
+def upgrade() -> None:
+    create_jobs()
+    create_what_belongs_to_jobs()
+
+
+def create_jobs() -> None:
     op.create_table(
         "jobs",
         column("id", BIG, primary_key=True),
@@ -67,6 +73,9 @@ def upgrade() -> None:
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset_id"])
     op.create_index("ix_jobs_batch_id", "jobs", ["batch_id"])
     op.create_index("ix_jobs_queue", "jobs", ["status", "priority", "position"])
+
+
+def create_what_belongs_to_jobs() -> None:
     op.create_table(
         "job_events",
         column("job_id", BIG, primary_key=True),
