@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.command import tunesmith
 from tests.conftest import ServerProcess
 from tunesmith import Client
 from tunesmith.cli.config import read_config
@@ -34,21 +34,7 @@ def run(files: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def command(
         *words: str, url: str = "http://127.0.0.1:9", timeout_s: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        env = {
-            **os.environ,
-            "TUNESMITH_HOME": str(files / "home"),
-            "TUNESMITH_URL": url,
-            "TUNESMITH_HUB_OFFLINE": "1",
-            "COLUMNS": "200",
-        }
-        return subprocess.run(
-            [sys.executable, "-m", "tunesmith", *words],
-            cwd=files,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-        )
+        return tunesmith(files, *words, timeout_s=timeout_s, TUNESMITH_URL=url)
 
     return command
 

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.cli.command import tunesmith as run
 from tests.conftest import ServerProcess
-
-
-def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TUNESMITH_HOME": str(folder / "home"), "TUNESMITH_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    environment |= {"TUNESMITH_URL": "http://127.0.0.1:9", **env}
-    return subprocess.run(
-        [sys.executable, "-m", "tunesmith", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.mark.parametrize(("words", "env", "code", "said"), [
