@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from peers.configs import ROWS_A_STEP, Layout, Work, llamafactory_config, trl_request, tunesmith_config
+from peers.configs import ROWS_A_STEP, Layout, Work, chosen, llamafactory_config, trl_request, tunesmith_config
 from peers.environments import PINS, environment_python
 from peers.processes import Measured, RunFailed, end_by_exception, plain_environment, run_measured
 from peers.rows import TokenisedRows, read_tokens, sorted_in_steps, write_raw_rows, write_tokens
@@ -263,9 +263,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--envs", type=Path, default=Path.home() / ".cache" / "tunesmith-bench")
     parser.add_argument("--json", type=Path, help="write every run's figures here")
     options = parser.parse_args()
-    options.only = [name.strip() for name in options.only.split(",")]
-    if unknown := set(options.only) - set(CONTENDERS):
-        parser.error(f"--only knows {', '.join(CONTENDERS)}, not {', '.join(sorted(unknown))}")
+    options.only = chosen(options.only, CONTENDERS, parser)
     if options.steps < 2 or options.tune_steps < 2 or options.warm_up < 1:
         parser.error("--steps and --tune-steps are at least 2, --warm-up at least 1")
     try:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import httpx
 
-from peers.configs import ROWS_A_STEP, Work, llamafactory_config, trl_request, tunesmith_settings
+from peers.configs import ROWS_A_STEP, Work, chosen, llamafactory_config, trl_request, tunesmith_settings
 from peers.environments import environment_python
 from peers.processes import RunFailed, end_by_exception, end_tree, plain_environment, run_measured
 from peers.rows import write_raw_rows
@@ -197,9 +197,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--envs", type=Path, default=Path.home() / ".cache" / "tunesmith-bench")
     parser.add_argument("--json", type=Path, help="write every start's seconds here")
     options = parser.parse_args()
-    options.only = [name.strip() for name in options.only.split(",")]
-    if unknown := set(options.only) - set(CONTENDERS):
-        parser.error(f"--only knows {', '.join(CONTENDERS)}, not {', '.join(sorted(unknown))}")
+    options.only = chosen(options.only, CONTENDERS, parser)
     return options
 
 

@@ -7,6 +7,8 @@ What is left to each is its speed: that is its defaults, or a `Layout` with its 
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,3 +178,11 @@ def llamafactory_config(work: Work, out: Path, layout: Layout | None) -> dict[st
             "logging_nan_inf_filter": False,
         }
     return config
+
+
+def chosen(text: str, contenders: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The contenders named in `--only`, with commas between. Ends the program when one is not known."""
+    names = [name.strip() for name in text.split(",")]
+    if unknown := set(names) - set(contenders):
+        parser.error(f"--only knows {', '.join(contenders)}, not {', '.join(sorted(unknown))}")
+    return names
