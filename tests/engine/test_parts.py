@@ -9,10 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
 
+from tests.tiny import FAMILIES, tiny_config
+from tunesmith.engine import causal
 from tunesmith.engine import loss as loss_module
-from tunesmith.engine.attention import EVERY_KEY, _allowed, _ToBlock, _ToFlat, causal_blocks
-from tunesmith.engine.lora import LoraLinear, _LoraLinear
+from tunesmith.engine.attention import _allowed, _ToBlock, _ToFlat
+from tunesmith.engine.causal import EVERY_KEY, causal_rows
+from tunesmith.engine.fusing import _LoraSwiGlu, _RmsNorm, fuse
+from tunesmith.engine.lora import LoraLinear, _LoraLinear, add_lora, linear_names, lora_layers
 from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, learning_rate_factor, unflatten_state
 from tunesmith.engine.packing import pack
 
@@ -46,19 +51,30 @@ def test_block_and_back_gradients() -> None:
     assert torch.autograd.gradcheck(there_and_back, flat)
 
 
+@pytest.mark.parametrize("key_heads", [2, 1])
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("longest", [1, 3, 4, 11])
-def test_causal_blocks_equal_one_softmax(longest: int, window: int | None) -> None:
+@pytest.mark.parametrize("short", [0, 3, 64])
+def test_causal_rows_equal_one_softmax_a_row(
+    short: int, window: int | None, key_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(causal, "SHORT", short)  # every row by itself, some together, all together
+    monkeypatch.setattr(causal, "LEAST_BLOCK", 3)
     torch.manual_seed(0)
-    q = torch.randn(2, 3, longest, 5, dtype=torch.double, requires_grad=True)
-    k, v = (torch.randn(2, longest, 5, dtype=torch.double, requires_grad=True) for _ in range(2))
+    lengths = (1, 3, 11, 2, 5)
+    borders = torch.tensor([0, *lengths]).cumsum(0)
+    size = (sum(lengths), 2, 4)
+    q = torch.randn(size, dtype=torch.double, requires_grad=True)
+    k, v = (torch.randn(size[0], key_heads, 4, dtype=torch.double, requires_grad=True) for _ in range(2))
 
     def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return causal_blocks(q, k, v, 0.7, window or EVERY_KEY)[0]
+        return causal_rows(q, k, v, borders, 0.7, window or EVERY_KEY)
 
-    scores = torch.einsum("rgqs,rks->rgqk", q, k) * 0.7
-    weights = scores.masked_fill(~_allowed(longest, window, q.device), float("-inf")).softmax(-1)
-    torch.testing.assert_close(ours(q, k, v), torch.einsum("rgqk,rks->rgqs", weights, v))
+    each = 2 // key_heads
+    for start, end in zip(borders, borders[1:], strict=False):
+        row = [x[start:end].repeat_interleave(n, 1) for x, n in ((q, 1), (k, each), (v, each))]
+        scores = torch.einsum("qhs,khs->hqk", row[0], row[1]) * 0.7
+        weights = scores.masked_fill(~_allowed(int(end - start), window, q.device), float("-inf")).softmax(-1)
+        torch.testing.assert_close(ours(q, k, v)[start:end], torch.einsum("hqk,khs->qhs", weights, row[2]))
     assert torch.autograd.gradcheck(ours, (q, k, v))
 
 
@@ -142,3 +158,53 @@ def test_masters_keep_updates_that_bf16_would_lose() -> None:
         optimizer.step()
         masters.give_back()
     assert norm == 2.0 and float(param[0]) < 0.97 and float(masters.masters[0][0]) < 0.97
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_rms_norm_gradients(offset: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(6, dtype=torch.double, requires_grad=True)
+    expected = F.rms_norm(x, (6,), weight + offset, 1e-3)
+    torch.testing.assert_close(_RmsNorm.apply(x, weight, 1e-3, offset), expected)
+    assert torch.autograd.gradcheck(lambda x, w: _RmsNorm.apply(x, w, 1e-3, offset), (x, weight))
+
+
+def test_feed_forward_gradients() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 6, dtype=torch.double, requires_grad=True)
+    sizes = ((6, 7), (6, 7), (7, 6))  # gate, up, down
+    parts = []
+    for inputs, outputs in sizes:
+        weight = torch.randn(outputs, inputs, dtype=torch.double)
+        a, b = torch.randn(2, inputs, dtype=torch.double), torch.randn(outputs, 2, dtype=torch.double)
+        parts += [weight, a.requires_grad_(), b.requires_grad_(), 0.7]
+
+    def plain(x: torch.Tensor, layer: int) -> torch.Tensor:
+        weight, a, b, scale = parts[4 * layer : 4 * layer + 4]
+        return x @ weight.T + scale * (x @ a.T) @ b.T
+
+    expected = plain(F.silu(plain(x, 0)) * plain(x, 1), 2)
+    torch.testing.assert_close(_LoraSwiGlu.apply(x, *parts), expected)
+    assert torch.autograd.gradcheck(_LoraSwiGlu.apply, (x, *parts))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_fused_gives_the_same_and_the_rest_stays(family: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32)
+    add_lora(model, linear_names(model), 4, 8, 0.0)
+    for _, layer in lora_layers(model):
+        torch.nn.init.normal_(layer.lora_b, std=0.1)
+    ids = torch.randint(0, 50, (2, 9))
+
+    def run() -> tuple[torch.Tensor, ...]:
+        logits = model(ids).logits
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return logits, *torch.autograd.grad(logits.square().mean(), trained)
+
+    expected, counts, got = run(), fuse(model), run()
+    torch.testing.assert_close(got, expected)
+    gated = family in ("llama", "mistral", "qwen2", "qwen3")  # Gemma's is GeGLU, Phi-3 has one layer for gate and up
+    assert counts["feed-forwards"] == (model.config.num_hidden_layers if gated else 0)
+    assert (counts["norms"] > 0) == (family != "gpt2")

@@ -16,6 +16,26 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
+def low_rank_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    low: torch.Tensor,
+    weight: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale: float,
+    *,
+    needs_x: bool = True,
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """The gradients of x (tokens, in), A (r, in) and B (out, r) for y = x Wᵀ + s low Bᵀ with low = x Aᵀ (tokens, r); None for x unless
+    `needs_x`."""
+    low_grad = grad @ (b * scale).to(x.dtype)  # (tokens, r)
+    x_grad = (grad @ weight).addmm_(low_grad, a.to(x.dtype)) if needs_x else None
+    a_grad = low_grad.T @ x
+    b_grad = (low.T @ grad).T * scale  # this way round the product is two to three times as fast on CPUs
+    return x_grad, a_grad.to(a.dtype), b_grad.to(b.dtype)
+
+
 class _LoraLinear(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ, with x (tokens, in), W (out, in), A (r, in), B (out, r)."""
 
@@ -29,25 +49,19 @@ class _LoraLinear(torch.autograd.Function):
         b: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        low_a, scaled_b = a.to(x.dtype), (b * scale).to(x.dtype)
-        low = x @ low_a.T  # (tokens, r)
+        low = x @ a.to(x.dtype).T  # (tokens, r)
         y = F.linear(x, weight, bias)
-        y.addmm_(low, scaled_b.T)
-        ctx.save_for_backward(x, weight, low, low_a, scaled_b)
+        y.addmm_(low, (b * scale).to(x.dtype).T)
+        ctx.save_for_backward(x, weight, low, a, b)
         ctx.scale = scale
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        x, weight, low, low_a, scaled_b = ctx.saved_tensors
-        (grad,) = grads
-        low_grad = grad @ scaled_b  # (tokens, r)
-        x_grad = None
-        if ctx.needs_input_grad[0]:
-            x_grad = grad @ weight
-            x_grad.addmm_(low_grad, low_a)
-        a_grad = (low_grad.T @ x).float()
-        b_grad = (grad.T @ low).float() * ctx.scale
+        x, weight, low, a, b = ctx.saved_tensors
+        x_grad, a_grad, b_grad = low_rank_gradients(
+            grads[0], x, low, weight, a, b, ctx.scale, needs_x=ctx.needs_input_grad[0]
+        )
         return x_grad, None, None, a_grad, b_grad, None
 
 
@@ -68,10 +82,14 @@ class LoraLinear(nn.Module):
     def weight(self) -> torch.Tensor:
         return self.base.weight  # type: ignore[return-value]
 
+    @property
+    def is_plain(self) -> bool:
+        """A dense layer whose adapter drops nothing: it can be computed as one function."""
+        return type(self.base) is nn.Linear and not self.dropout
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out)"""
-        plain = type(self.base) is nn.Linear
-        if plain and not (self.training and self.dropout):
+        if type(self.base) is nn.Linear and not (self.training and self.dropout):
             flat = x.reshape(-1, x.shape[-1])
             y = _LoraLinear.apply(flat, self.base.weight, self.base.bias, self.lora_a, self.lora_b, self.scale)
             return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]

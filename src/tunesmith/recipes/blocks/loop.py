@@ -28,9 +28,12 @@ from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, lear
 from tunesmith.engine.packing import pack
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks.data import TokenRows
+from tunesmith.recipes.blocks.memory import kept_bytes
 from tunesmith.recipes.blocks.speed import Speed
 from tunesmith.recipes.hyperparameters import SftParams
 
+PROBE_TOKENS = 32
+"""Length of a row that tells what a token costs: what does not grow with the tokens hardly weighs."""
 LEAST_LOSS_SCALE = 2.0**-6
 """When fp16 gradients overflow even at this scale, they are not small numbers lost to the format but wrong."""
 
@@ -176,6 +179,17 @@ class Loop:
             lengths: list[int] = np.sort(self.lengths[mine]).tolist()
             for start in range(0, len(lengths), self.state.micro_batch):
                 yield lengths[start : start + self.state.micro_batch]
+
+    def kept_bytes_a_token(self) -> float:
+        """What the backward pass keeps of each token, found with one short row. Leaves no trace."""
+        long_enough = np.flatnonzero(self.lengths >= min(PROBE_TOKENS, int(self.lengths.max())))
+        place = long_enough[np.argmin(self.lengths[long_enough])]
+        batch = pack([self.rows.row(int(self.train[place]))]).to(self.device)
+        random_states = self._random_states()
+        self.forward.model.train()
+        kept = kept_bytes(self.forward.model, lambda: self.forward.loss_sum(batch))
+        self._set_random_states(random_states)
+        return kept / len(batch.input_ids)
 
     def _step(self) -> None:
         places = self._rows_of_step(self.state.step)

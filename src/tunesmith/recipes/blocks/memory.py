@@ -1,11 +1,16 @@
-"""How much memory is free, and how much a step needs."""
+"""How much memory is free, what a micro-batch keeps for its backward pass, and how many layers must be recomputed to fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 
 import psutil
 import torch
+from torch import nn
+
+SHARE_OF_FREE_MEMORY = 0.6
+"""How much of it activations may take."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -15,14 +20,29 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def activation_bytes(config: object, lengths: Sequence[int], item_bytes: int) -> int:
-    """What the backward pass of a micro-batch of rows of `lengths` tokens keeps, bytes.
+def kept_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> int:
+    """What `forward` keeps for the backward pass beside the weights of `model`, bytes. Nothing is left behind."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found: dict[int, int] = {}
 
-    About 34 values a token, layer and hidden unit (Korthikanti et al., arXiv:2205.05198), and the attention's scores, which
-    are computed in a block as long as the longest row: once in fp32, once in the model's own format.
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        forward()
+    return sum(found.values())
+
+
+def layers_to_recompute(num_layers: int, layer_bytes: float, input_bytes: float, room_bytes: float) -> int:
+    """How many of `num_layers` keep only their input, so that all of them together fit into `room_bytes`.
+
+    `layer_bytes`: what one keeps otherwise. All of them when even that is not enough.
     """
-    layers = int(getattr(config, "num_hidden_layers", 1))
-    hidden = int(getattr(config, "hidden_size", 1))
-    heads = int(getattr(config, "num_attention_heads", 1))
-    linear = sum(lengths) * 34 * hidden * item_bytes
-    return layers * (linear + len(lengths) * max(lengths, default=0) ** 2 * heads * (4 + item_bytes))
+    too_much = num_layers * layer_bytes - room_bytes
+    if too_much <= 0:
+        return 0
+    saved = layer_bytes - input_bytes
+    return num_layers if saved <= 0 else min(num_layers, math.ceil(too_much / saved))

@@ -8,25 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine import compiling
 from tunesmith.engine.forward import Forward
+from tunesmith.engine.fusing import fuse
 from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop, apply_neftune
-from tunesmith.recipes.blocks.memory import activation_bytes, free_bytes
+from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, layers_to_recompute
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.report import write_report
 from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.validate import validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
-
-SHARE_OF_FREE_MEMORY = 0.6
-"""How much of it activations may take."""
 
 
 def target_names(model: Any, targets: str | list[str]) -> list[str]:
@@ -77,6 +76,7 @@ def fit(
     params = within_context(run, params, model)
     rows, train, held_out = load_split(run, params, tokenizer)
     torch.manual_seed(params.seed)
+    fuse(model)
     forward = Forward(model, packing=params.packing)
     if params.packing and not forward.packed:
         run.notice(
@@ -132,18 +132,29 @@ def load_split(
 
 
 def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
-    """Recompute activations when asked to, or when the largest micro-batch of the first epoch would need it."""
-    wanted = params.gradient_checkpointing
-    if wanted is None:
-        item_bytes = next(model.parameters()).element_size()
-        config = model.config.get_text_config()
-        most_bytes = max(activation_bytes(config, lengths, item_bytes) for lengths in loop.micro_batches(epoch=0))
-        wanted = most_bytes > SHARE_OF_FREE_MEMORY * free_bytes(loop.device)
+    """Recompute activations of all layers when asked to, else of as many as the largest micro-batch needs to fit.
+
+    What is kept for the backward pass grows with the tokens, so a forward pass over one short row tells what a large
+    micro-batch will keep.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    wanted = len(layers) if params.gradient_checkpointing else 0
+    if params.gradient_checkpointing is None and layers:
+        per_token = loop.kept_bytes_a_token() / len(layers)
+        tokens = max(sum(lengths) for lengths in loop.micro_batches(epoch=0))
+        input_bytes = model.config.get_text_config().hidden_size * next(model.parameters()).element_size()
+        room = SHARE_OF_FREE_MEMORY * free_bytes(loop.device)
+        wanted = layers_to_recompute(len(layers), tokens * per_token, tokens * input_bytes, room)
         if wanted:
-            run.notice("Activations are recomputed to fit the memory; a smaller batch_size would be faster.")
+            run.notice(
+                f"The activations of {wanted} of {len(layers)} layers are recomputed to fit the memory; "
+                "a smaller batch_size would be faster."
+            )
     if wanted:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
+        for layer in layers[wanted:]:
+            layer.gradient_checkpointing = False
 
 
 def use_compiling(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
