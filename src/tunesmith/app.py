@@ -19,6 +19,8 @@ from tunesmith.features.jobs.api import router as jobs
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.live_api import router as jobs_live
 from tunesmith.features.monitoring.api import router as system
+from tunesmith.features.monitoring.live_api import router as system_live
+from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.http.errors import install_error_handlers
 from tunesmith.http.guard import HostOriginGuard
 from tunesmith.http.limits import JsonLimit
@@ -28,6 +30,7 @@ from tunesmith.scheduler.loop import Scheduler
 from tunesmith.schemas.common import ErrorBody
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
+from tunesmith.ui.render import error_page
 from tunesmith.ui.routes import router as ui
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     bus = Bus()
     scheduler = Scheduler(settings, database, bus)
     processing = Processing(settings, database, bus)
+    monitor = Monitor(settings, database, bus)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -48,9 +52,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database.migrate()
         processing.start()
         scheduler.start()
+        monitor.start()
         try:
             yield
         finally:
+            monitor.stop()
             processing.stop()
             scheduler.stop()
             database.close()
@@ -76,12 +82,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
         why_waiting=lambda session: scheduler.placement(Lifecycle(session, bus)).waits,
     )
-    install_error_handlers(app)
+    app.state.monitor = monitor
+    install_error_handlers(app, page=error_page)
     app.add_middleware(JsonLimit)
     app.add_middleware(HostOriginGuard, allowed_hosts=settings.allowed_hosts)
 
     api = APIRouter(prefix="/api/v1")
-    for router in (datasets, jobs_live, jobs, models, chat, system):
+    for router in (datasets, jobs_live, jobs, models, chat, system_live, system):
         api.include_router(router)
     app.include_router(api)
     app.add_api_route("/api/docs", lambda: RedirectResponse("/docs"), include_in_schema=False)

@@ -1,16 +1,29 @@
-"""Every `TUNESMITH_*` environment variable, its default, its unit, one sentence."""
+"""Every `TUNESMITH_*` environment variable, its default, its unit, one sentence; those of `core/preferences.py` too."""
 
 from __future__ import annotations
 
+import json
+import os
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tunesmith.core.errors import InvalidInput
+from tunesmith.core.preferences import Preferences
+
+SAVED = "settings.json"
+"""File in the home folder with the preferences that somebody has changed."""
+
+MEND = "Mend the file, or delete it to go back to the defaults."
 
 
-class Settings(BaseSettings):
-    """Configuration of the server. Frozen; unknown `TUNESMITH_*` names are reported by `tunesmith doctor`."""
+class Settings(Preferences, BaseSettings):
+    """Configuration of the server. The environment wins over what was saved, that over the defaults. Frozen but for
+    `apply`; unknown `TUNESMITH_*` names are reported by `tunesmith doctor`."""
 
     model_config = SettingsConfigDict(env_prefix="TUNESMITH_", frozen=True, extra="ignore")
 
@@ -24,32 +37,16 @@ class Settings(BaseSettings):
     """Port to listen on."""
     allowed_hosts: list[str] = []
     """Host names besides localhost that requests may name (JSON list)."""
-    max_upload_bytes: int = 10 * 1024**3
-    """Largest upload, bytes."""
-    max_rows: int = 50_000_000
-    """Most rows in a dataset."""
     dataset_workers: int = 1
     """Datasets processed at the same time."""
-    dataset_memory_bytes: int = 4 * 1024**3
-    """Address-space limit of one dataset-processing process, bytes."""
-    cpu_slots: int = 1
-    """Jobs that may train at the same time on a machine without GPUs."""
     warm_workers: bool = True
     """Keep a process with the training libraries imported, so that jobs begin at once (Linux; some 400 MB of memory)."""
     custom_scripts: bool = False
     """Allow the `custom` recipe, which runs a user's own Python file."""
-    job_restarts: int = 3
-    """Restarts after a lost worker without a new checkpoint in between, before the job is failed."""
     lease_s: float = 30.0
     """Seconds without a heartbeat after which a worker counts as lost."""
     tick_s: float = 1.0
     """Longest pause between two rounds of the scheduler, seconds."""
-    min_free_bytes: int = 1024**3
-    """Free disk space under which no job starts and uploads are refused, bytes."""
-    serving_idle_s: float = 600.0
-    """Seconds without a chat after which a serving process is stopped."""
-    off_peak: str = "22:00-06:00"
-    """Local hours in which jobs submitted with `start: off_peak` may start."""
     hub_offline: bool = False
     """Never ask a model hub."""
     log_level: str = "INFO"
@@ -72,6 +69,10 @@ class Settings(BaseSettings):
         return self.home / "uploads"
 
     @cached_property
+    def saved_path(self) -> Path:
+        return self.home / SAVED
+
+    @cached_property
     def jobs_dir(self) -> Path:
         return self.home / "jobs"
 
@@ -83,7 +84,57 @@ class Settings(BaseSettings):
     def cache_dir(self) -> Path:
         return self.home / "cache"
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        return init_settings, env_settings, _Saved(settings_cls)
+
+    def apply(self, values: dict[str, Any]) -> None:
+        """Take over checked preferences: every part of the server reads them here when it needs them."""
+        self.__dict__.update({name: value for name, value in values.items() if name in Preferences.model_fields})
+
     def make_dirs(self) -> None:
         """Create the folders, readable by the owner only."""
         for path in (self.home, self.datasets_dir, self.uploads_dir, self.jobs_dir, self.models_dir, self.cache_dir):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+class _Saved(PydanticBaseSettingsSource):
+    """What was saved in the home folder that the sources before name."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        home = self.current_state.get("home") or Path.home() / ".tunesmith"
+        return read_saved(Path(home) / SAVED)
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """The saved preferences; none where there is no file. Names that this version does not know are left out. Raises
+    `InvalidInput` naming the file."""
+    try:
+        saved = json.loads(path.read_bytes())
+        known = {name: value for name, value in saved.items() if name in Preferences.model_fields}
+        Preferences.model_validate(known)
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        places = [".".join(map(str, problem["loc"])) for problem in error.errors()]
+        raise InvalidInput(f"{path} has values that cannot be used: {', '.join(places)}.", hint=MEND) from None
+    except (ValueError, AttributeError):
+        raise InvalidInput(f"{path} is not a JSON object.", hint=MEND) from None
+    return known
+
+
+def variable_of(name: str) -> str:
+    """`TUNESMITH_CPU_SLOTS` of `cpu_slots`."""
+    return f"TUNESMITH_{name.upper()}"
+
+
+def is_in_environment(name: str) -> bool:
+    """Whether a variable sets it, whatever the case it is written in."""
+    return variable_of(name) in {variable.upper() for variable in os.environ}

@@ -7,53 +7,16 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from safetensors.numpy import save_file
 
+from tests.catalog.ground import make_base, make_job
 from tunesmith.app import create_app
 from tunesmith.core.errors import BadData, InvalidInput, NotFound, UnsupportedFormat
-from tunesmith.core.job_dir import JobDir, write_atomic
-from tunesmith.core.job_spec import ExitRecord, JobSpec, ModelRef
+from tunesmith.core.job_spec import ModelRef
 from tunesmith.features.catalog.service import MERGED_BASE, get_model, list_models, resolve_model
 from tunesmith.recipes.model_info import read_header, read_model_info
 from tunesmith.settings import Settings
-
-
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    found = Settings(home=tmp_path / "home", hub_offline=True)
-    found.make_dirs()
-    return found
-
-
-def make_base(folder: Path, **config: Any) -> Path:
-    """A folder as hub models have it; two layers' worth of real tensors."""
-    folder.mkdir(parents=True)
-    about = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "num_hidden_layers": 1,
-             "num_attention_heads": 2, "vocab_size": 32, "max_position_embeddings": 128}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(about | config))
-    tensors = {"model.embed_tokens.weight": (32, 8), "model.layers.0.q_proj.weight": (8, 8), "model.norm.weight": (8,)}
-    save_file({name: np.zeros(shape, np.float32) for name, shape in tensors.items()}, folder / "model.safetensors")
-    return folder
-
-
-def make_job(
-    settings: Settings, job_id: int, recipe: str = "lora", *, model: ModelRef, outcome: str = "completed"
-) -> JobDir:
-    """What a worker leaves of a job."""
-    job = JobDir(settings.jobs_dir / str(job_id))
-    produces = {"lora": "lora_model", "standard": "standard_model"}[recipe]
-    folder = job.artifacts / produces
-    folder.mkdir(parents=True)
-    write_atomic(job.spec, JobSpec(job_id=job_id, name="j", recipe=recipe, params={}, model=model, cache_dir="/tmp"))
-    write_atomic(job.exit, ExitRecord(attempt=1, outcome=outcome, metrics={"eval_loss": 1.5}))
-    name = "adapter_config.json" if recipe == "lora" else "config.json"
-    (folder / name).write_text("{}")
-    save_file({"w": np.zeros(3, np.float32)}, folder / "model.safetensors")
-    return job
 
 
 def test_a_folder_is_read_without_running_anything(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ def test_one_process_serves_survives_the_server_and_is_replaced_when_killed(serv
     chunks = [json.loads(line) for line in lines[:-1]]
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == first["content"]
     assert chunks[-1]["usage"]["completion_tokens"] == first["completion_tokens"]
+    for told in (chunks[-1]["timings"], first):
+        assert told["time_to_first_token_s"] > 0 and told["tokens_per_s"] > 0
     for extreme in ({"temperature": 1e-40}, {"repetition_penalty": 1e-40}):
         assert server.client.post("/models/chat", json={**ask, **extreme}).status_code == 200
     pid = process_of(server)["pid"]
@@ -49,6 +53,38 @@ def test_one_process_serves_survives_the_server_and_is_replaced_when_killed(serv
     psutil.Process(pid).kill()
     assert server.client.post("/models/chat", json=ask).json()["content"] == first["content"]
     assert process_of(server)["pid"] != pid
+
+
+def test_answers_side_by_side_come_together_and_one_can_be_stopped(server: ServerProcess) -> None:
+    ask = {
+        **ASK,
+        "model": "tests/tiny",
+        "max_tokens": 400,
+        "temperature": 1.5,
+        "stream": True,
+        "repetition_penalty": 1.3,
+    }
+    server.client.post("/models/chat", json={**ask, "max_tokens": 1, "stream": False})
+    orders: list[int] = []
+
+    def listen(number: int) -> None:
+        with server.client.stream("POST", "/models/chat", json={**ask, "seed": number}) as answer:
+            for line in answer.iter_lines():
+                if '"content"' in line:
+                    orders.append(number)
+                if number == 0 and orders.count(0) == 20:
+                    break  # leaving the stream is how one stops it
+
+    threads = [threading.Thread(target=listen, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    first_ends = len(orders) - orders[::-1].index(0)
+    assert 1 in orders[:first_ends], "the second did not wait for the first to end"
+    began = time.monotonic()
+    assert server.client.post("/models/chat", json={**ASK, "model": "tests/tiny", "stream": False}).status_code == 200
+    assert time.monotonic() - began < 20, "what was stopped holds nobody up"
 
 
 def test_a_stranger_on_this_machine_does_not_get_in(server: ServerProcess) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.job_spec import ResourceRequest
+from tunesmith.core.job_status import Priority
 from tunesmith.recipes.catalog import get_recipe
 
 SECTIONS = ("hyperparameters", "optimization", "evaluation")
@@ -38,6 +40,8 @@ class DataSection(_Section):
     """Number or name on the server."""
     version: str | None = None
     """Digest of one version."""
+    validation_dataset: int | None = Field(None, ge=1)
+    """Number of the server's dataset that is held out instead of a share of this one."""
     shape: str | None = None
     mapping: dict[str, str] | None = None
 
@@ -51,17 +55,35 @@ class DeploymentSection(_Section):
     """Where to save the packed model."""
 
 
+class ScheduleSection(_Section):
+    """`schedule`: when a job of the server starts, under the names of the API."""
+
+    priority: Priority = Priority.NORMAL
+    start: Literal["now", "manual", "off_peak"] = "now"
+    not_before: str | None = None
+    """Earliest start, with its offset from UTC: 2026-01-31T22:00:00+01:00."""
+    after_job_id: int | None = None
+    after_failure: bool = True
+    timeout_s: float | None = None
+
+
 class TrainConfig(_Section):
     """The whole file."""
 
     name: str | None = Field(None, max_length=200)
     method: str = "lora"
-    model: ModelSection
-    training_data: DataSection
+    model: ModelSection | None = None
+    """Every method but `custom` needs it, and `training_data`."""
+    training_data: DataSection | None = None
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     optimization: dict[str, Any] = Field(default_factory=dict)
     evaluation: dict[str, Any] = Field(default_factory=dict)
     deployment: DeploymentSection = Field(default_factory=DeploymentSection)
+    auto: bool = True
+    """Whether what is left out is chosen; otherwise the method's defaults hold."""
+    tags: list[str] = Field(default_factory=list)
+    schedule: ScheduleSection = Field(default_factory=ScheduleSection)
+    resources: ResourceRequest | None = None
 
     def settings(self) -> dict[str, Any]:
         """The recipe's parameters; the three sections are one set of names."""
@@ -110,7 +132,7 @@ def read_config(path: Path) -> TrainConfig:
         details = [_problem(".".join(map(str, p["loc"])), p["msg"], TrainConfig) for p in error.errors()]
         raise InvalidInput(f"{len(details)} setting(s) in {path} cannot be used.", details=details) from None
     check_settings(config)
-    if config.training_data.path is not None:
+    if config.training_data and config.training_data.path is not None:
         config.training_data.path = path.parent / config.training_data.path
     return config
 
@@ -118,6 +140,10 @@ def read_config(path: Path) -> TrainConfig:
 def check_settings(config: TrainConfig) -> None:
     """Raise `InvalidInput` for parameters that the method does not have, or that have wrong values."""
     recipe = get_recipe(config.method)
+    needed = {"model": recipe.needs_model, "training_data": recipe.needs_dataset}
+    if missing := [name for name, is_needed in needed.items() if is_needed and getattr(config, name) is None]:
+        details = [{"loc": name, "message": f"method {recipe.name} needs it"} for name in missing]
+        raise InvalidInput(f"The file has no {' and no '.join(missing)}.", details=details)
     places = _places(config)
     try:
         recipe.params.model_validate(config.settings())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli.output import Output, say, show, size, table, transfer, waiting
-from tunesmith.core.errors import InvalidInput
+from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.schemas.datasets import DatasetRead
 from tunesmith.sdk.client import Client
 
@@ -99,6 +99,68 @@ def validate(dataset_id: Id) -> None:
     rows = [(f.level, f.message, ", ".join(map(str, f.rows[:8])), f.hint) for f in report.findings]
     show(report, table(("level", "finding", "rows", "what to do"), rows) if rows else "Nothing is wrong with it.")
     raise typer.Exit(0 if report.valid else 1)
+
+
+@app.command()
+def versions(dataset_id: Id) -> None:
+    """Its versions, newest first, and what made each."""
+    with Client() as client:
+        found, current = client.datasets.versions(dataset_id), client.datasets.get(dataset_id).version
+    rows = [(v.number, "*" if v.digest == current else "", v.origin, v.num_rows, v.shape, v.digest[:16]) for v in found]
+    show(list(found), table(("version", "in use", "made by", "rows", "shape", "digest"), rows))
+
+
+@app.command()
+def restore(dataset_id: Id, version: Annotated[int, typer.Argument(min=1, help="The version's number.")]) -> None:
+    """Use an older version again: undoes a repair, an edit or a mapping."""
+    with Client() as client:
+        chosen = next((v for v in client.datasets.versions(dataset_id) if v.number == version), None)
+        if chosen is None:
+            raise NotFound(f"Dataset {dataset_id} has no version {version}.", hint="See: tunesmith datasets versions")
+        found = client.datasets.restore(dataset_id, chosen.digest)
+    show(found, f"Dataset {dataset_id} uses version {version} again.")
+
+
+@app.command()
+def edit(
+    dataset_id: Id,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A cell, as ROW:COLUMN=VALUE; may be repeated.")
+    ] = None,
+    drop_row: Annotated[list[int] | None, typer.Option("--drop-row", help="A row's number; may be repeated.")] = None,
+) -> None:
+    """Change cells or delete rows; makes a new version, the old one stays."""
+    cells = []
+    for text in set_ or ():
+        place, equals, value = text.partition("=")
+        row, colon, column = place.partition(":")
+        if not equals or not colon or not row.isdigit():
+            raise InvalidInput(f"--set {text[:80]!r} cannot be read.", hint="Write it as --set 3:answer=forty-two")
+        cells.append({"row": int(row), "column": column, "value": value})
+    with Client() as client, waiting("editing"):
+        found = client.datasets.edit(dataset_id, cells, drop_row or ())
+    show(found, f"Dataset {dataset_id} has {found.num_rows} rows in its new version.")
+
+
+@app.command()
+def tag(
+    dataset_ids: Annotated[list[int], typer.Argument(min=1, help="The datasets' numbers.")],
+    add: Annotated[list[str] | None, typer.Option("--add", help="A tag to add; may be repeated.")] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="A tag to take away; may be repeated.")] = None,
+) -> None:
+    """Add tags to datasets, or take them away."""
+    if not add and not remove:
+        raise InvalidInput("No tag is named.", hint="Use --add TAG or --remove TAG.")
+    with Client() as client:
+        results = [
+            result
+            for action, tags in (("tag", add), ("untag", remove))
+            if tags
+            for result in client.datasets.bulk(action, dataset_ids, tags)
+        ]
+    failed = [result.error["message"] for result in results if result.error]
+    show(results, "\n".join(dict.fromkeys(failed)) or "Done.")
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()

@@ -62,8 +62,21 @@ def create(
         list[str] | None,
         typer.Option("--set", help="A hyperparameter, name=value or name=@file; may be repeated."),
     ] = None,
+    auto: Annotated[bool, typer.Option(help="Choose what is left out, or take the method's defaults.")] = True,
+    version: Annotated[str | None, typer.Option("--dataset-version", help="Digest; the newest when left out.")] = None,
+    held_out: Annotated[int | None, typer.Option("--eval-dataset", min=1, help="Held out instead of a share.")] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.")] = None,
     priority: Annotated[str, typer.Option(help="low, normal or high.")] = "normal",
     start: Annotated[str, typer.Option(help="now, manual or off_peak.")] = "now",
+    not_before: Annotated[str | None, typer.Option(help="Earliest start: 2026-01-31T22:00:00+01:00.")] = None,
+    after: Annotated[int | None, typer.Option(min=1, help="Start when this job has ended.")] = None,
+    only_after_success: Annotated[
+        bool, typer.Option("--only-after-success", help="And only if it did not fail.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(help="Most seconds that an attempt may take.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="One where there is one, when left out.")] = None,
+    cpu_threads: Annotated[int | None, typer.Option(min=1, help="All cores when left out.")] = None,
+    memory_bytes: Annotated[int | None, typer.Option(min=1, help="Limit of a custom script.")] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
 ) -> None:
     """Make a training job. What is left out is chosen from model, data and machine."""
@@ -71,8 +84,14 @@ def create(
     needed = {"--model": recipe.needs_model and model is None, "--dataset": recipe.needs_dataset and dataset is None}
     if missing := [flag for flag, is_missing in needed.items() if is_missing]:
         raise InvalidInput(f"Method {method} needs {' and '.join(missing)}.", hint="See: tunesmith jobs create --help")
-    given = {"model": model, "dataset_id": dataset, "name": name or None}
-    fields: dict[str, Any] = {"method": method, "priority": priority, "start": start}
+    resources = {"num_gpus": gpus, "cpu_threads": cpu_threads, "memory_bytes": memory_bytes}
+    given = {
+        "model": model, "dataset_id": dataset, "name": name or None, "dataset_version": version, "eval_dataset_id": held_out,
+        "tags": tags or None, "not_before": not_before, "after_job_id": after, "timeout_s": timeout,
+        "resources": {key: value for key, value in resources.items() if value is not None} or None,
+    }  # fmt: skip
+    fields: dict[str, Any] = {"method": method, "priority": priority, "start": start, "auto": auto}
+    fields |= {"after_failure": False} if only_after_success else {}
     fields |= {key: value for key, value in given.items() if value is not None}
     with Client() as client:
         job = client.jobs.create(**fields, hyperparameters=settings_from(settings or []))
@@ -134,6 +153,30 @@ def show_(job_id: Id) -> None:
     ]  # fmt: skip
     rows += [(key, setting) for key, setting in job.info.hyperparameters.items() if setting is not None]
     show(value, table(("field", "value"), [row for row in rows if row[1] not in (None, "")]))
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="One method, with each of its settings.")] = None) -> None:
+    """Ways to train, and what can be set."""
+    with Client() as client:
+        found = client.jobs.methods()
+    if name is None:
+        rows = [(m["name"], m["sentence"], m["why_not"]) for m in found]
+        show(list(found), table(("method", "what it is", "why not here"), rows))
+        return
+    chosen = next((m for m in found if m["name"] == get_recipe(name).name), {})
+    settings = [
+        (f["name"], "" if f["default"] is None else json.dumps(f["default"]), f["unit"], usual_range(f), f["doc"])
+        for f in chosen["fields"]
+    ]
+    show(chosen, table(("setting", "default", "unit", "usual", "meaning"), settings))
+
+
+def usual_range(field: dict[str, Any]) -> str:
+    """`1e-05 to 0.0005`, or what can be chosen."""
+    if field["choices"]:
+        return ", ".join(field["choices"])
+    return "{:g} to {:g}".format(*field["usual"]) if field["usual"] else ""
 
 
 @app.command()

@@ -46,7 +46,7 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
     model, info = find_model(config)
     data, lengths = read_data(config, folder)
     facts = Facts(machine=read_machine(), model=info, num_rows=data.num_rows, lengths=lengths)
-    choice = choose(recipe, config.settings(), facts)
+    choice = choose(recipe, config.settings(), facts, auto=config.auto)
     spec = JobSpec(
         job_id=0, name=config.name or folder.name, recipe=recipe.name, params=choice.params, model=model, dataset=data,
         cache_dir=str(Settings().cache_dir.absolute()), offline=Settings().hub_offline,
@@ -58,6 +58,8 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
 
 def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
     """A folder, a model in the home or in the hub's cache; else the hub id for the worker to fetch."""
+    if config.model is None:
+        raise InvalidInput(f"Method {config.method} needs a server.", hint="Start one with: tunesmith up")
     name = config.model.name
     homely = Settings().models_dir / name.replace("/", "--")
     for folder in (Path(name).expanduser(), homely):
@@ -70,8 +72,9 @@ def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
 
 def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | None]:
     """Read the file in a child process. Raises what is wrong with it."""
-    path = config.training_data.path
-    if path is None:
+    data = config.training_data
+    path = data.path if data else None
+    if data is None or path is None:
         raise InvalidInput(
             "Without a server, training_data needs a path.",
             details=[{"loc": "training_data.path", "message": "missing"}],
@@ -83,7 +86,7 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     out = folder.resolve() / "data"
     request = {
         "action": "ingest", "source": str(path.resolve()), "file_name": path.name, "out_dir": str(out),
-        "shape": config.training_data.shape, "mapping": config.training_data.mapping,
+        "shape": data.shape, "mapping": data.mapping,
     }  # fmt: skip
     request_path = folder / "data-request.json"
     write_atomic(request_path, request)

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from tunesmith.cli import datasets, jobs, talk
+from tunesmith.cli import datasets, jobs, system, talk
 from tunesmith.cli.demo import demo
 from tunesmith.cli.doctor import doctor
 from tunesmith.cli.output import Output, complain
@@ -27,6 +27,7 @@ app.command()(doctor)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(talk.models, name="models")
+app.add_typer(system.app, name="system")
 app.command()(talk.chat)
 app.command()(train)
 

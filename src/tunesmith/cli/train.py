@@ -17,6 +17,7 @@ from tunesmith.cli.local import prepare, run, sized_name
 from tunesmith.cli.output import FAILED, Output, say, show, waiting
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput, NotFound
+from tunesmith.core.job_status import JobStatus
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.sdk.client import Client
 from tunesmith.sdk.connection import ServerUnreachable
@@ -49,10 +50,10 @@ def _answers(client: Client) -> bool:
 
 
 def _on_server(client: Client, config: TrainConfig) -> None:
-    dataset_id = _dataset(client, config.training_data)
-    fields: dict[str, Any] = {"method": config.method, "model": config.model.name, "dataset_id": dataset_id}
-    fields |= {k: v for k, v in (("name", config.name), ("dataset_version", config.training_data.version)) if v}
-    job = client.jobs.create(**fields, hyperparameters=config.settings())
+    job = client.jobs.create(**_request(client, config))
+    if job.info.status == JobStatus.CREATED:
+        show(job.info, f"Job {job.id} is saved. Start it with: tunesmith jobs start {job.id}")
+        return
     if not Output.as_json:
         say(f"Job {job.id}: {job.info.name}")
     last = watch_job(job)
@@ -62,6 +63,21 @@ def _on_server(client: Client, config: TrainConfig) -> None:
     if last.get("new") == "completed" and config.deployment.download:
         saved = download_job(job, config.deployment.download)
         show({"path": str(saved)}, f"Saved {saved}.")
+
+
+def _request(client: Client, config: TrainConfig) -> dict[str, Any]:
+    """The job as the API takes it; its data is uploaded or found first."""
+    given: dict[str, Any] = {"name": config.name, "tags": config.tags}
+    if config.model:
+        given["model"] = config.model.name
+    if data := config.training_data:
+        given |= {"dataset_version": data.version, "eval_dataset_id": data.validation_dataset}
+        given["dataset_id"] = _dataset(client, data)
+    if config.resources:
+        given["resources"] = config.resources.model_dump(exclude_none=True)
+    given |= config.schedule.model_dump(mode="json", exclude_unset=True)
+    fields = {name: value for name, value in given.items() if value not in (None, [])}
+    return {"method": config.method, "auto": config.auto, **fields, "hyperparameters": config.settings()}
 
 
 def _dataset(client: Client, data: DataSection) -> int:

@@ -51,6 +51,8 @@ class JobSpec(_Frozen):
 
     job_id: int
     name: str
+    output_name: str = ""
+    """Folder-safe, unique: the name of the model it makes."""
     recipe: str
     params: dict[str, Any]
     """The recipe's own parameters, already checked and complete (no `auto` left)."""

@@ -76,8 +76,11 @@ def check_archive(archive: zipfile.ZipFile, max_bytes: int) -> list[zipfile.ZipI
     return files
 
 
-def read_archive(path: Path, media_dir: Path, max_bytes: int, report: Report) -> tuple[str, Iterator[pa.Table]]:
-    """`(image | audio | video, tables)`. Media are unpacked to `media_dir` under names of their own, bytes counted."""
+def read_archive(
+    path: Path, media_dir: Path, max_bytes: int, report: Report, most: int | None = None
+) -> tuple[str, Iterator[pa.Table]]:
+    """`(image | audio | video, tables)`. Media are unpacked to `media_dir` under names of their own, bytes counted; not
+    more than `most` of them."""
     archive = open_zip(path)
     files = check_archive(archive, max_bytes)
     counts = Counter(kind for info in files if (kind := media_kind(info.filename)))
@@ -89,7 +92,8 @@ def read_archive(path: Path, media_dir: Path, max_bytes: int, report: Report) ->
     kind = counts.most_common(1)[0][0]
     told = _metadata(archive, files)
     _report_absent(told, files, report)
-    rows = list(_rows(archive, files, kind, told, media_dir, report))
+    media = [info for info in sorted(files, key=lambda i: i.filename) if media_kind(info.filename) == kind]
+    rows = list(_rows(archive, media[:most], told, media_dir, report))
     kinds: dict[str, set[str]] = {}
     for row in rows:
         for key, value in row.items():
@@ -109,20 +113,15 @@ def _report_absent(told: dict[str, dict[str, Any]], files: list[zipfile.ZipInfo]
 
 def _rows(
     archive: zipfile.ZipFile,
-    files: list[zipfile.ZipInfo],
-    kind: str,
+    media: list[zipfile.ZipInfo],
     told: dict[str, dict[str, Any]],
     media_dir: Path,
     report: Report,
 ) -> Iterator[dict[str, Any]]:
     media_dir.mkdir(parents=True, exist_ok=True)
     damaged: list[int] = []
-    number = 0
     by_folder = not told
-    for info in sorted(files, key=lambda i: i.filename):
-        if media_kind(info.filename) != kind:
-            continue
-        number += 1
+    for number, info in enumerate(media, start=1):
         path = PurePosixPath(info.filename)
         target = f"{number:07d}{path.suffix.lower()}"
         if not _unpack(archive, info, media_dir / target):

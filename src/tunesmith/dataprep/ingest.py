@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,28 @@ from tunesmith.core.errors import BadData, InvalidInput, TooLarge
 from tunesmith.core.job_dir import new_folder, write_atomic
 from tunesmith.dataprep.archive import read_archive
 from tunesmith.dataprep.checks import validate
+from tunesmith.dataprep.edit import edit
 from tunesmith.dataprep.overlap import overlap
 from tunesmith.dataprep.profile import statistics
 from tunesmith.dataprep.readers import read_tables
 from tunesmith.dataprep.repair import repair
 from tunesmith.dataprep.shapes import SHAPES, recognise
 from tunesmith.dataprep.source import open_source
-from tunesmith.schemas.datasets import Finding, RepairRequest, RepairStep, ValidationReport
+from tunesmith.schemas.datasets import (
+    EditRequest,
+    Finding,
+    RepairPreview,
+    RepairRequest,
+    RepairStep,
+    ValidationReport,
+)
 
-ROW_GROUP_ROWS = 65_536
+ROW_GROUP_ROWS = 8_192
+ROW_GROUP_BYTES = 16 * 1024**2
+"""Small enough that any row is read in some milliseconds: a group is read from its start."""
+BATCH_ROWS = 65_536
+TRIED_EXAMPLES = 25
+"""Rows shown of each repair that is only tried."""
 Progress = Callable[[float, str], None]
 READING_HINTS = {
     "ragged_lines": "Mend them in the file; a cell with the delimiter in it needs quotes. They are numbered in the file, "
@@ -59,6 +72,8 @@ class Request(BaseModel):
     action: str
     source: str | None = None
     version_dir: str | None = None
+    sample_rows: int | None = None
+    """Of the action `ingest`: look at so many rows only, of which none are kept."""
     held_out_dir: str | None = None
     """The version that is compared with `version_dir`; of the action `overlap`."""
     file_name: str = ""
@@ -67,6 +82,7 @@ class Request(BaseModel):
     shape: str | None = None
     mapping: dict[str, str] | None = None
     repairs: RepairRequest = Field(default_factory=RepairRequest)
+    edits: EditRequest = Field(default_factory=EditRequest)
     limits: Limits = Field(default_factory=Limits)
 
 
@@ -77,8 +93,10 @@ def run(request: Request, progress: Progress) -> None:
     with new_folder(out) as folder:
         if request.action == "ingest":
             _ingest(request, folder, progress)
-        elif request.action in ("repair", "remap"):
+        elif request.action in ("repair", "remap", "edit"):
             _rework(request, folder, progress)
+        elif request.action == "try_repair":
+            _try_repair(request, folder)
         elif request.action == "overlap":
             _overlap(request, folder)
         else:
@@ -102,13 +120,15 @@ def _ingest(request: Request, folder: Path, progress: Progress) -> None:
         source = open_source(path, request.file_name, Path(work), request.limits.max_bytes)
         findings += [Finding(level="warning", code="encoding", message=w) for w in source.warnings]
         if source.format == "zip":
-            kind, tables = read_archive(
-                source.path, Path(request.media_dir or folder / "media"), request.limits.max_bytes, report
-            )
+            media = Path(request.media_dir or folder / "media")
+            kind, tables = read_archive(source.path, media, request.limits.max_bytes, report, request.sample_rows)
         else:
             kind, tables = "text", read_tables(source, report)
-        write_tables(tables, folder / "data.parquet", request.limits.max_rows, progress)
-    about = {"type": kind, "format": source.format, "encoding": source.encoding}
+        sample = Sample(tables, request.sample_rows or request.limits.max_rows + 1)
+        write_tables(iter(sample), folder / "data.parquet", request.limits.max_rows, progress)
+    about: dict[str, Any] = {"type": kind, "format": source.format, "encoding": source.encoding}
+    if request.sample_rows:
+        about["whole"] = sample.whole and (source.format != "zip" or sample.num_rows < request.sample_rows)
     _describe(request, folder, about, findings, [], progress)
 
 
@@ -118,17 +138,34 @@ def _rework(request: Request, folder: Path, progress: Progress) -> None:
     old = json.loads((old_dir / "version.json").read_text())
     shape, mapping = request.shape or old["shape"], request.mapping or old["mapping"]
     steps: list[RepairStep] = []
+    frame: pl.DataFrame | None = None
     progress(0.1, "repairing")
     if request.action == "repair":
         frame, steps = repair(old_dir / "data.parquet", shape, mapping, request.repairs)
         if frame.is_empty():
             raise BadData("The repairs would leave no rows.", hint="Choose fewer repairs or wider length bounds.")
-        frame.write_parquet(folder / "data.parquet", row_group_size=ROW_GROUP_ROWS)
+    elif request.action == "edit":
+        frame, steps = edit(old_dir / "data.parquet", request.edits)
+        if frame.is_empty():
+            raise BadData("That would leave no rows.", hint="Delete the whole dataset instead.")
+    if frame is not None:
+        per_group = rows_per_group(int(frame.estimated_size()), frame.height)
+        frame.write_parquet(folder / "data.parquet", row_group_size=per_group)
     else:
         (folder / "data.parquet").hardlink_to(old_dir / "data.parquet")
-    about = {key: old[key] for key in ("type", "format", "encoding")}
+    about = {**{key: old[key] for key in ("type", "format", "encoding")}, "base": old["digest"]}
     request = request.model_copy(update={"shape": shape, "mapping": mapping})
     _describe(request, folder, about, [], steps, progress)
+
+
+def _try_repair(request: Request, folder: Path) -> None:
+    """What the repairs would do, with some rows before and after."""
+    old_dir = Path(request.version_dir or "")
+    old = json.loads((old_dir / "version.json").read_text())
+    data = old_dir / "data.parquet"
+    frame, steps = repair(data, old["shape"], old["mapping"], request.repairs, num_examples=TRIED_EXAMPLES)
+    tried = RepairPreview(num_rows=frame.height, num_rows_before=old["num_rows"], steps=steps)
+    write_atomic(folder / "repairs.json", tried)
 
 
 def _overlap(request: Request, folder: Path) -> None:
@@ -140,6 +177,27 @@ def _overlap(request: Request, folder: Path) -> None:
         raise BadData("The two datasets share no column of text.", hint="Compare datasets of the same shape.")
     findings = overlap(ours / "data.parquet", theirs / "data.parquet", columns)
     write_atomic(folder / "report.json", ValidationReport(valid=True, findings=findings))
+
+
+class Sample:
+    """The first rows of `tables`; once it is iterated, `whole` tells whether there are no more."""
+
+    def __init__(self, tables: Iterator[pa.Table], most: int) -> None:
+        self._tables, self._most = tables, most
+        self.num_rows, self.whole = 0, True
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for table in self._tables:
+            left = self._most - self.num_rows
+            if left <= 0 or table.num_rows > left:
+                self.whole = False
+            if left <= 0:
+                break
+            part = table if table.num_rows <= left else table.slice(0, left)
+            self.num_rows += part.num_rows
+            yield part
+        if isinstance(self._tables, Generator):
+            self._tables.close()  # readers report what they have found when they end
 
 
 def write_tables(tables: Iterator[pa.Table], path: Path, max_rows: int, progress: Progress) -> None:
@@ -156,13 +214,18 @@ def write_tables(tables: Iterator[pa.Table], path: Path, max_rows: int, progress
                 raise TooLarge(
                     f"The file has more than {max_rows} rows.", hint="Split it, or raise TUNESMITH_MAX_ROWS."
                 )
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            writer.write_table(table, row_group_size=rows_per_group(table.nbytes, table.num_rows))
             progress(min(0.5, 0.05 + total / 2_000_000), "reading")
     finally:
         if writer:
             writer.close()
     if total == 0:
         raise BadData("The file has no rows.", hint="Put at least one row below the header.")
+
+
+def rows_per_group(size_bytes: int, num_rows: int) -> int:
+    """Rows of one row group, for rows that take `size_bytes` in memory."""
+    return max(64, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES * num_rows // max(1, size_bytes)))
 
 
 def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -181,7 +244,7 @@ def content_digest(data: Path, shape: str, mapping: dict[str, str]) -> str:
     with pq.ParquetFile(data) as file:
         columns = [[field.name, str(field.type).removeprefix("large_")] for field in file.schema_arrow]
         digest.update(json.dumps([columns, shape, sorted(mapping.items())]).encode())
-        for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS):
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
             frame = pl.DataFrame(pl.from_arrow(batch))
             digest.update(frame.write_ndjson().encode())
     return digest.hexdigest()
@@ -257,6 +320,8 @@ def _shape(
                     f"There is no column {column[:80]!r}.", hint=f"The columns are: {', '.join(names[:20])}.",
                     details=[{"loc": f"mapping.{role}", "message": "unknown column"}],
                 )  # fmt: skip
+        if about["type"] in ("text", "tabular"):
+            about["type"] = "tabular" if shape.name == "tabular" else "text"
         return shape.name, mapping, [role for role in shape.required if role not in mapping]
     if about["type"] in ("image", "audio", "video"):
         return about["type"], {role: role for role in ("media", "label") if role in names}, []

@@ -19,10 +19,14 @@ PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under usual vocabularies; used where no tokenizer is given."""
 EXACT_UNIQUE_ROWS = 200_000
+HISTOGRAM_BINS = 24
+FEW_VALUES = 20
+MAX_COUNTED_COLUMNS = 50
 
 
 def statistics(data: Path) -> dict[str, Any]:
-    """`{total_rows, total_columns, columns: {name: {type, nulls, unique, examples}}}`, computed in one streaming pass."""
+    """`{total_rows, total_columns, columns: {name: {type, nulls, unique, examples}}}`, computed in one streaming pass;
+    and of columns with few values `top`, how often each value stands there."""
     frame = pl.scan_parquet(data)
     schema = frame.collect_schema()
     total = frame.select(pl.len()).collect().item()
@@ -54,6 +58,10 @@ def statistics(data: Path) -> dict[str, Any]:
         for what in ("min", "max", "mean"):
             if f"{name}\x00{what}" in found:
                 columns[name][what] = _short(found[f"{name}\x00{what}"])
+    few = [name for name, told in columns.items() if 0 < told["unique"] <= FEW_VALUES][:MAX_COUNTED_COLUMNS]
+    for name in few:
+        counts = frame.select(pl.col(name).value_counts(sort=True, name="\x00count")).head(FEW_VALUES).collect()
+        columns[name]["top"] = [[_short(value), count] for value, count in counts.to_series().struct.unnest().rows()]
     return {"total_rows": total, "total_columns": len(schema), "columns": columns}
 
 
@@ -107,7 +115,8 @@ def lengths(
     max_context_tokens: int,
     counter: TokenCounter,
 ) -> dict[str, Any]:
-    """Per role: characters (of each row, as given) and tokens (of the first rows), percentiles, share over the context."""
+    """Per role: characters (of each row, as given) and tokens (of the first rows), percentiles, share over the context, and
+    a histogram of the characters."""
     result: dict[str, Any] = {}
     sample = pl.scan_parquet(data).select(
         pl.col(column).cast(pl.String).alias(role) for role, column in columns.items()
@@ -117,6 +126,7 @@ def lengths(
         tokens = counter.count(texts)
         result[role] = {
             "characters": _summary(characters[role]),
+            "histogram": _histogram(characters[role]),
             "tokens": _summary(tokens),
             "tokens_from": f"{counter}, first {len(texts)} rows",
             "share_over_context": (tokens > max_context_tokens).sum() / max(1, len(tokens)),
@@ -129,6 +139,16 @@ def _summary(values: pl.Series) -> dict[str, float]:
     """Percentiles, mean and maximum; nothing of no values."""
     found = {f"p{q * 100:g}": values.quantile(q) for q in PERCENTILES} | {"mean": values.mean(), "max": values.max()}
     return {name: round(float(value), 1) for name, value in found.items() if value is not None}  # type: ignore[arg-type]
+
+
+def _histogram(values: pl.Series) -> dict[str, Any]:
+    """`{step, counts}`: rows by length in steps of so many characters; the last count is of all that are longer."""
+    most = values.quantile(0.99)
+    if most is None:
+        return {}
+    step = max(1, math.ceil((most + 1) / HISTOGRAM_BINS))
+    found = dict((values.drop_nulls() // step).clip(0, HISTOGRAM_BINS).value_counts().rows())
+    return {"step": step, "counts": [found.get(number, 0) for number in range(HISTOGRAM_BINS + 1)]}
 
 
 def _type_name(kind: pl.DataType, values: pl.Series) -> str:

@@ -100,9 +100,10 @@ def read_csv(path: Path, delimiter: str, report: Report) -> Iterator[pa.Table]:
             raise BadData(
                 f"The CSV cannot be read: {_first_line(error)}", hint="Check quotes that are not closed."
             ) from None
-    if ragged:
-        message = f"{len(ragged)} line(s) do not have {len(names)} columns and were left out"
-        report("ragged_lines", message, ragged)
+    finally:  # also when no more rows are wanted
+        if ragged:
+            message = f"{len(ragged)} line(s) do not have {len(names)} columns and were left out"
+            report("ragged_lines", message, ragged)
 
 
 def _csv_header(path: Path, delimiter: str) -> tuple[int, list[str]]:

@@ -13,28 +13,29 @@ from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.schemas.datasets import RepairRequest, RepairStep
 
 MAX_EXAMPLES = 5
+MAX_SHOWN_CHARS = 300
 ROW = "__row"
 
 
 def repair(
-    data: Path, shape: str, mapping: dict[str, str], request: RepairRequest
+    data: Path, shape: str, mapping: dict[str, str], request: RepairRequest, *, num_examples: int = MAX_EXAMPLES
 ) -> tuple[pl.DataFrame, list[RepairStep]]:
     """The repaired rows, and one step for each repair that was asked for, in the order of `RepairRequest`'s fields."""
     frame = pl.read_parquet(data).with_row_index(ROW, offset=1)
     texts = [c for c in text_columns(shape, mapping).values() if frame.schema[c] == pl.String]
     steps: list[RepairStep] = []
     if request.fix_encoding:
-        frame = _change(frame, texts, "fix_encoding", steps, _fixed)
+        frame = _change(frame, texts, "fix_encoding", steps, _fixed, num_examples)
     if request.strip:
-        frame = _change(frame, texts, "strip", steps, lambda column: pl.col(column).str.strip_chars())
+        frame = _change(frame, texts, "strip", steps, lambda c: pl.col(c).str.strip_chars(), num_examples)
     if request.drop_empty:
         columns = [c for c in frame.columns if c != ROW]
-        frame = _drop(frame, empty(columns, required_columns(shape, mapping)), "drop_empty", steps)
+        frame = _drop(frame, empty(columns, required_columns(shape, mapping)), "drop_empty", steps, num_examples)
     if request.drop_duplicates:
         columns = [c for c in frame.columns if c != ROW]
-        frame = _drop(frame, ~row_hash(columns).is_first_distinct(), "drop_duplicates", steps)
+        frame = _drop(frame, ~row_hash(columns).is_first_distinct(), "drop_duplicates", steps, num_examples)
     if request.length_bounds:
-        frame = _drop(frame, _out_of_bounds(shape, mapping, request), "length_bounds", steps)
+        frame = _drop(frame, _out_of_bounds(shape, mapping, request), "length_bounds", steps, num_examples)
     return frame.drop(ROW), steps
 
 
@@ -45,12 +46,17 @@ def _fixed(column: str) -> pl.Expr:
 
 
 def _change(
-    frame: pl.DataFrame, columns: list[str], name: str, steps: list[RepairStep], mend: Callable[[str], pl.Expr]
+    frame: pl.DataFrame,
+    columns: list[str],
+    name: str,
+    steps: list[RepairStep],
+    mend: Callable[[str], pl.Expr],
+    num_examples: int,
 ) -> pl.DataFrame:
     after = frame.with_columns([mend(column).alias(column) for column in columns]) if columns else frame
     differs = pl.any_horizontal([pl.col(c).ne_missing(after[c]) for c in columns]) if columns else pl.lit(value=False)
     changed = frame.filter(differs)
-    before = changed.head(MAX_EXAMPLES)
+    before = changed.head(num_examples)
     mended = after.filter(pl.col(ROW).is_in(before[ROW].implode()))
     pairs = zip(before.iter_rows(named=True), mended.iter_rows(named=True), strict=True)
     examples = [_example(old, new, columns) for old, new in pairs]
@@ -61,17 +67,23 @@ def _change(
 def _example(before: dict[str, Any], after: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     return {
         "row": before[ROW],
-        "before": {c: str(before[c])[:300] for c in columns if before[c] != after[c]},
-        "after": {c: str(after[c])[:300] for c in columns if before[c] != after[c]},
+        "before": {c: str(before[c])[:MAX_SHOWN_CHARS] for c in columns if before[c] != after[c]},
+        "after": {c: str(after[c])[:MAX_SHOWN_CHARS] for c in columns if before[c] != after[c]},
     }
 
 
-def _drop(frame: pl.DataFrame, condition: pl.Expr, name: str, steps: list[RepairStep]) -> pl.DataFrame:
+def _drop(
+    frame: pl.DataFrame, condition: pl.Expr, name: str, steps: list[RepairStep], num_examples: int
+) -> pl.DataFrame:
     marked = frame.with_columns(condition.fill_null(value=False).alias("__drop"))
     dropped = marked.filter("__drop").drop("__drop")
     examples = [
-        {"row": row.pop(ROW), "before": {key: str(value)[:300] for key, value in row.items()}, "after": None}
-        for row in dropped.head(MAX_EXAMPLES).iter_rows(named=True)
+        {
+            "row": row.pop(ROW),
+            "before": {key: str(value)[:MAX_SHOWN_CHARS] for key, value in row.items()},
+            "after": None,
+        }
+        for row in dropped.head(num_examples).iter_rows(named=True)
     ]
     steps.append(RepairStep(repair=name, rows_dropped=dropped.height, examples=examples))
     return marked.filter(~pl.col("__drop")).drop("__drop")

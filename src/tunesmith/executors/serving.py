@@ -24,8 +24,8 @@ from tunesmith.executors.local import PASSED_ON
 
 START_WITHIN_S = 600.0
 """Longest that loading a model may take."""
-MAX_BASES = 2
-"""Base models in memory at once; the one idle longest makes way."""
+MAX_BASES = 3
+"""Base models in memory at once, as many as the playground shows side by side; the one idle longest makes way."""
 
 
 @dataclass(frozen=True)

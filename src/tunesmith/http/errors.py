@@ -1,19 +1,20 @@
-"""Every error leaves here as `{error, message, hint, details[]}`."""
+"""Every error leaves here as `{error, message, hint, details[]}`; to a browser that asked for a page, as a page."""
 
 from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
-from tunesmith.core.errors import DiskFull, InvalidInput, TunesmithError
+from tunesmith.core.errors import DiskFull, InvalidInput, NotFound, TunesmithError
 
 log = logging.getLogger(__name__)
 
@@ -50,40 +51,55 @@ def is_disk_full(error: Exception) -> bool:
     return "disk is full" in said or "No space left on device" in said
 
 
-def _answer(error: TunesmithError) -> JSONResponse:
-    return JSONResponse(error.body(), status_code=error.status)
+ErrorPage = Callable[[Request, TunesmithError], Response]
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Register the handlers; the last one hides what the error says and logs it."""
+def wants_page(request: Request) -> bool:
+    """Whether a browser asks for something that is no part of the API."""
+    path = request.scope["path"]
+    return "text/html" in request.headers.get("accept", "") and not path.startswith("/api/")
+
+
+def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
+    """Register the handlers; the last one hides what the error says and logs it. `page` draws an error for a browser."""
+
+    def answer(request: Request, error: TunesmithError) -> Response:
+        if page and wants_page(request):
+            return page(request, error)
+        return JSONResponse(error.body(), status_code=error.status)
 
     @app.exception_handler(TunesmithError)
-    def known(_request: Request, error: TunesmithError) -> JSONResponse:
+    def known(request: Request, error: TunesmithError) -> Response:
         if error.status >= 500:
             log.error("%s: %s", error.code, error.message, exc_info=error)
-        return _answer(error)
+        return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return _answer(invalid_input(error))
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer(request, invalid_input(error))
 
     @app.exception_handler(DataError)
-    def not_storable(_request: Request, error: DataError) -> JSONResponse:
+    def not_storable(request: Request, error: DataError) -> Response:
         log.warning("the database refused a value: %s", error.orig)
-        return _answer(InvalidInput("A value cannot be stored.", hint="Text without NUL, numbers within 64 bits."))
+        return answer(
+            request, InvalidInput("A value cannot be stored.", hint="Text without NUL, numbers within 64 bits.")
+        )
 
     @app.exception_handler(HTTPException)
-    def plain(_request: Request, error: HTTPException) -> JSONResponse:
+    def plain(request: Request, error: HTTPException) -> Response:
+        if page and error.status_code == 404 and wants_page(request):
+            return page(request, NotFound("There is no such page.", hint="Look for it in the navigation."))
         code = STATUS_CODES.get(error.status_code, "http_error")
         body = {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)
-    def unknown(request: Request, error: Exception) -> JSONResponse:
+    def unknown(request: Request, error: Exception) -> Response:
         if is_disk_full(error):
             log.error("the disk is full: %s %s", request.method, request.scope["path"])
-            return _answer(DiskFull("The disk is full; nothing was changed.", hint="Free some space and try again."))
+            return answer(
+                request, DiskFull("The disk is full; nothing was changed.", hint="Free some space and try again.")
+            )
         log.exception("unexpected error in %s %s", request.method, request.scope["path"], exc_info=error)
-        return _answer(
-            TunesmithError("Something went wrong inside Tunesmith.", hint="The server's log has the details.")
-        )
+        hidden = TunesmithError("Something went wrong inside Tunesmith.", hint="The server's log has the details.")
+        return answer(request, hidden)

@@ -50,6 +50,8 @@ class Lengths(NamedTuple):
     median: int
     p99: int
     longest: int
+    mean: float = 0.0
+    """0 where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

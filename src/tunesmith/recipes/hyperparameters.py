@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
@@ -15,18 +16,23 @@ Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup", "cosine_with_min_lr", "polynomial"]
 
 
+def about(group: str, unit: str = "", *, usual: tuple[float, float] | None = None) -> dict[str, Any]:
+    """What a form has to know besides the schema: the group (`describing.GROUPS`), the unit, and what is usually tried."""
+    return {"group": group, **({"unit": unit} if unit else {}), **({"usual": list(usual)} if usual else {})}
+
+
 class EarlyStopping(BaseModel):
     """Stop when a score on the held-out split no longer gets better."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    enabled: bool = False
-    """Whether to stop early."""
-    patience: int = Field(3, ge=1, le=1000)
+    enabled: bool = Field(False, title="Stop early")
+    """Stop before the last step when the score on the held-out rows no longer gets better."""
+    patience: int = Field(3, ge=1, le=1000, json_schema_extra=about("saving", "evaluations", usual=(2, 10)))
     """Evaluations without improvement before stopping."""
-    metric: Literal["eval_loss", "perplexity"] = "eval_loss"
+    metric: Literal["eval_loss", "perplexity"] = Field("eval_loss", title="Score to watch")
     """The score to watch; both are better when lower."""
-    min_delta: float = Field(0.0, ge=0.0)
+    min_delta: float = Field(0.0, ge=0.0, title="Smallest gain", json_schema_extra=about("saving"))
     """Smallest change that counts as an improvement, in the metric's unit."""
 
 
@@ -35,63 +41,85 @@ class SftParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    learning_rate: float = Field(2e-4, gt=0, le=1.0)
-    """Peak learning rate."""
-    batch_size: int = Field(4, ge=1, le=4096)
-    """Rows per micro-batch and device."""
-    gradient_accumulation_steps: int = Field(1, ge=1, le=4096)
+    learning_rate: float = Field(2e-4, gt=0, le=1.0, json_schema_extra=about("basic", usual=(1e-5, 5e-4)))
+    """Peak learning rate: how big each step is. Too high and the loss jumps about, too low and little is learnt."""
+    batch_size: int = Field(4, ge=1, le=4096, json_schema_extra=about("batching", "rows", usual=(1, 64)))
+    """Rows per micro-batch and device: more are faster and take more memory."""
+    gradient_accumulation_steps: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        title="Gradient accumulation",
+        json_schema_extra=about("batching", "micro-batches", usual=(1, 32)),
+    )
     """Micro-batches per optimizer step; the effective batch is batch_size times this."""
-    epochs: float = Field(3.0, gt=0, le=1000)
-    """Passes over the training rows."""
-    max_steps: int | None = Field(None, ge=1, le=10_000_000)
-    """Optimizer steps; overrides `epochs` when set."""
-    max_length: int = Field(1024, ge=16, le=1_048_576)
+    epochs: float = Field(3.0, gt=0, le=1000, json_schema_extra=about("basic", "passes", usual=(1, 10)))
+    """Passes over the training rows. More learn the rows better, too many learn them by heart."""
+    max_steps: int | None = Field(
+        None, ge=1, le=10_000_000, title="Most steps", json_schema_extra=about("basic", "steps")
+    )
+    """Optimizer steps; overrides `epochs` when set. A few make a quick trial."""
+    max_length: int = Field(
+        1024, ge=16, le=1_048_576, title="Longest row", json_schema_extra=about("data", "tokens", usual=(128, 8192))
+    )
     """Longest row, tokens; longer rows are cut at the end."""
-    warmup_steps: int | None = Field(None, ge=0)
+    warmup_steps: int | None = Field(None, ge=0, title="Warm-up steps", json_schema_extra=about("optimizer", "steps"))
     """Optimizer steps of linear warm-up; overrides `warmup_ratio` when set."""
-    warmup_ratio: float = Field(0.03, ge=0.0, le=1.0)
+    warmup_ratio: float = Field(
+        0.03, ge=0.0, le=1.0, title="Warm-up share", json_schema_extra=about("optimizer", "share", usual=(0, 0.1))
+    )
     """Share of all steps used for warm-up."""
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0)
-    """Decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, ge=0.0)
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, json_schema_extra=about("optimizer", usual=(0, 0.1)))
+    """Decoupled weight decay: pulls weights towards zero, against learning by heart."""
+    max_grad_norm: float = Field(
+        1.0, ge=0.0, title="Largest gradient norm", json_schema_extra=about("optimizer", usual=(0.3, 1))
+    )
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
-    optimizer: Optimizer = "adamw"
+    optimizer: Optimizer = Field("adamw", json_schema_extra=about("optimizer"))
     """`adamw` is torch's fused AdamW; the 8-bit ones are bitsandbytes'."""
-    scheduler: Scheduler = "cosine"
+    scheduler: Scheduler = Field("cosine", title="Learning-rate schedule", json_schema_extra=about("optimizer"))
     """How the learning rate falls after warm-up."""
-    seed: int = Field(42, ge=0, le=2**32 - 1)
+    seed: int = Field(42, ge=0, le=2**32 - 1, json_schema_extra=about("data"))
     """Seeds initialisation, data order and dropout."""
-    bf16: bool | None = None
+    bf16: bool | None = Field(None, title="bfloat16", json_schema_extra=about("precision"))
     """bfloat16 compute; absent means where the hardware multiplies it fast."""
-    fp16: bool = False
+    fp16: bool = Field(False, title="float16", json_schema_extra=about("precision"))
     """float16 compute with loss scaling; NVIDIA GPUs only."""
-    gradient_checkpointing: bool | None = None
+    gradient_checkpointing: bool | None = Field(None, json_schema_extra=about("precision"))
     """Recompute activations in the backward pass to save memory; absent means only when memory needs it."""
-    torch_compile: bool | None = None
+    torch_compile: bool | None = Field(None, title="Compile the layers", json_schema_extra=about("precision"))
     """Compile the layers, which takes about half a minute and makes every step faster; absent means when the run is long."""
-    packing: bool = True
+    packing: bool = Field(True, json_schema_extra=about("batching"))
     """Lay rows end to end without padding; attention never crosses from one row to the next, so results are equal."""
-    train_on: Literal["completions", "all"] = "completions"
+    train_on: Literal["completions", "all"] = Field("completions", title="Learn from", json_schema_extra=about("data"))
     """Learn from the answers only, or from every token."""
-    validation_split: float = Field(0.1, ge=0.0, lt=1.0)
+    validation_split: float = Field(
+        0.1, ge=0.0, lt=1.0, title="Held-out share", json_schema_extra=about("data", "share", usual=(0, 0.2))
+    )
     """Share of rows held out, chosen by `seed`; 0 holds none out."""
-    eval_steps: int | None = Field(None, ge=1)
+    eval_steps: int | None = Field(None, ge=1, title="Evaluate every", json_schema_extra=about("saving", "steps"))
     """Optimizer steps between evaluations; absent means about ten times a run."""
-    save_steps: int | None = Field(None, ge=1)
+    save_steps: int | None = Field(
+        None, ge=1, title="Save a checkpoint every", json_schema_extra=about("saving", "steps")
+    )
     """Optimizer steps between checkpoints; absent means about ten times a run."""
-    save_total_limit: int = Field(2, ge=1, le=1000)
+    save_total_limit: int = Field(
+        2, ge=1, le=1000, title="Checkpoints kept", json_schema_extra=about("saving", "checkpoints", usual=(1, 5))
+    )
     """Checkpoints kept, besides the best."""
-    early_stopping: EarlyStopping = EarlyStopping()
+    early_stopping: EarlyStopping = Field(EarlyStopping(), json_schema_extra=about("saving"))
     """When to stop before the last step."""
-    save_best_model: bool = True
+    save_best_model: bool = Field(True, title="Keep the best weights", json_schema_extra=about("saving"))
     """Leave the weights with the best held-out loss rather than the last ones, when there is a held-out split."""
-    logging_steps: int = Field(1, ge=1)
-    """Optimizer steps between step events."""
-    report_to: list[Tracker] = []
+    logging_steps: int = Field(1, ge=1, title="Log every", json_schema_extra=about("tracking", "steps", usual=(1, 10)))
+    """Optimizer steps between two points of the curve."""
+    report_to: list[Tracker] = Field([], title="Other trackers", json_schema_extra=about("tracking"))
     """Other trackers that get the curve too: `tensorboard`, `mlflow`, `wandb`, `trackio`; each has to be installed."""
-    neftune_noise_alpha: float | None = Field(None, ge=0.0, le=100.0)
+    neftune_noise_alpha: float | None = Field(
+        None, ge=0.0, le=100.0, title="NEFTune noise", json_schema_extra=about("data", usual=(5, 15))
+    )
     """Noise on the input embeddings while training (NEFTune, arXiv:2310.05914); 5 to 15 is usual."""
-    system_prompt: str | None = Field(None, max_length=20_000)
+    system_prompt: str | None = Field(None, max_length=20_000, json_schema_extra=about("data"))
     """Put before every conversation that has no system message."""
 
     @field_validator("report_to")
@@ -112,25 +140,36 @@ class SftParams(BaseModel):
 class LoraFields(SftParams):
     """The adapter's own settings."""
 
-    lora_r: int = Field(16, ge=1, le=1024)
-    """Rank of the adapter."""
-    lora_alpha: int = Field(32, ge=1, le=4096)
+    lora_r: int = Field(16, ge=1, le=1024, title="LoRA rank (r)", json_schema_extra=about("adapter", usual=(4, 128)))
+    """Rank of the adapter: how much it can learn. Its size and memory grow with it."""
+    lora_alpha: int = Field(32, ge=1, le=4096, title="LoRA alpha", json_schema_extra=about("adapter", usual=(8, 256)))
     """Scale: the adapter's output is multiplied by lora_alpha / lora_r."""
-    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout on the adapter's input."""
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1, max_length=64)] = "all-linear"
+    lora_dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, title="LoRA dropout", json_schema_extra=about("adapter", usual=(0, 0.1))
+    )
+    """Share of the adapter's input that is dropped at random, against learning by heart."""
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1, max_length=64)] = Field(
+        "all-linear", title="Layers with an adapter", json_schema_extra=about("adapter")
+    )
     """Which linear layers get an adapter: `all-linear` (all but the head), or names such as `q_proj`."""
 
 
 def field_docs(params: type[BaseModel]) -> dict[str, str]:
     """Name → the docstring under the field, for forms and docs (read from the source, base classes included)."""
+    docs: dict[str, str] = {}
+    for cls in reversed([c for c in params.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]):
+        docs |= _own_docs(cls)
+    return docs
+
+
+@cache
+def _own_docs(cls: type[BaseModel]) -> dict[str, str]:
     import ast
     import inspect
 
     docs: dict[str, str] = {}
-    for cls in reversed([c for c in params.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]):
-        body: list[Any] = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
-        for field, doc in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-                docs[field.target.id] = str(doc.value.value)  # type: ignore[union-attr]
+    body: list[Any] = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    for field, doc in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+            docs[field.target.id] = str(doc.value.value)  # type: ignore[union-attr]
     return docs

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.devices import read_gpus
+from tunesmith.core.errors import FailureCode, Unavailable
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
-from tunesmith.core.job_spec import JobSpec, Launch, ResourceRequest
+from tunesmith.core.job_spec import Failure, JobSpec, Launch, ResourceRequest
 from tunesmith.core.job_status import JobStatus
 from tunesmith.executors.base import Executor, Observation, Order
 from tunesmith.executors.identity import boot_id
 from tunesmith.executors.local import LocalExecutor
 from tunesmith.executors.warm import WarmExecutor
 from tunesmith.features.jobs.lifecycle import Lifecycle, control_of
+from tunesmith.features.jobs.output import make_folder
 from tunesmith.live.bus import Bus
 from tunesmith.scheduler.placement import Machine, Placement, Waiting, in_window, place
 from tunesmith.scheduler.supervision import Kill, Nothing, Requeue, View, next_step
@@ -232,10 +234,12 @@ class Scheduler:
         held = life.jobs.held_devices(self.host)
         mine = [job for job in life.jobs.with_process() if (job.launch or {}).get("boot_id") == boot_id()]
         on_cpu = sum(1 for job in mine if not job.resources.get("num_gpus"))
-        free_bytes = shutil.disk_usage(self.settings.home).free
+        folders = [self.settings.home, *([self.settings.output_dir] if self.settings.output_dir else [])]
+        free_bytes = min(shutil.disk_usage(folder).free for folder in folders if folder.is_dir())
         return Machine(
             free_gpus=[gpu for gpu in self.gpus() if gpu not in held],
             num_gpus=len(self.gpus()),
+            cpu_slots=self.settings.cpu_slots,
             free_cpu_slots=max(0, self.settings.cpu_slots - on_cpu),
             disk_is_low=free_bytes < self.settings.min_free_bytes,
             is_off_peak=in_window(self.settings.off_peak, datetime.now().astimezone()),
@@ -262,7 +266,12 @@ class Scheduler:
                     return False
                 job_id, devices = starts[0]
                 job = life.jobs.get(job_id, for_update=True)
-                job_dir = self._make_dir(job)
+                try:
+                    job_dir = self._make_dir(job)
+                except Unavailable as error:
+                    why = Failure(code=FailureCode.INVALID_SETTINGS, message=error.message, hint=error.hint)
+                    life.transition(job, JobStatus.FAILED, failure=why)
+                    return True
                 prepared = self.executor.prepare(job_dir, self._order(job, devices))
                 job.attempt = prepared.launch.attempt
                 job.launch = prepared.launch.model_dump(mode="json")
@@ -280,8 +289,7 @@ class Scheduler:
         return True
 
     def _make_dir(self, job: JobRow) -> JobDir:
-        job_dir = self.job_dir(job.id)
-        job_dir.path.mkdir(mode=0o700, exist_ok=True)
+        job_dir = make_folder(self.settings, job.id, job.output_name)
         if not job_dir.spec.exists():
             write_atomic(job_dir.spec, JobSpec.model_validate(job.spec))
         return job_dir

@@ -33,6 +33,8 @@ class Machine:
     disk_is_low: bool = False
     is_off_peak: bool = True
     off_peak: str = ""
+    cpu_slots: int = 1
+    """Jobs without a GPU that may run at the same time."""
 
 
 @dataclass
@@ -60,11 +62,7 @@ def place(queue: Sequence[Waiting], machine: Machine, now: datetime) -> Placemen
             if why is not None and job.num_gpus <= machine.num_gpus and blocked_by is None:
                 blocked_by = job.job_id
         elif why is None and not slots:
-            why = (
-                "another job is running; this machine trains one at a time"
-                if machine.free_cpu_slots == 0
-                else "jobs before it start first"
-            )
+            why = _slots_missing(machine)
         if why is not None:
             result.waits[job.job_id] = why
             continue
@@ -87,6 +85,16 @@ def not_yet(job: Waiting, machine: Machine, now: datetime) -> str | None:
             return None
         return f"job {job.after_job_id} is {job.after_status}, and this one was to follow its success only"
     return f"job {job.after_job_id} comes first and is {job.after_status}"
+
+
+def _slots_missing(machine: Machine) -> str:
+    if machine.cpu_slots == 0:
+        return "the queue is held: the settings let no job start"
+    if machine.free_cpu_slots:
+        return "jobs before it start first"
+    if machine.cpu_slots == 1:
+        return "another job is running; this machine trains one at a time"
+    return f"{machine.cpu_slots} jobs are running, as many as may at the same time"
 
 
 def _gpus_missing(job: Waiting, machine: Machine, free: Sequence[int], blocked_by: int | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -103,8 +103,54 @@ class DatasetStatistics(BaseModel):
 class DatasetPreview(BaseModel):
     columns: list[str]
     rows: list[dict[str, Any]]
-    """With `row`, the number of the row from 1, and the columns."""
+    """With `row`, the number of the row from 1, and the columns; a column of the data that is called `row` hides the number."""
+    numbers: list[int]
+    """The number of each of these rows, from 1."""
     total_rows: int
+    next_offset: int | None = None
+    """Where to go on; null at the end. A search that takes long stops early, perhaps with no rows, and goes on from there."""
+
+
+class UploadPreview(BaseModel):
+    """What an upload would become. Nothing is saved yet."""
+
+    type: DatasetType
+    format: str
+    encoding: str | None
+    """What the text was in; null for binary formats."""
+    shape: str
+    mapping: dict[str, str]
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    """The first ones, long cells cut."""
+    num_rows: int
+    """How many rows were looked at."""
+    whole: bool
+    """Whether those are all. If not, only the first rows were looked at; the whole file is checked once it is saved."""
+    report: ValidationReport
+    statistics: DatasetStatistics
+
+
+class UploadBegin(Wire):
+    name: str = Field(min_length=1, max_length=255, examples=["support.jsonl"])
+    """File name; its ending helps to tell the format."""
+    size_bytes: int = Field(ge=1, lt=2**62)
+
+
+class UploadState(BaseModel):
+    id: str
+    name: str
+    size_bytes: int
+    offset: int
+    """Bytes that have come."""
+
+
+class UploadRead(Wire):
+    """How an upload is to be read. What is left out is told by its content."""
+
+    shape: str | None = Field(None, max_length=50)
+    mapping: dict[str, str] | None = None
+    """Role → column; needs `shape`."""
 
 
 class RepairRequest(Wire):
@@ -126,12 +172,76 @@ class RepairRequest(Wire):
     max_output_chars: int = Field(1024, ge=1)
 
 
+class UploadCommit(UploadRead):
+    """The dataset that an upload becomes."""
+
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Of the whole file; checked when given."""
+    name: str | None = Field(None, max_length=200)
+    """The file's when left out."""
+    description: str = Field("", max_length=10_000)
+    tags: list[str] = Field(default_factory=list, max_length=50)
+
+
+class CellEdit(Wire):
+    """One cell with a new value."""
+
+    row: int = Field(ge=1, lt=2**62)
+    """Its number, from 1, in the version that is edited."""
+    column: str = Field(min_length=1, max_length=1000)
+    value: str | None = Field(max_length=1_000_000)
+    """As text, whatever the column holds; null empties the cell."""
+
+
+class EditRequest(Wire):
+    """Cells to change and rows to delete; both are numbered as in the version that is edited."""
+
+    cells: list[CellEdit] = Field(default_factory=list, max_length=10_000)
+    drop_rows: list[Annotated[int, Field(ge=1, lt=2**62)]] = Field(default_factory=list, max_length=100_000)
+
+
+class BulkRequest(Wire):
+    """One action on many datasets."""
+
+    action: Literal["delete", "tag", "untag"]
+    ids: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(min_length=1, max_length=500)
+    tags: list[str] = Field(default_factory=list, max_length=50)
+    """To add or take away; each up to 50 characters."""
+
+
+class BulkResult(BaseModel):
+    """What became of one dataset."""
+
+    id: int
+    error: dict[str, Any] | None = None
+    """`{error, message, hint, details}`; null when it was done."""
+
+
+class BulkAnswer(BaseModel):
+    items: list[BulkResult]
+
+
+class TagCount(BaseModel):
+    tag: str
+    num_datasets: int
+
+
 class RepairStep(BaseModel):
     repair: str
+    """A field of the repairs, or `edit_cells`, `delete_rows`."""
     rows_changed: int = 0
     rows_dropped: int = 0
     examples: list[dict[str, Any]] = Field(default_factory=list)
     """A few rows: number, before, after."""
+
+
+class RepairPreview(BaseModel):
+    """What repairs would do. Nothing is changed."""
+
+    num_rows: int
+    """Rows that would be left."""
+    num_rows_before: int
+    steps: list[RepairStep]
 
 
 class VersionRead(BaseModel):
@@ -147,6 +257,8 @@ class VersionRead(BaseModel):
     size_bytes: int
     shape: str | None
     mapping: dict[str, str]
-    origin: Literal["upload", "repair", "mapping"]
+    origin: Literal["upload", "repair", "mapping", "edit"]
+    base: str | None = None
+    """Digest of the version that it was made from; null for an upload."""
     changes: list[RepairStep]
     """What made it differ from the version before."""

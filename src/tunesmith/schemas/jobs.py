@@ -98,6 +98,8 @@ class JobRead(BaseModel):
     method: str
     model: str | None
     dataset_id: int | None
+    dataset_name: str | None
+    """As it was when the job was made."""
     dataset_version: str | None
     eval_dataset_id: int | None
     hyperparameters: dict[str, Any]
@@ -126,6 +128,20 @@ class JobRead(BaseModel):
     """Folder-safe, unique: the name of the model it makes."""
     attempt: int
     """Launches so far."""
+    progress: float
+    """0 to 1."""
+    step: int
+    total_steps: int
+    loss: float | None
+    """Of the last step."""
+    eval_loss: float | None
+    """The last held-out loss."""
+    best_eval_loss: float | None
+    elapsed_s: float
+    """Training time over all attempts."""
+    remaining_s: float | None
+    sparkline: list[float]
+    """The loss over the whole run, in few points."""
     created_at: datetime
     queued_at: datetime | None
     started_at: datetime | None
@@ -191,9 +207,26 @@ class JobEvent(BaseModel):
 
 class LogChunk(BaseModel):
     text: str
+    offset: int = 0
+    """Bytes; where the text begins. Pass as `before` to read what comes before it."""
     next_offset: int
     """Bytes; pass as `offset` to read on."""
     size_bytes: int
+
+
+class LogMatch(BaseModel):
+    """A line of the log that holds what was looked for."""
+
+    offset: int
+    """Bytes; where the line begins."""
+    line: str
+    """Long lines are cut around the match."""
+
+
+class LogSearch(BaseModel):
+    matches: list[LogMatch]
+    next_offset: int | None
+    """Bytes; pass as `offset` to look further. Null when the whole log has been looked through."""
 
 
 class QueueItem(BaseModel):
@@ -217,6 +250,8 @@ class ArtifactRead(BaseModel):
     path: str
     """Relative to the job's artifacts."""
     size_bytes: int
+    sha256: str | None = None
+    """Hex; only when it was asked for."""
 
 
 class JobBatchRead(BaseModel):
@@ -231,7 +266,18 @@ class JobPlan(BaseModel):
     """Complete, after `auto`."""
     reasons: dict[str, str]
     estimate: dict[str, Any]
-    """Steps, memory with its arithmetic, disk; empty when the method makes no such promise."""
+    """`total_steps`, `memory_bytes` with its parts, what the machine has and whether it `fits`, `disk_bytes`, and
+    `duration_s` with its bounds and where it comes from; empty when the method makes no such promise."""
+
+
+class JobTexts(BaseModel):
+    """The same job, written out."""
+
+    yaml: str
+    """For `tunesmith train --config`."""
+    curl: str
+    python: str
+    cli: str
 
 
 class Curve(BaseModel):
@@ -246,12 +292,99 @@ class JobMetrics(BaseModel):
     curves: dict[str, Curve]
     num_steps: int
     """Steps recorded, before thinning."""
+    last_seq: int
+    """Sequence number up to which events are in it; pass as `after` for what came since."""
+
+
+class TimeCurve(BaseModel):
+    """One series over time, thinned like `Curve`."""
+
+    times: list[float]
+    """Seconds since 1970-01-01 UTC."""
+    values: list[float | None]
+
+
+class JobResources(BaseModel):
+    """What a job used of the machine."""
+
+    curves: dict[str, TimeCurve]
+    """By name: percent, bytes and bytes per second, as the name ends; those of GPU 0 begin with `gpu0_`."""
+    last_seq: int
+
+
+class TimelineSpan(BaseModel):
+    """A stretch of a job's life."""
+
+    name: str
+    """A phase, or a status while no worker has the job."""
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None
+    """Null for the present."""
+    duration_s: float
+
+
+class JobTimeline(BaseModel):
+    spans: list[TimelineSpan]
+    """In order; of very long lives the newest part."""
+    totals_s: dict[str, float]
+    """Seconds by name."""
+
+
+class ComparedValue(BaseModel):
+    """One setting or score of each compared job, in the order of the jobs."""
+
+    name: str
+    values: list[Any]
+    differs: bool
+    best: list[int] = Field(default_factory=list)
+    """Places of the best values; empty for settings, and where all are alike."""
+
+
+class JobSample(BaseModel):
+    """What a finished model answered when it was checked."""
+
+    prompt: str
+    answer: str
+
+
+class ComparedJob(BaseModel):
+    job: JobRead
+    curves: dict[str, Curve]
+    samples: list[JobSample]
+
+
+class JobComparison(BaseModel):
+    jobs: list[ComparedJob]
+    settings: list[ComparedValue]
+    scores: list[ComparedValue]
 
 
 class MethodField(BaseModel):
+    """One parameter of a method."""
+
     name: str
+    """Dotted when it is part of another: `early_stopping.patience`."""
+    title: str
     doc: str
+    group: str
+    """basic, batching, optimizer, adapter, data, precision, saving, tracking or script."""
+    kind: Literal["number", "integer", "boolean", "choice", "choices", "names", "text", "long_text", "object"]
+    """`choices` is any of several; `names` one of `choices`, or a list of names of your own."""
+    unit: str
     default: Any
+    required: bool
+    nullable: bool
+    """Whether it may be null, which means that it is chosen, or not used."""
+    minimum: float | None
+    maximum: float | None
+    above: float | None
+    """It must be more than this."""
+    below: float | None
+    """It must be less than this."""
+    usual: tuple[float, float] | None
+    """What is commonly tried: lowest, highest."""
+    choices: list[str]
 
 
 class MethodRead(BaseModel):
@@ -298,7 +431,10 @@ class ChatAnswer(BaseModel):
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
+    time_to_first_token_s: float | None = None
+    """From the question to the first token, waiting included; loading the model is not."""
     tokens_per_s: float | None = None
+    """After the first token."""
 
 
 JobProgress.model_rebuild()

@@ -1,11 +1,51 @@
-"""Models on the wire: base models at hand and models that jobs have made."""
+"""Models on the wire: base models at hand, models that jobs have made, models of the hub, and what people think of them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+from tunesmith.schemas.common import Wire
+from tunesmith.schemas.jobs import ChatMessage
+
+Category = Literal[
+    "text-generation",
+    "image-text-to-text",
+    "text-classification",
+    "token-classification",
+    "sentence-similarity",
+    "feature-extraction",
+    "summarization",
+    "translation",
+    "automatic-speech-recognition",
+    "text-to-speech",
+    "text-to-image",
+]
+"""What a model is for, as the hub calls it."""
+Size = Literal["under-500m", "500m-2b", "2b-5b", "5b-10b", "over-10b"]
+"""How many weights."""
+HubSort = Literal["trending", "downloads", "likes", "updated"]
+ModelSort = Literal["newest", "name", "size", "score"]
+Verdict = Literal["up", "down"]
+
+
+class MemoryNeed(BaseModel):
+    """What training one model by one method takes of this machine: one row at a time, at least."""
+
+    method: str
+    memory_bytes: int
+    available_bytes: int
+    """Of one GPU, or of the machine."""
+    device: str
+    """`cpu` or `cuda`."""
+    fit: Literal["fits", "tight", "too_large", "unavailable"]
+    """`tight` is over four fifths of the memory; `unavailable` is a method that cannot run here."""
+    why_not: str = ""
+    """Why the method cannot run here."""
+    estimated: bool = False
+    """From the number of weights alone, because the configuration is not here."""
 
 
 class ModelRead(BaseModel):
@@ -13,14 +53,176 @@ class ModelRead(BaseModel):
 
     name: str
     """Use it as `model` of a new job or of a chat: a hub id, a local name, or `job:<id>`."""
+    title: str = ""
+    """For people: the job's name, or the name without its organisation."""
     kind: Literal["base", "tuned"]
     source: Literal["starter", "hub_cache", "local", "job"]
     job_id: int | None = None
+    output_name: str | None = None
+    """Folder-safe; the name that its download has."""
     base_model: str | None = None
     method: str | None = None
+    dataset_name: str | None = None
+    dataset_id: int | None = None
     num_parameters: int | None = None
     size_bytes: int | None = None
     architecture: str | None = None
     context_length: int | None = None
+    licence: str | None = None
     metrics: dict[str, Any] = {}
     created_at: datetime | None = None
+    memory: list[MemoryNeed] = []
+    """To train it further, by method; empty where it is not known."""
+    collected: bool = False
+    """Whether it is in the collection."""
+
+
+class FoundModel(BaseModel):
+    """A model that a search found, here or on the hub."""
+
+    name: str
+    provider: str
+    """The organisation; empty for a local name."""
+    at_hand: bool
+    """Whether it is on this machine already."""
+    category: str | None
+    licence: str | None
+    num_parameters: int | None
+    downloads: int | None = None
+    """In the last thirty days."""
+    likes: int | None = None
+    updated_at: datetime | None = None
+    gated: bool = False
+    """Whether the hub gives it only to who has accepted its terms."""
+    memory: list[MemoryNeed] = []
+    why_not: str = ""
+    """Why it cannot be trained here; empty when it can, as far as one can tell before it is fetched."""
+    collected: bool = False
+
+
+class ModelSearch(BaseModel):
+    """Models at hand first, then the hub's."""
+
+    items: list[FoundModel]
+    next_cursor: int | None = None
+    hub_problem: str = ""
+    """Why the hub was not asked or did not answer; empty when it did."""
+
+
+class ModelFile(BaseModel):
+    path: str
+    """Relative to the model's folder."""
+    size_bytes: int
+    sha256: str | None = None
+    """Null until it has been computed; see `checksums`."""
+
+
+class LineageStep(BaseModel):
+    """One training on the way from the first base model."""
+
+    job_id: int
+    job_name: str
+    method: str
+    dataset_name: str | None
+    dataset_id: int | None
+    dataset_version: str | None
+    """Digest of the rows."""
+    num_rows: int | None
+    model: str
+    """What came out: `job:<id>`."""
+
+
+class Lineage(BaseModel):
+    """Where a model comes from and what was made of it."""
+
+    root: str
+    """The first base model."""
+    steps: list[LineageStep]
+    """From the root to this model."""
+    used_by: list[str]
+    """Models that were trained from this one."""
+
+
+class Snippet(BaseModel):
+    """How to use a model with one tool, ready to copy."""
+
+    key: str
+    title: str
+    language: str
+    text: str
+    note: str = ""
+
+
+class ModelDetail(BaseModel):
+    """All that is known of a model at hand."""
+
+    model: ModelRead
+    lineage: Lineage
+    files: list[ModelFile]
+    versions: list[ModelRead]
+    """Other models tuned from the same base, newest first."""
+    validation: dict[str, Any] | None
+    """The automatic check of a tuned model: files, format, loads, generates, sample."""
+    card: str
+    """README.md as it is; empty when there is none."""
+    use: list[Snippet]
+
+
+class CollectedCreate(Wire):
+    """A model to find again."""
+
+    name: str = Field(max_length=500, examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
+    note: str = Field("", max_length=2000)
+
+
+class CollectedUpdate(Wire):
+    note: str = Field(max_length=2000)
+
+
+class CollectedRead(BaseModel):
+    """A model of the collection."""
+
+    id: int
+    name: str
+    note: str
+    at_hand: bool
+    created_at: datetime
+
+
+class RatingCreate(Wire):
+    """What somebody thinks of one answer."""
+
+    model: str = Field(min_length=1, max_length=500, examples=["job:7"])
+    messages: list[ChatMessage] = Field(min_length=1, max_length=500)
+    """The conversation before the answer."""
+    answer: str = Field(max_length=200_000)
+    verdict: Verdict
+    note: str = Field("", max_length=5000)
+    sampling: dict[str, Any] = Field(default_factory=dict, max_length=20)
+    """How the answer was made: temperature and the like."""
+
+
+class RatingUpdate(Wire):
+    verdict: Verdict | None = None
+    note: str | None = Field(None, max_length=5000)
+
+
+class RatingRead(BaseModel):
+    id: int
+    model: str
+    messages: list[ChatMessage]
+    answer: str
+    verdict: Verdict
+    note: str
+    sampling: dict[str, Any]
+    created_at: datetime
+
+
+class RatingCount(BaseModel):
+    """What people think of one model."""
+
+    model: str
+    up: int
+    down: int
+    share_up: float
+    """0 to 1."""

@@ -6,20 +6,33 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
+from urllib.parse import quote
 
 from tunesmith.core.errors import BadData, JobFailure
 from tunesmith.core.errors import FailureCode as Code
 from tunesmith.core.job_status import JobStatus
 from tunesmith.schemas.datasets import (
+    BulkResult,
     DatasetPreview,
     DatasetRead,
     DatasetStatistics,
     DatasetStatus,
+    RepairPreview,
     ValidationReport,
     VersionRead,
 )
 from tunesmith.schemas.jobs import ChatAnswer, JobEvent, JobProgress, JobRead
-from tunesmith.schemas.models import ModelRead
+from tunesmith.schemas.models import ModelDetail, ModelRead, ModelSearch, RatingRead
+from tunesmith.schemas.system import (
+    CleanupDone,
+    CleanupRead,
+    DirectoryRead,
+    Overview,
+    ProcessRead,
+    ResourceHistory,
+    SettingRead,
+    StorageUse,
+)
 from tunesmith.sdk.connection import Connection, NotTunesmith, Progress, json_of
 from tunesmith.sdk.stream import chat, follow
 
@@ -81,7 +94,7 @@ class Datasets:
             time.sleep(LOOK_EVERY_S)
 
     def list(self, **filters: Any) -> Iterator[DatasetRead]:
-        """All datasets, newest first; `type`, `status`, `tag`, `q` filter."""
+        """All datasets, newest first; `type`, `status`, `tag`, `q` filter, `sort` (created, name, rows, size) and `order` sort."""
         return (DatasetRead.model_validate(item) for item in _pages(self._connection, "/datasets/", filters))
 
     def get(self, dataset_id: int) -> DatasetRead:
@@ -105,6 +118,33 @@ class Datasets:
         """Make a new version, e.g. `repair(1, drop_empty=True, strip=True)`; waits until it is ready."""
         self._connection.post(f"/datasets/{dataset_id}/repair", repairs)
         return self.wait(dataset_id)
+
+    def preview_repair(self, dataset_id: int, **repairs: Any) -> RepairPreview:
+        """What `repair` would change, with some rows before and after. Nothing is changed."""
+        return RepairPreview.model_validate(self._connection.post(f"/datasets/{dataset_id}/repair/preview", repairs))
+
+    def edit(self, dataset_id: int, cells: Sequence[dict[str, Any]] = (), drop_rows: Sequence[int] = ()) -> DatasetRead:
+        """Make a new version, e.g. `edit(1, [{"row": 3, "column": "answer", "value": "42"}])`; waits until it is ready.
+
+        Raises `BadData` when a value does not fit its column.
+        """
+        before = self.get(dataset_id)
+        self._connection.post(f"/datasets/{dataset_id}/edit", {"cells": list(cells), "drop_rows": list(drop_rows)})
+        after = self.wait(dataset_id)
+        if after.error and after.version == before.version:
+            raise BadData(after.error.get("message"), hint=after.error.get("hint", ""))
+        return after
+
+    def restore(self, dataset_id: int, digest: str) -> DatasetRead:
+        """Show an older version again; undoes a repair, an edit or a mapping."""
+        return DatasetRead.model_validate(
+            self._connection.post(f"/datasets/{dataset_id}/versions/{digest}/restore", {})
+        )
+
+    def bulk(self, action: str, ids: Sequence[int], tags: Sequence[str] = ()) -> Sequence[BulkResult]:
+        """`delete`, `tag` or `untag` many; each has its own result."""
+        answer = self._connection.post("/datasets/bulk", {"action": action, "ids": list(ids), "tags": list(tags)})
+        return [BulkResult.model_validate(item) for item in answer["items"]]
 
     def update(self, dataset_id: int, **changes: Any) -> DatasetRead:
         answer = self._connection.request("PATCH", f"/datasets/{dataset_id}", json=changes)
@@ -264,8 +304,22 @@ class Models:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def list(self) -> list[ModelRead]:
-        return [ModelRead.model_validate(item) for item in self._connection.get("/models/")["items"]]
+    def list(self, **filters: Any) -> list[ModelRead]:
+        """All at hand; filters: q, kind (base, tuned), method, base, licence, sort."""
+        return [ModelRead.model_validate(item) for item in _pages(self._connection, "/models/", filters)]
+
+    def get(self, name: str) -> ModelDetail:
+        """All that is known of a model: lineage, files, versions, check, card, commands. Raises `NotFound`."""
+        return ModelDetail.model_validate(self._connection.get("/models/detail", name=name))
+
+    def search(self, q: str = "", *, limit: int = 20, **filters: Any) -> ModelSearch:
+        """Models here and on the hub; filters: category, provider, size, licence, sort, cursor."""
+        return ModelSearch.model_validate(self._connection.get("/models/search", q=q, limit=limit, **filters))
+
+    def ratings(self, **filters: Any) -> Iterator[RatingRead]:
+        """What people think of answers, newest first; filters: model, verdict (up, down), q."""
+        for item in _pages(self._connection, "/ratings/", filters):
+            yield RatingRead.model_validate(item)
 
     def chat(
         self, model: str, messages: Messages, *, stream: bool = False, **sampling: Any
@@ -293,6 +347,48 @@ class System:
 
     def doctor(self) -> list[dict[str, Any]]:
         return list(self._connection.get("/system/doctor"))
+
+    def overview(self) -> Overview:
+        """All at a glance: counts, activity, what runs, waits and needs attention."""
+        return Overview.model_validate(self._connection.get("/system/overview"))
+
+    def history(self, since_s: float = 0.0, points: int = 1000) -> ResourceHistory:
+        """The machine over time, from `since_s` (seconds since 1970) on."""
+        return ResourceHistory.model_validate(
+            self._connection.get("/system/resources/history", since=since_s, points=points)
+        )
+
+    def processes(self) -> list[ProcessRead]:
+        return [ProcessRead.model_validate(item) for item in self._connection.get("/system/processes")]
+
+    def storage(self) -> StorageUse:
+        """What is on the disk, by kind; waits for the first count."""
+        while True:
+            found = StorageUse.model_validate(self._connection.get("/system/storage"))
+            if found.counted_at:
+                return found
+            time.sleep(LOOK_EVERY_S)
+
+    def cleanup(self, name: str) -> CleanupRead:
+        """What a clean-up would delete."""
+        return CleanupRead.model_validate(self._connection.get(f"/system/storage/cleanups/{quote(name, safe='')}"))
+
+    def clean_up(self, name: str) -> CleanupDone:
+        """Delete it."""
+        return CleanupDone.model_validate(self._connection.post(f"/system/storage/cleanups/{quote(name, safe='')}"))
+
+    def settings(self) -> list[SettingRead]:
+        return [SettingRead.model_validate(item) for item in self._connection.get("/system/settings/details")]
+
+    def change_settings(self, **changes: Any) -> list[SettingRead]:
+        """Takes effect now and is kept; None goes back to the default."""
+        answer = self._connection.request("PATCH", "/system/settings", json=changes)
+        return [SettingRead.model_validate(item) for item in json_of(answer)]
+
+    def test_directory(self, path: str | None = None) -> DirectoryRead:
+        """Whether the server can write there. Raises `InvalidInput` with the reason when it cannot."""
+        body = {"path": path} if path else {}
+        return DirectoryRead.model_validate(self._connection.post("/system/settings/test-directory", body))
 
 
 def _listed(messages: Messages) -> list[dict[str, str]]:

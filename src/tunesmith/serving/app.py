@@ -127,7 +127,7 @@ async def _stream(pieces: Any, model: str, gone: asyncio.Event, activity: Activi
                 "choices": [choice],
             }
             if piece.finish_reason:
-                chunk["usage"] = _usage(piece)
+                chunk |= {"usage": _usage(piece), "timings": _timings(piece)}
             yield f"data: {json.dumps(chunk)}\n\n"
         yield "data: [DONE]\n\n"
     except TunesmithError as error:
@@ -143,9 +143,14 @@ def _usage(piece: Piece) -> dict[str, int]:
     return {"prompt_tokens": piece.prompt_tokens, "completion_tokens": piece.completion_tokens, "total_tokens": total}
 
 
+def _timings(piece: Piece) -> dict[str, float | None]:
+    return {"time_to_first_token_s": piece.first_token_s, "tokens_per_s": piece.tokens_per_s}
+
+
 def _whole(model: str, text: str, last: Piece) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time()), "model": model,
         "choices": [{"index": 0, "message": message, "finish_reason": last.finish_reason}], "usage": _usage(last),
+        "timings": _timings(last),
     }  # fmt: skip

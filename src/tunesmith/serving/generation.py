@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -46,11 +47,15 @@ class Piece:
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    first_token_s: float | None = None
+    """From the request to the first token, waiting included; None when there was none."""
+    tokens_per_s: float | None = None
+    """After the first token; None when there was only one."""
 
 
 @dataclass
 class Model:
-    """The base, its tokenizer and its adapters. One request computes at a time; others wait their turn."""
+    """The base, its tokenizer and its adapters. One token is computed at a time; requests take turns, token by token."""
 
     base_path: str
     offline: bool = True
@@ -58,6 +63,8 @@ class Model:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _waiting: int = 0
     _adapters: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    _set: str | None = None
+    """The adapter that is switched on."""
 
     def __post_init__(self) -> None:
         set_threads(None)
@@ -101,8 +108,7 @@ class Model:
     ) -> Iterator[Piece]:
         self._waiting += 1
         try:
-            with self._lock, self._with_adapter(adapter_path) as model:
-                yield from self._decode(model, prompt, sampling, stopped)
+            yield from self._decode(prompt, adapter_path, sampling, stopped)
         except RuntimeError as error:  # torch's own, memory above all
             raise Unavailable(
                 "The model could not compute its answer.", hint=str(error).strip().partition("\n")[0][:300]
@@ -120,7 +126,9 @@ class Model:
         if adapter_path not in self._adapters:
             self._load(adapter_path)
         self._adapters.move_to_end(adapter_path)
-        self.model.set_adapter(self._adapters[adapter_path])
+        if self._set != self._adapters[adapter_path]:
+            self._set = self._adapters[adapter_path]
+            self.model.set_adapter(self._set)
         return nullcontext(self.model)
 
     def _load(self, adapter_path: str) -> None:
@@ -134,13 +142,14 @@ class Model:
         else:
             self.model.load_adapter(adapter_path, adapter_name=name)
         self.model.eval()
+        self._set = None  # loading may have switched it on or not
         self._adapters[adapter_path] = name
         while len(self._adapters) > MAX_ADAPTERS:
             _, oldest = self._adapters.popitem(last=False)
             self.model.delete_adapter(oldest)
 
     def _decode(
-        self, model: Any, prompt: torch.Tensor, sampling: Sampling, stopped: Callable[[], bool]
+        self, prompt: torch.Tensor, adapter_path: str | None, sampling: Sampling, stopped: Callable[[], bool]
     ) -> Iterator[Piece]:
         from transformers import DynamicCache
 
@@ -150,18 +159,19 @@ class Model:
         else:
             generator.seed()
         made: list[int] = []
-        cache, ids = DynamicCache(config=model.config), prompt
-        text = _Text(self.tokenizer, sampling.stop)
+        cache, ids = DynamicCache(config=self.model.config), prompt
+        text, pace = _Text(self.tokenizer, sampling.stop), _Pace()
         reason = "length"
         for _ in range(sampling.max_tokens):
             if stopped():
                 return
             # Entered anew for each token: the mode belongs to a thread, and the next token may be asked for by another.
-            with torch.inference_mode():
+            with self._lock, self._with_adapter(adapter_path) as model, torch.inference_mode():
                 out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 so_far = torch.cat([prompt[0], torch.tensor(made, dtype=torch.long, device=self.device)])
                 token = choose(out.logits[0, -1].float(), so_far, sampling, generator)
             made.append(token)
+            pace.token()
             if token in self.end_ids:
                 reason = "stop"
                 break
@@ -172,7 +182,29 @@ class Model:
                 reason = "stop"
                 break
             ids = torch.tensor([[token]], device=self.device)
-        yield Piece(text.rest(), reason, prompt.shape[1], len(made))
+        yield Piece(text.rest(), reason, prompt.shape[1], len(made), pace.first_token_s, pace.tokens_per_s)
+
+
+class _Pace:
+    """How fast tokens come, from now on."""
+
+    def __init__(self) -> None:
+        self._began_s = self._last_s = time.monotonic()
+        self._tokens = 0
+        self.first_token_s: float | None = None
+
+    def token(self) -> None:
+        """One more token is there."""
+        self._last_s = time.monotonic()
+        self._tokens += 1
+        if self.first_token_s is None:
+            self.first_token_s = self._last_s - self._began_s
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        if self.first_token_s is None or self._tokens < 2:
+            return None
+        return (self._tokens - 1) / max(1e-9, self._last_s - self._began_s - self.first_token_s)
 
 
 class _Disabled:

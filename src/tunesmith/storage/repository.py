@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, Text, cast, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Select, Text, cast, or_, select, tuple_, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from tunesmith.core.errors import NotFound
+from tunesmith.core.errors import BadRequest, NotFound
 from tunesmith.storage.tables import Base
 
 RowT = TypeVar("RowT", bound=Base)
@@ -37,15 +37,42 @@ class Repository(Generic[RowT]):
         self.session.flush()
         return row
 
-    def page(self, query: Select[Any], *, cursor: int | None, limit: int) -> tuple[list[RowT], int | None]:
-        """Newest first by id; the second value is the cursor of the next page, or None at the end."""
+    def page(
+        self,
+        query: Select[Any],
+        *,
+        cursor: int | None,
+        limit: int,
+        by: ColumnElement[Any] | None = None,
+        descending: bool = True,
+    ) -> tuple[list[RowT], int | None]:
+        """Newest first by id, or in the order of `by`, which is never null and indexed together with the id.
+
+        The cursor is the id of the last row of the page before; the second value is that of the next page, or None at
+        the end. Raises `BadRequest` when the cursor's row is gone, so that its place in the order is not known.
+        """
         key = self.row.id  # type: ignore[attr-defined]
-        if cursor is not None:
-            query = query.where(key < cursor)
-        rows = list(self.session.scalars(query.order_by(key.desc()).limit(limit + 1)))
+        if by is None:
+            if cursor is not None:
+                query = query.where(key < cursor if descending else key > cursor)
+            order = [key]
+        else:
+            if cursor is not None:
+                place = tuple_(*self._place(by, cursor))
+                query = query.where(tuple_(by, key) < place if descending else tuple_(by, key) > place)
+            order = [by, key]
+        query = query.order_by(*[part.desc() if descending else part.asc() for part in order])
+        rows = list(self.session.scalars(query.limit(limit + 1)))
         more = len(rows) > limit
         rows = rows[:limit]
         return rows, rows[-1].id if more else None  # type: ignore[attr-defined]
+
+    def _place(self, by: ColumnElement[Any], cursor: int) -> tuple[Any, int]:
+        key = self.row.id  # type: ignore[attr-defined]
+        found = self.session.execute(select(by, key).where(key == cursor)).one_or_none()
+        if found is None:
+            raise BadRequest("The list has changed.", hint="Begin again at its first page, without a cursor.")
+        return found[0], found[1]
 
     def query(self) -> Select[Any]:
         return select(self.row)
@@ -62,6 +89,6 @@ def like_text(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def contains(text: str, *columns: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+def contains(text: str, *columns: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     """Whether any of `columns` holds `text`, whatever the case."""
     return or_(*[column.ilike(f"%{like_text(text)}%", escape="\\") for column in columns])

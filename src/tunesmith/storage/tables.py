@@ -43,5 +43,5 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-JsonValue = JSON().with_variant(JSONB(), "postgresql")
-"""A JSON column: text on SQLite, jsonb on PostgreSQL."""
+JsonValue = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""A JSON column: text on SQLite, jsonb on PostgreSQL. None is the database's NULL, so that `is_not(None)` means what it says."""

@@ -1,69 +1,49 @@
-"""The list of pages, and their files. Nothing on a page comes from another host, and nothing runs inline."""
+"""The list of pages, and their files."""
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
-from jinja2 import Environment, PackageLoader
 
-from tunesmith.core.errors import NotFound, Unavailable
-from tunesmith.core.version import VERSION
+from tunesmith.core.errors import NotFound
+from tunesmith.ui import files
+from tunesmith.ui.pages import dashboard, datasets, jobs, models, new_job, playground, settings, system
+from tunesmith.ui.render import HEADERS, page
 
 router = APIRouter(include_in_schema=False)
+for part in (dashboard, datasets, new_job, jobs, models, playground, settings, system):
+    router.include_router(part.router)
 
-STATIC = Path(__file__).parent / "static"
-SWAGGER_PACKAGE = "fastapi_offline"
-"""The package that ships Swagger UI's files; it is found, never imported."""
-SWAGGER_FILES = frozenset({"swagger-ui-bundle.js", "swagger-ui.css"})
-MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}
-FILES = SWAGGER_FILES | {path.name for path in STATIC.iterdir() if path.suffix in MEDIA_TYPES}
-"""Everything that is served; nothing else is looked for."""
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(loader=PackageLoader("tunesmith.ui"), autoescape=True)
-
-
-def _page(name: str) -> HTMLResponse:
-    return HTMLResponse(_templates().get_template(name).render(version=VERSION), headers=HEADERS)
-
-
-@cache
-def _swagger_folder() -> Path:
-    """Where Swagger UI's files are. Raises `Unavailable` when its package is not installed."""
-    found = find_spec(SWAGGER_PACKAGE)
-    if found is None or found.origin is None:
-        raise Unavailable("The files of the API page are not installed.", hint="pip install fastapi-offline")
-    return Path(found.origin).parent / "static"
-
-
-@router.get("/")
-def home() -> HTMLResponse:
-    """Datasets, jobs with a live loss chart, and a chat."""
-    return _page("home.html")
+FOREVER = "public, max-age=31536000, immutable"
 
 
 @router.get("/docs")
-def docs() -> HTMLResponse:
-    """Every operation of the API, to read and to try."""
-    return _page("docs.html")
+def docs(request: Request) -> HTMLResponse:
+    """Every operation of the API, to read and to try. Raises `Unavailable` when Swagger UI is not installed."""
+    files.swagger_folder()
+    return page(request, "docs.html", title="API", section="docs")
 
 
-@router.get("/static/{name}")
-def static(name: str) -> Response:
-    if name not in FILES:
-        raise NotFound()
-    folder = _swagger_folder() if name in SWAGGER_FILES else STATIC
-    return FileResponse(folder / name, media_type=MEDIA_TYPES[Path(name).suffix], headers=HEADERS)
+@router.get("/icons/{name}.svg")
+def icon(name: str) -> Response:
+    """One icon, for `<use href="/icons/<name>.svg#i">` in what scripts draw. Raises `NotFound`."""
+    drawn = files.icons().get(name)
+    if drawn is None:
+        raise NotFound(f"There is no icon {name!r}.")
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg"><symbol id="i" viewBox="0 0 24 24">{drawn}</symbol></svg>'
+    headers = {**HEADERS, "Cache-Control": "public, max-age=86400"}
+    return Response(svg, media_type="image/svg+xml", headers=headers)
+
+
+@router.get("/static/{digest}/{name:path}")
+def static(request: Request, digest: str, name: str) -> Response:
+    """A file of the pages. An older page gets today's file, and keeps it for no longer than itself."""
+    file = files.find(name)
+    headers = {
+        **HEADERS,
+        "Cache-Control": FOREVER if digest == files.digest() else "no-cache",
+        "Vary": "Accept-Encoding",
+    }
+    if not file.is_text or "gzip" not in request.headers.get("accept-encoding", ""):
+        return FileResponse(file.path, media_type=file.media_type, headers=headers)
+    return Response(files.packed(file), media_type=file.media_type, headers={**headers, "Content-Encoding": "gzip"})

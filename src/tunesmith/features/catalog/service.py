@@ -1,20 +1,20 @@
-"""Models at hand: folders in the home, the hub's cache, and what jobs have made. Read from files alone."""
+"""Models by name: which there are, and where each one is."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from tunesmith.core.errors import InvalidInput, NotFound, TunesmithError
+from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.core.recipe import Outcome
-from tunesmith.recipes.catalog import get_recipe
+from tunesmith.features.catalog import library
+from tunesmith.features.catalog.library import WHOLE_MODEL_FILE, made_model
+from tunesmith.features.catalog.memory import needs
+from tunesmith.recipes.auto import Machine
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
-from tunesmith.schemas.models import ModelRead
+from tunesmith.schemas.models import ModelRead, ModelSort
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
@@ -23,23 +23,78 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._
 JOB_NAME = re.compile(r"job:([1-9][0-9]{0,18})")
 MERGED_BASE = "base_model"
 """Artifact of a job that went on from an adapter: the base with that adapter merged in."""
-WHOLE_MODEL_FILE = "config.json"
+SCORES = ("eval_loss", "loss")
+"""The metric that `score` sorts by, the first that a model has; lower is better."""
 
 
 def list_models(settings: Settings) -> list[ModelRead]:
     """Base models by name, then what jobs made, newest first."""
-    found = {model.name: model for model in _hub_models(settings)}
-    found |= {model.name: model for model in _local_models(settings)}
-    return [*(found[name] for name in sorted(found, key=str.lower)), *_tuned_models(settings)]
+    found = library.base_models(settings)
+    return [*(found[name] for name in sorted(found, key=str.lower)), *library.tuned_models(settings)]
+
+
+def select(
+    models: Iterable[ModelRead],
+    *,
+    text: str | None = None,
+    kind: str | None = None,
+    method: str | None = None,
+    base: str | None = None,
+    licence: str | None = None,
+    sort: ModelSort | None = None,
+) -> list[ModelRead]:
+    """Those that fit every filter; in the given order unless `sort` says otherwise. Models without a score come last."""
+    wanted = (text or "").lower()
+    found = [
+        model
+        for model in models
+        if wanted in " ".join((model.name, model.title, model.base_model or "", model.dataset_name or "")).lower()
+        and kind in (None, model.kind)
+        and method in (None, model.method)
+        and base in (None, model.base_model)
+        and licence in (None, model.licence)
+    ]
+    if sort == "newest":
+        found.sort(key=lambda model: model.created_at.timestamp() if model.created_at else 0.0, reverse=True)
+    elif sort == "name":
+        found.sort(key=lambda model: (model.title or model.name).lower())
+    elif sort == "size":
+        found.sort(key=lambda model: model.size_bytes or 0, reverse=True)
+    elif sort == "score":
+        found.sort(key=score)
+    return found
+
+
+def score(model: ModelRead) -> float:
+    """The held-out loss, else the training loss, else infinity."""
+    return next((float(model.metrics[name]) for name in SCORES if name in model.metrics), float("inf"))
 
 
 def get_model(settings: Settings, name: str) -> ModelRead:
     """One model by name. Raises `NotFound` saying which there are."""
     check_name(name)
-    for model in list_models(settings):
-        if model.name == name:
-            return model
-    raise _not_here(settings, name)
+    if job := JOB_NAME.fullmatch(name):
+        found = library.tuned_model(settings, int(job[1]))
+    else:
+        found = library.base_models(settings).get(name)
+    if found is None:
+        raise _not_here(settings, name)
+    return found
+
+
+def with_memory(settings: Settings, model: ModelRead, machine: Machine) -> ModelRead:
+    """The same with what training it further takes; a tuned model takes what its base takes."""
+    info = root_info(settings, model.name)
+    return model.model_copy(update={"memory": needs(info, machine) if info else []})
+
+
+def root_info(settings: Settings, name: str) -> ModelInfo | None:
+    """The architecture under a model's name; None where it cannot be read."""
+    try:
+        ref = resolve_model(settings, None, name)
+    except (NotFound, InvalidInput):
+        return None
+    return library.info_of(Path(ref.path))
 
 
 def check_name(name: str) -> None:
@@ -94,7 +149,7 @@ def _is_inside(path: Path, root: Path) -> bool:
 
 def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
     job_dir = JobDir(settings.jobs_dir / str(job_id))
-    folder = _made_model(job_dir)
+    folder = made_model(job_dir)
     if folder is None:
         raise NotFound(
             f"Job {job_id} has no finished model.",
@@ -112,79 +167,6 @@ def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
             hint="Train again from a base model, or with method standard.",
         )
     return ModelRef(name=name, path=base.path, revision=base.revision, adapter_path=str(folder))
-
-
-def _made_model(job_dir: JobDir) -> Path | None:
-    """The model folder of a completed job, or None."""
-    ended = job_dir.read_exit()
-    if ended is None or ended.outcome != Outcome.COMPLETED or not job_dir.spec.is_file():
-        return None
-    produces = get_recipe(job_dir.read_spec().recipe).produces
-    folder = job_dir.artifacts / produces
-    return folder if produces and folder.is_dir() else None
-
-
-def _local_models(settings: Settings) -> Iterator[ModelRead]:
-    for folder in sorted(settings.models_dir.iterdir()) if settings.models_dir.is_dir() else ():
-        if folder.name.startswith(".") or not (folder / WHOLE_MODEL_FILE).is_file():
-            continue
-        name = folder.name.replace("--", "/", 1)
-        starter = name == "HuggingFaceTB/SmolLM2-135M-Instruct"
-        yield _base(name, folder, "starter" if starter else "local")
-
-
-def _hub_models(settings: Settings) -> Iterator[ModelRead]:
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    try:
-        repos = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except huggingface_hub.CacheNotFound:
-        return
-    for repo in repos:
-        snapshots = [r.snapshot_path for r in repo.revisions if (r.snapshot_path / WHOLE_MODEL_FILE).is_file()]
-        if repo.repo_type == "model" and snapshots:
-            yield _base(repo.repo_id, snapshots[-1], "hub_cache")
-
-
-def _base(name: str, folder: Path, source: Any) -> ModelRead:
-    """What the folder says; a folder that cannot be read is listed by its name alone."""
-    try:
-        info = read_model_info(folder)
-    except TunesmithError:
-        return ModelRead(name=name, kind="base", source=source)
-    return ModelRead(
-        name=name,
-        kind="base",
-        source=source,
-        num_parameters=info.num_parameters,
-        size_bytes=info.size_bytes,
-        architecture=info.architecture,
-        context_length=info.context_length,
-        created_at=datetime.fromtimestamp(folder.stat().st_mtime, UTC),
-    )
-
-
-def _tuned_models(settings: Settings) -> Iterator[ModelRead]:
-    """The job directory says it all: what was trained on what, and how well it went."""
-    names = [path.name for path in settings.jobs_dir.iterdir()] if settings.jobs_dir.is_dir() else []
-    for job_id in sorted((int(name) for name in names if name.isdigit()), reverse=True):
-        job_dir = JobDir(settings.jobs_dir / str(job_id))
-        folder = _made_model(job_dir)
-        if folder is None:
-            continue
-        spec, ended = job_dir.read_spec(), job_dir.read_exit()
-        yield ModelRead(
-            name=f"job:{job_id}",
-            kind="tuned",
-            source="job",
-            job_id=job_id,
-            base_model=spec.model.name if spec.model else None,
-            method=spec.recipe,
-            size_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-            metrics=dict(ended.metrics) if ended else {},
-            created_at=datetime.fromtimestamp(folder.stat().st_mtime, UTC),
-        )
 
 
 def _not_here(settings: Settings, name: str) -> NotFound:

@@ -1,25 +1,30 @@
-"""REST routes of chat: an answer in one piece, or streamed as server-sent events in the style of OpenAI."""
+"""REST routes of chat: an answer in one piece, or streamed as server-sent events in the style of OpenAI; and of ratings."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx
-from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.core.errors import TunesmithError, Unavailable
 from tunesmith.executors.serving import Endpoint
+from tunesmith.features.chat import ratings
 from tunesmith.features.chat.service import Partner, completion_body, partner, partner_of_job
-from tunesmith.http.session import AppState, State
+from tunesmith.http.pagination import Cursor, Limit
+from tunesmith.http.session import AppState, DbSession, State
+from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.jobs import ChatAnswer, ChatRequest
+from tunesmith.schemas.models import RatingCount, RatingCreate, RatingRead, RatingUpdate, Verdict
 
-router = APIRouter(tags=["chat"])
+router = APIRouter()
+talk = APIRouter(tags=["chat"])
+rated = APIRouter(prefix="/ratings", tags=["ratings"])
 
 TIMEOUT = httpx.Timeout(10, read=600)
 
@@ -31,7 +36,7 @@ class ModelChatRequest(ChatRequest):
     """A base model's name, or `job:<id>`."""
 
 
-@router.post("/jobs/{job_id}/chat", response_model=ChatAnswer)
+@talk.post("/jobs/{job_id}/chat", response_model=ChatAnswer)
 async def chat_with_job(job_id: int, body: ChatRequest, state: State) -> Any:
     """Talk to the model that a finished job made."""
 
@@ -42,7 +47,7 @@ async def chat_with_job(job_id: int, body: ChatRequest, state: State) -> Any:
     return await _answer(state, await run_in_threadpool(find), body)
 
 
-@router.post("/models/chat", response_model=ChatAnswer)
+@talk.post("/models/chat", response_model=ChatAnswer)
 async def chat_with_model(body: ModelChatRequest, state: State) -> Any:
     """Talk to a base model, or to `job:<id>`."""
 
@@ -58,7 +63,6 @@ async def _answer(state: AppState, who: Partner, body: ChatRequest) -> Any:
         return StreamingResponse(
             _stream(state, who, body), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
-    began_s = time.monotonic()
     try:
         answer = await _ask(state, who, body)
     except httpx.TransportError:
@@ -76,7 +80,7 @@ async def _answer(state: AppState, who: Partner, body: ChatRequest) -> Any:
         finish_reason=choice["finish_reason"] or "stop",
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
-        tokens_per_s=usage["completion_tokens"] / max(1e-9, time.monotonic() - began_s),
+        **told["timings"],
     )
 
 
@@ -121,3 +125,72 @@ def _told_error(answer: httpx.Response) -> TunesmithError:
     error.details = list(told.get("details", []))
     error.status = status if 400 <= status < 500 else Unavailable.status
     return error
+
+
+# -- what people think of answers --------------------------------------------------------------------------------------
+
+RatingId = Annotated[int, Path(ge=1, lt=2**63, description="The rating's number.", examples=[1])]
+OfModel = Annotated[str | None, Query(max_length=500, description="Of this model only.")]
+OfVerdict = Annotated[Verdict | None, Query(description="Only these.")]
+NOT_HERE: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody, "description": "No such rating."}}
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/x-ndjson": {}, "text/csv": {}}, "description": "The file."}
+}
+MEDIA_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
+
+
+@rated.post("/", status_code=201, summary="Rate an answer")
+def create_rating(body: RatingCreate, session: DbSession) -> RatingRead:
+    """Thumbs up or down for what a model said, with the conversation before it."""
+    return ratings.rate(session, body)
+
+
+@rated.get("/", summary="List ratings")
+def list_ratings(
+    session: DbSession,
+    model: OfModel = None,
+    verdict: OfVerdict = None,
+    q: Annotated[str | None, Query(max_length=200, description="Part of the answer or the note.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[RatingRead]:
+    """Newest first."""
+    return ratings.list_ratings(session, model=model, verdict=verdict, text=q, cursor=cursor, limit=limit)
+
+
+@rated.get("/summary", summary="Ratings counted by model")
+def summarise_ratings(session: DbSession, model: OfModel = None) -> list[RatingCount]:
+    """Those with the most ratings first."""
+    return ratings.counts(session, model)
+
+
+@rated.get("/export", response_class=Response, responses=FILE, summary="Ratings as a file")
+def export_ratings(
+    state: State,
+    kind: Annotated[Literal["jsonl", "csv"], Query(alias="format", description="JSON Lines is exact.")] = "jsonl",
+    model: OfModel = None,
+    verdict: OfVerdict = None,
+) -> Response:
+    """Oldest first. In CSV, cells that would start a formula in a spreadsheet get a quote."""
+    headers = {"Content-Disposition": f'attachment; filename="ratings.{kind}"', "X-Content-Type-Options": "nosniff"}
+    pieces = ratings.export(state.database, kind, model=model, verdict=verdict)
+    return StreamingResponse(pieces, media_type=MEDIA_TYPES[kind], headers=headers)
+
+
+@rated.get("/{rating_id}", responses=NOT_HERE, summary="One rating")
+def get_rating(rating_id: RatingId, session: DbSession) -> RatingRead:
+    return ratings.get(session, rating_id)
+
+
+@rated.patch("/{rating_id}", responses=NOT_HERE, summary="Change a rating")
+def change_rating(rating_id: RatingId, body: RatingUpdate, session: DbSession) -> RatingRead:
+    return ratings.change(session, rating_id, body)
+
+
+@rated.delete("/{rating_id}", status_code=204, responses=NOT_HERE, summary="Withdraw a rating")
+def delete_rating(rating_id: RatingId, session: DbSession) -> None:
+    ratings.withdraw(session, rating_id)
+
+
+router.include_router(talk)
+router.include_router(rated)

@@ -2,279 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
-from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
-from tunesmith.core.errors import BadRequest, Conflict, TunesmithError
-from tunesmith.features.datasets import comparing, files
+from tunesmith.core.errors import BadRequest, TunesmithError
+from tunesmith.features.datasets import comparing, files, rows, trying
 from tunesmith.features.datasets.export import export
-from tunesmith.features.datasets.multipart import Sink, receive
-from tunesmith.features.datasets.service import Datasets, upload_path, upload_size, whole_upload
-from tunesmith.features.datasets.tables import UploadRow
+from tunesmith.features.datasets.media import HEADERS as MEDIA_HEADERS
+from tunesmith.features.datasets.media import find_media
+from tunesmith.features.datasets.service import Datasets
+from tunesmith.features.datasets.upload_api import Service
+from tunesmith.features.datasets.upload_api import router as uploads
 from tunesmith.http.pagination import Cursor, Limit
-from tunesmith.http.session import AppState, DbSession, State
-from tunesmith.schemas.common import Page, Wire
+from tunesmith.http.session import State
+from tunesmith.schemas.common import Page
 from tunesmith.schemas.datasets import (
+    BulkAnswer,
+    BulkRequest,
+    BulkResult,
     DatasetPreview,
     DatasetRead,
     DatasetStatistics,
     DatasetUpdate,
+    EditRequest,
+    RepairPreview,
     RepairRequest,
+    TagCount,
     ValidationReport,
     VersionRead,
 )
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
+router.include_router(uploads)
 
 DatasetId = int
 Digest = Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$", description="A version; the newest when absent.")]
-
-
-def get_datasets(state: State, session: DbSession) -> Datasets:
-    return Datasets(state.settings, session, state.bus)
-
-
-Service = Annotated[Datasets, Depends(get_datasets)]
-
-
-class UploadResult(BaseModel):
-    """What became of one file of a bulk upload."""
-
-    file_name: str
-    dataset: DatasetRead | None = None
-    error: dict[str, Any] | None = None
-
-
-class UploadAnswer(BaseModel):
-    """`items` has one entry for each file of the request."""
-
-    items: list[UploadResult]
-
-
-class UploadBegin(Wire):
-    name: str = Field(min_length=1, max_length=255, examples=["support.jsonl"])
-    """File name; its ending helps to tell the format."""
-    size_bytes: int = Field(ge=1, lt=2**62)
-
-
-class UploadState(BaseModel):
-    id: str
-    name: str
-    size_bytes: int
-    offset: int
-    """Bytes that have come."""
-
-
-class UploadCommit(Wire):
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    """Of the whole file; checked when given."""
-
-
-class _Files(Sink):
-    """Takes the files of one request; a bad one does not spoil the others."""
-
-    def __init__(self, state: AppState) -> None:
-        self.state = state
-        self.incoming: files.Incoming | None = None
-        self.name = ""
-        self.problem: TunesmithError | None = None
-        self.results: list[tuple[str, files.Received | TunesmithError]] = []
-
-    def begin(self, file_name: str) -> None:
-        self.name, self.problem, self.incoming = file_name, None, None
-        try:
-            self.incoming = files.Incoming(self.state.settings)
-        except TunesmithError as error:
-            self.problem = error
-
-    def write(self, data: bytes) -> None:
-        if self.problem is None and self.incoming is not None:
-            try:
-                self.incoming.write(data)
-            except TunesmithError as error:
-                self.problem = error
-                self.incoming.discard()
-
-    def end(self) -> None:
-        result: files.Received | TunesmithError | None = self.problem
-        if result is None and self.incoming is not None:
-            try:
-                result = self.incoming.finish()
-            except TunesmithError as error:
-                self.incoming.discard()
-                result = error
-        self.incoming = None
-        if result is not None:
-            self.results.append((self.name, result))
-
-    def discard(self) -> None:
-        """Remove what no dataset has taken."""
-        if self.incoming:
-            self.incoming.discard()
-        for _, result in self.results:
-            if isinstance(result, files.Received):
-                result.path.unlink(missing_ok=True)
-
-
-@router.post("/", status_code=201, response_model=UploadAnswer, responses={207: {"model": UploadAnswer}}, openapi_extra={
-    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
-        "type": "object", "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                                         "name": {"type": "string"}, "description": {"type": "string"}}}}}},
-})  # fmt: skip
-async def upload(request: Request, response: Response, state: State) -> UploadAnswer:
-    """Upload one file or many. Each becomes a dataset that is `processing` until it is read.
-
-    With a single bad file the answer is its error; with several files each has its own result and the status is 207 when
-    some failed.
-    """
-    sink = _Files(state)
-    try:
-        fields = await receive(request.headers.get("content-type", ""), request.stream(), sink, run_in_threadpool)
-        if not sink.results:
-            raise BadRequest("The request has no file.", hint='Send it as a part named "file".')
-        items = await run_in_threadpool(_make_all, state, sink.results, fields)
-    except ClientDisconnect:
-        raise BadRequest("The upload was cut off.") from None
-    finally:
-        await run_in_threadpool(sink.discard)
-    if any(item.error for item in items):
-        response.status_code = 207
-    state.wake_datasets()
-    return UploadAnswer(items=items)
-
-
-def _make_all(
-    state: AppState, results: list[tuple[str, files.Received | TunesmithError]], fields: dict[str, str]
-) -> list[UploadResult]:
-    """One unit of work a file, so that one bad file leaves the others."""
-    single = len(results) == 1
-    items = []
-    for file_name, result in results:
-        if isinstance(result, TunesmithError):
-            if single:
-                raise result
-            items.append(UploadResult(file_name=file_name[:255], error=result.body()))
-            continue
-        name = fields.get("name") if single else None
-        made = make_dataset(state, result, file_name, name, fields.get("description", ""))
-        items.append(UploadResult(file_name=made.file_name, dataset=made))
-    return items
-
-
-def make_dataset(
-    state: AppState, received: files.Received, file_name: str, name: str | None, description: str
-) -> DatasetRead:
-    with state.database.unit_of_work() as session:
-        datasets = Datasets(state.settings, session, state.bus)
-        row = datasets.create(received, file_name, name, description)
-        return datasets.read([row])[0]
-
-
-@router.put("/upload", status_code=201, response_model=DatasetRead, openapi_extra={
-    "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-})  # fmt: skip
-async def upload_raw(
-    request: Request,
-    state: State,
-    file_name: Annotated[str, Query(min_length=1, max_length=255, examples=["support.jsonl"])],
-    name: Annotated[str | None, Query(max_length=200)] = None,
-) -> DatasetRead:
-    """Upload one file as the body of the request: `curl --upload-file data.csv '…/datasets/upload?file_name=data.csv'`."""
-    incoming = await run_in_threadpool(files.Incoming, state.settings)
-    try:
-        async for chunk in request.stream():
-            if chunk:
-                await run_in_threadpool(incoming.write, chunk)
-        received = await run_in_threadpool(incoming.finish)
-        made = await run_in_threadpool(make_dataset, state, received, file_name, name, "")
-    except ClientDisconnect:
-        raise BadRequest("The upload was cut off.") from None
-    finally:
-        await run_in_threadpool(incoming.discard)
-    state.wake_datasets()
-    return made
-
-
-@router.post("/uploads", status_code=201, response_model=UploadState)
-def begin_upload(body: UploadBegin, service: Service) -> UploadState:
-    """Begin an upload that may be broken off and continued."""
-    row = service.begin_upload(body.name, body.size_bytes)
-    return UploadState(id=row.id, name=row.name, size_bytes=row.size_bytes, offset=0)
-
-
-@router.get("/uploads/{upload_id}", response_model=UploadState)
-def upload_state(upload_id: str, service: Service) -> UploadState:
-    """How much has come: go on from `offset`."""
-    have = upload_size(service.settings, upload_id)
-    row = service.rows.upload(upload_id)
-    return UploadState(id=row.id, name=row.name, size_bytes=row.size_bytes, offset=have)
-
-
-@router.patch("/uploads/{upload_id}", response_model=UploadState, openapi_extra={
-    "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-})  # fmt: skip
-async def upload_part(
-    upload_id: str, request: Request, state: State, offset: Annotated[int, Query(ge=0, lt=2**62)]
-) -> UploadState:
-    """Send the bytes from `offset` on. What has come is kept even when the connection breaks."""
-    upload = await run_in_threadpool(_open_upload, state, upload_id, offset)
-    try:
-        async for chunk in request.stream():
-            if chunk:
-                await run_in_threadpool(upload.append, chunk)
-    except ClientDisconnect:
-        raise BadRequest("The upload was cut off.", hint="Ask for the offset and go on from there.") from None
-    finally:
-        await run_in_threadpool(upload.close)
-    return UploadState(id=upload_id, name=upload.name, size_bytes=upload.size_bytes, offset=upload.offset)
-
-
-def _open_upload(state: AppState, upload_id: str, offset: int) -> files.Resumed:
-    row = _upload(state, upload_id)
-    have = upload_size(state.settings, upload_id)
-    if offset != have:
-        raise Conflict(
-            f"{have} bytes have come, so the next part begins there, not at {offset}.", hint="Ask for the offset."
-        )
-    return files.Resumed(upload_path(state.settings, upload_id), row.name, row.size_bytes)
-
-
-def _upload(state: AppState, upload_id: str) -> UploadRow:
-    upload_path(state.settings, upload_id)
-    with state.database.unit_of_work(readonly=True) as session:
-        return Datasets(state.settings, session, state.bus).rows.upload(upload_id)
-
-
-@router.post("/uploads/{upload_id}/commit", status_code=201, response_model=DatasetRead)
-def commit_upload(upload_id: str, body: UploadCommit, state: State) -> DatasetRead:
-    """The upload is whole: make it a dataset."""
-    received = whole_upload(state.settings, _upload(state, upload_id), body.sha256)
-    with state.database.unit_of_work() as session:
-        service = Datasets(state.settings, session, state.bus)
-        made = service.read([service.take_upload(upload_id, received)])[0]
-    state.wake_datasets()
-    return made
+DatasetKind = Literal["text", "image", "audio", "video", "tabular"]
+Sort = Literal["created", "name", "rows", "size"]
 
 
 @router.get("/", response_model=Page[DatasetRead])
 def list_datasets(
     service: Service,
-    type: Literal["text", "image", "audio", "video", "tabular"] | None = None,  # noqa: A002
+    type: DatasetKind | None = None,  # noqa: A002
     status: Literal["processing", "ready", "failed"] | None = None,
     tag: Annotated[str | None, Query(max_length=50)] = None,
     q: Annotated[str | None, Query(max_length=200, description="In name, description or file name.")] = None,
+    sort: Sort = "created",
+    order: Annotated[
+        Literal["asc", "desc"] | None, Query(description="Names ascend and all else descends when absent.")
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[DatasetRead]:
-    """Datasets, newest first."""
-    query = service.rows.filtered(kind=type, status=status, tag=tag, text=q)
-    rows, next_cursor = service.rows.page(query, cursor=cursor, limit=limit)
-    return Page(items=service.read(rows), next_cursor=next_cursor, total=service.rows.count(query))
+    """Datasets, newest first unless `sort` says otherwise."""
+    return service.page(kind=type, status=status, tag=tag, text=q, sort=sort, order=order, cursor=cursor, limit=limit)
+
+
+@router.get("/tags", response_model=list[TagCount])
+def tags(service: Service) -> list[TagCount]:
+    """Tags in use, the most used first."""
+    return [TagCount(tag=tag, num_datasets=count) for tag, count in service.rows.tags()]
+
+
+@router.post("/bulk", response_model=BulkAnswer, responses={207: {"model": BulkAnswer}})
+def bulk(body: BulkRequest, response: Response, state: State) -> BulkAnswer:
+    """Delete or tag many datasets. Each has its own result; the status is 207 when some failed."""
+    if body.action != "delete" and not body.tags:
+        raise BadRequest("No tag is named.", hint="Put the tags to add or take away into `tags`.")
+    items = []
+    for dataset_id in dict.fromkeys(body.ids):
+        result = BulkResult(id=dataset_id)
+        try:
+            with state.database.unit_of_work() as session:
+                datasets = Datasets(state.settings, session, state.bus)
+                if body.action == "delete":
+                    datasets.delete(dataset_id, state.dataset_users)
+                elif body.action == "tag":
+                    datasets.retag(dataset_id, add=body.tags)
+                else:
+                    datasets.retag(dataset_id, remove=body.tags)
+        except TunesmithError as error:
+            result.error = error.body()
+            response.status_code = 207
+        items.append(result)
+    return BulkAnswer(items=items)
 
 
 @router.get("/{dataset_id}", response_model=DatasetRead)
@@ -314,9 +128,31 @@ def preview(
     version: Digest = None,
     offset: Annotated[int, Query(ge=0, lt=2**62)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 20,
+    row: Annotated[
+        list[int] | None, Query(max_length=500, description="Only the rows of these numbers, from 1; may be repeated.")
+    ] = None,
+    q: Annotated[str | None, Query(min_length=1, max_length=200, description="Only rows that hold this text.")] = None,
+    max_chars: Annotated[int | None, Query(ge=1, le=10_000_000, description="Longer cells are cut.")] = None,
 ) -> DatasetPreview:
-    """Rows from `offset` on."""
-    return service.preview(dataset_id, version, offset, limit)
+    """Rows from `offset` on, or those that are named, or those that hold a text; `next_offset` tells where to go on."""
+    data = service.data(dataset_id, version)
+    if row is not None:
+        return rows.read_numbers(data, row, max_chars)
+    if q is not None:
+        return rows.search(data, q, offset, limit, max_chars)
+    return rows.read_range(data, offset, limit, max_chars)
+
+
+@router.get(
+    "/{dataset_id}/media/{name}",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)
+def media(dataset_id: DatasetId, name: str, service: Service) -> FileResponse:
+    """An image, sound or film, by the name that a row tells in `media`; parts of it by `Range`."""
+    service.rows.get(dataset_id)
+    path, media_type = find_media(service.settings, dataset_id, name)
+    return FileResponse(path, media_type=media_type, headers=MEDIA_HEADERS)
 
 
 @router.get("/{dataset_id}/versions", response_model=list[VersionRead])
@@ -341,6 +177,30 @@ def repair(
     row = service.repair(dataset_id, version, body)
     state.wake_datasets()
     return service.read([row])[0]
+
+
+@router.post("/{dataset_id}/repair/preview", response_model=RepairPreview)
+def preview_repair(dataset_id: DatasetId, body: RepairRequest, state: State, version: Digest = None) -> RepairPreview:
+    """What the repairs would change, with some rows before and after. Nothing is changed."""
+    return trying.try_repairs(state.settings, state.database, dataset_id, version, body)
+
+
+@router.post("/{dataset_id}/edit", status_code=202, response_model=DatasetRead)
+def edit(
+    dataset_id: DatasetId, body: EditRequest, service: Service, state: State, version: Digest = None
+) -> DatasetRead:
+    """Make a new version with some cells changed and some rows gone; the old one stays."""
+    row = service.edit(dataset_id, version, body)
+    state.wake_datasets()
+    return service.read([row])[0]
+
+
+@router.post("/{dataset_id}/versions/{digest}/restore", response_model=DatasetRead)
+def restore(
+    dataset_id: DatasetId, digest: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")], service: Service
+) -> DatasetRead:
+    """Show an older version again; the others stay. This undoes a repair, an edit or a mapping."""
+    return service.read([service.restore(dataset_id, digest)])[0]
 
 
 @router.get(

@@ -160,7 +160,10 @@ def sweep(settings: Settings, dataset_ids: set[int], upload_ids: set[str]) -> in
     """Remove what killed uploads and deletions left; returns how many things."""
     removed = 0
     for path in settings.uploads_dir.iterdir():
-        if path.name.removesuffix(".resumable") not in upload_ids:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+            removed += 1
+        elif path.name.removesuffix(".resumable") not in upload_ids:
             path.unlink(missing_ok=True)
             removed += 1
     for path in settings.datasets_dir.iterdir():

@@ -15,7 +15,7 @@ from typing import Any
 
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.job_dir import fsync_dir
-from tunesmith.features.datasets import comparing, files
+from tunesmith.features.datasets import asking, files
 from tunesmith.features.datasets.child import Child
 from tunesmith.features.datasets.repository import DatasetRepository
 from tunesmith.features.datasets.service import Datasets
@@ -60,7 +60,7 @@ class Processing:
         self._wake.set()
         for child in list(self._children):
             child.kill()
-        comparing.stop()
+        asking.stop()
         for thread in self._threads:
             thread.join(10)
 
@@ -116,7 +116,7 @@ class Processing:
             request["source"] = str(files.original_path(self.settings, dataset_id))
         else:
             request["version_dir"] = str(files.version_dir(self.settings, dataset_id, task["base"]))
-        request |= {key: task[key] for key in ("shape", "mapping", "repairs") if task.get(key) is not None}
+        request |= {key: task[key] for key in ("shape", "mapping", "repairs", "edits") if task.get(key) is not None}
         return request
 
     def _child(
@@ -158,7 +158,7 @@ class Processing:
             if error is not None:
                 datasets.failed(row, error)
             else:
-                origin = {"ingest": "upload", "repair": "repair", "remap": "mapping"}[task["action"]]
+                origin = {"ingest": "upload", "repair": "repair", "remap": "mapping", "edit": "edit"}[task["action"]]
                 datasets.processed(row, about, origin)
 
     def _place(self, dataset_id: int, digest: str, work: Path) -> None:

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Text, column, delete, func, or_, select, update
 
 from tunesmith.core.errors import NotFound
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
 from tunesmith.storage.repository import Repository, contains, like_text
+
+SORTS: dict[str, ColumnElement[Any] | None] = {
+    "created": None,
+    "name": func.lower(DatasetRow.name),
+    "rows": DatasetRow.num_rows.expression,
+    "size": DatasetRow.size_bytes.expression,
+}
+"""What a list can be sorted by; each has an index."""
+MAX_TAGS = 500
 
 
 class DatasetRepository(Repository[DatasetRow]):
@@ -32,6 +41,14 @@ class DatasetRepository(Repository[DatasetRow]):
 
     def count(self, query: Select[Any]) -> int:
         return int(self.session.scalar(select(func.count()).select_from(query.subquery())) or 0)
+
+    def tags(self) -> list[tuple[str, int]]:
+        """Tags in use, each with its number of datasets, the most used first."""
+        postgres = self.session.get_bind().dialect.name == "postgresql"
+        each = func.jsonb_array_elements_text if postgres else func.json_each
+        tag: ColumnElement[str] = each(DatasetRow.tags).table_valued(column("value", Text), name="tag").c.value
+        query = select(tag, func.count()).select_from(DatasetRow).group_by(tag).order_by(func.count().desc(), tag)
+        return [(name, count) for name, count in self.session.execute(query.limit(MAX_TAGS))]
 
     def names_like(self, base: str) -> set[str]:
         return set(
@@ -109,6 +126,9 @@ class DatasetRepository(Repository[DatasetRow]):
                 "There is no such upload.", hint="It may have been committed or have expired; begin a new one."
             )
         return found
+
+    def uploads_before(self, instant: datetime) -> list[UploadRow]:
+        return list(self.session.scalars(select(UploadRow).where(UploadRow.created_at < instant)))
 
     def upload_ids(self) -> set[str]:
         return set(self.session.scalars(select(UploadRow.id)))

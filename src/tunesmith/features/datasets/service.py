@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InUse, InvalidInput, NotFound
 from tunesmith.core.job_spec import DatasetRef
-from tunesmith.dataprep.shapes import SHAPES
+from tunesmith.dataprep.shapes import SHAPES, Shape
 from tunesmith.features.datasets import files
-from tunesmith.features.datasets.repository import DatasetRepository
+from tunesmith.features.datasets.repository import SORTS, DatasetRepository
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
 from tunesmith.live.bus import Bus
+from tunesmith.schemas.common import Page
 from tunesmith.schemas.datasets import (
-    DatasetPreview,
     DatasetRead,
     DatasetStatistics,
     DatasetStatus,
     DatasetUpdate,
+    EditRequest,
     RepairRequest,
+    UploadCommit,
     ValidationReport,
     VersionRead,
 )
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
 
     from tunesmith.storage.database import Session
 
-PREVIEW_BATCH_ROWS = 64
-MAX_PREVIEW_BYTES = 8 * 1024**2
+UPLOADS_KEPT = timedelta(days=7)
+"""How long an upload may take, and wait for its commit."""
+MAX_TAG_CHARS = 50
 
 
 class Datasets:
@@ -50,7 +53,15 @@ class Datasets:
     # -- making -----------------------------------------------------------------------------------------------------
 
     def create(
-        self, received: files.Received, file_name: str, name: str | None = None, description: str = ""
+        self,
+        received: files.Received,
+        file_name: str,
+        name: str | None = None,
+        description: str = "",
+        *,
+        tags: Iterable[str] = (),
+        shape: str | None = None,
+        mapping: dict[str, str] | None = None,
     ) -> DatasetRow:
         """A dataset from a received file; its processing begins once this is committed."""
         shown = plain_name(file_name)
@@ -61,8 +72,9 @@ class Datasets:
         )
         now = utc_now()
         row = DatasetRow(
-            name=self._free_name(wanted or "dataset"), description=description[:10_000], tags=[], status=DatasetStatus.PROCESSING,
-            progress=0.0, file_name=shown, size_bytes=received.size_bytes, sha256=received.sha256, task={"action": "ingest"},
+            name=self._free_name(wanted or "dataset"), description=description[:10_000], tags=clean_tags(tags), num_rows=0,
+            status=DatasetStatus.PROCESSING, progress=0.0, file_name=shown, size_bytes=received.size_bytes,
+            sha256=received.sha256, task={"action": "ingest", "shape": shape, "mapping": mapping},
             created_at=now, updated_at=now,
         )  # fmt: skip
         self.rows.add(row)
@@ -90,6 +102,25 @@ class Datasets:
         """The wire form of each."""
         versions = self.rows.newest_versions(rows)
         return [self._read_one(row, versions[row.id].about if row.id in versions else {}) for row in rows]
+
+    def page(
+        self,
+        *,
+        kind: str | None = None,
+        status: str | None = None,
+        tag: str | None = None,
+        text: str | None = None,
+        sort: str = "created",
+        order: str | None = None,
+        cursor: int | None = None,
+        limit: int = 50,
+    ) -> Page[DatasetRead]:
+        """One page of a list; names come in alphabetical order and all else the greatest first, unless `order` says asc
+        or desc. Raises `BadRequest` when the cursor's dataset is gone."""
+        query = self.rows.filtered(kind=kind, status=status, tag=tag, text=text)
+        descending = (order or ("asc" if sort == "name" else "desc")) == "desc"
+        rows, following = self.rows.page(query, cursor=cursor, limit=limit, by=SORTS[sort], descending=descending)
+        return Page(items=self.read(rows), next_cursor=following, total=self.rows.count(query))
 
     def _read_one(self, row: DatasetRow, about: dict[str, Any]) -> DatasetRead:
         fields = ("id", "name", "description", "tags", "type", "status", "progress", "error", "file_name", "size_bytes", "sha256",
@@ -122,32 +153,10 @@ class Datasets:
     def statistics(self, dataset_id: int, digest: str | None) -> DatasetStatistics:
         return DatasetStatistics.model_validate(self._stored(dataset_id, digest, "statistics.json"))
 
-    def preview(self, dataset_id: int, digest: str | None, offset: int, limit: int) -> DatasetPreview:
-        """Rows from `offset` (0 is the first); only the row groups that hold them are read, a few rows at a time.
-
-        Fewer than `limit` when they are so long that the answer would pass `MAX_PREVIEW_BYTES`.
-        """
-        import pyarrow.parquet as pq
-
+    def data(self, dataset_id: int, digest: str | None) -> Path:
+        """The file that holds the rows of that version, or of the newest. Raises like `version`."""
         version = self.version(dataset_id, digest)
-        rows: list[dict[str, Any]] = []
-        size_bytes = 0
-        with pq.ParquetFile(files.version_dir(self.settings, dataset_id, version.digest) / "data.parquet") as file:
-            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            starts = list(itertools.accumulate(groups, initial=0))
-            wanted = [g for g in range(len(groups)) if starts[g + 1] > offset and starts[g] < offset + limit]
-            number = starts[wanted[0]] if wanted else 0
-            for batch in file.iter_batches(batch_size=PREVIEW_BATCH_ROWS, row_groups=wanted, use_threads=False):
-                first = min(max(0, offset - number), batch.num_rows)
-                part = batch.slice(first, limit - len(rows))
-                rows += [{"row": number + first + i + 1, **row} for i, row in enumerate(part.to_pylist())]
-                number += batch.num_rows
-                size_bytes += part.nbytes
-                if len(rows) == limit or size_bytes > MAX_PREVIEW_BYTES:
-                    break
-            total = starts[-1]
-            names = file.schema_arrow.names
-        return DatasetPreview(columns=names, rows=rows, total_rows=total)
+        return files.version_dir(self.settings, dataset_id, version.digest) / "data.parquet"
 
     def version_reads(self, dataset_id: int) -> list[VersionRead]:
         self.rows.get(dataset_id)
@@ -168,7 +177,7 @@ class Datasets:
         if changes.description is not None:
             row.description = changes.description
         if changes.tags is not None:
-            row.tags = sorted({tag.strip()[:50] for tag in changes.tags if tag.strip()})
+            row.tags = clean_tags(changes.tags)
         if changes.shape is not None or changes.mapping is not None:
             base = self.version(dataset_id, None)
             self._check_mapping(base.about, changes)
@@ -178,12 +187,7 @@ class Datasets:
         return row
 
     def _check_mapping(self, about: dict[str, Any], changes: DatasetUpdate) -> None:
-        shape = SHAPES.get(changes.shape or about["shape"])
-        if shape is None:
-            raise InvalidInput(
-                f"There is no row shape {changes.shape!r}.", hint=f"Choose one of: {', '.join(SHAPES)}.",
-                details=[{"loc": "shape", "message": "unknown"}],
-            )  # fmt: skip
+        shape = _shape(changes.shape or about["shape"])
         problems = [
             {
                 "loc": f"mapping.{role}",
@@ -203,19 +207,52 @@ class Datasets:
         """Make a new version with the chosen repairs."""
         row = self.rows.get(dataset_id, for_update=True)
         base = self.version(dataset_id, digest)
-        if not any(
-            (request.fix_encoding, request.strip, request.drop_empty, request.drop_duplicates, request.length_bounds)
-        ):
-            raise InvalidInput(
-                "No repair is chosen.",
-                hint="Set some of fix_encoding, strip, drop_empty, drop_duplicates, length_bounds to true.",
-            )
-        if request.min_input_chars > request.max_input_chars or request.min_output_chars > request.max_output_chars:
-            raise InvalidInput(
-                "A least length is above its greatest length.",
-                details=[{"loc": "min_input_chars", "message": "too large"}],
-            )
+        check_repairs(request)
         self._schedule(row, {"action": "repair", "repairs": request.model_dump(), "base": base.digest})
+        self._changed(row)
+        return row
+
+    def edit(self, dataset_id: int, digest: str | None, request: EditRequest) -> DatasetRow:
+        """Make a new version with some cells changed and some rows gone."""
+        row = self.rows.get(dataset_id, for_update=True)
+        base = self.version(dataset_id, digest)
+        if not request.cells and not request.drop_rows:
+            raise InvalidInput("There is nothing to change.", hint="Name some cells or some rows.")
+        about = base.about
+        problems = [
+            {"loc": f"cells.{n}", "message": f"row {cell.row}, column {cell.column[:80]!r} is not there"}
+            for n, cell in enumerate(request.cells)
+            if cell.row > about["num_rows"] or cell.column not in about["columns"]
+        ]
+        problems += [
+            {"loc": f"drop_rows.{n}", "message": f"row {number} is not there"}
+            for n, number in enumerate(request.drop_rows)
+            if number > about["num_rows"]
+        ]
+        if problems:
+            raise InvalidInput(
+                f"{len(problems)} of the changes are of cells or rows that are not there.",
+                hint=f"Version {base.number} has rows 1 to {about['num_rows']} and the columns {', '.join(about['columns'][:20])}.",
+                details=problems[:100],
+            )
+        self._schedule(row, {"action": "edit", "edits": request.model_dump(), "base": base.digest})
+        self._changed(row)
+        return row
+
+    def restore(self, dataset_id: int, digest: str) -> DatasetRow:
+        """Show an older version again; the newer ones stay. Undoes repairs, edits and mappings."""
+        row = self.rows.get(dataset_id, for_update=True)
+        version = self.rows.version(dataset_id, digest)
+        if row.task is not None:
+            raise Conflict(f"Dataset {row.id} is being processed.", hint="Try again when its status is ready.")
+        row.version, row.type, row.num_rows = digest, version.about["type"], version.about["num_rows"]
+        row.error = None
+        self._changed(row)
+        return row
+
+    def retag(self, dataset_id: int, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> DatasetRow:
+        row = self.rows.get(dataset_id, for_update=True)
+        row.tags = clean_tags((set(row.tags) | set(clean_tags(add))) - set(clean_tags(remove)))
         self._changed(row)
         return row
 
@@ -254,6 +291,7 @@ class Datasets:
                 )
             )
         row.version, row.type, row.status, row.progress = about["digest"], about["type"], DatasetStatus.READY, 1.0
+        row.num_rows = about["num_rows"]
         row.task = row.worker_id = row.error = None
         self._changed(row)
 
@@ -268,6 +306,8 @@ class Datasets:
     def begin_upload(self, name: str, size_bytes: int) -> UploadRow:
         files.check_size(self.settings, size_bytes)
         files.refuse_when_disk_is_low(self.settings)
+        for old in self.rows.uploads_before(utc_now() - UPLOADS_KEPT):
+            self.drop_upload(old.id)
         row = UploadRow(
             id=str(uuid.uuid4()), name=plain_name(name) or "upload", size_bytes=size_bytes, created_at=utc_now()
         )
@@ -275,12 +315,73 @@ class Datasets:
         self.session.add(row)
         return row
 
-    def take_upload(self, upload_id: str, received: files.Received) -> DatasetRow:
+    def drop_upload(self, upload_id: str) -> None:
+        """Forget an upload and its bytes."""
+        path = upload_path(self.settings, self.rows.upload(upload_id).id)
+        self.rows.forget_upload(upload_id)
+        after_commit(self.session, lambda: path.unlink(missing_ok=True))
+
+    def take_upload(self, upload_id: str, received: files.Received, commit: UploadCommit) -> DatasetRow:
         """A dataset from an upload that `whole_upload` has found good."""
-        row = self.create(received, self.rows.upload(upload_id).name)
+        check_reading(commit.shape, commit.mapping)
+        row = self.create(
+            received,
+            self.rows.upload(upload_id).name,
+            commit.name,
+            commit.description,
+            tags=commit.tags,
+            shape=commit.shape,
+            mapping=commit.mapping,
+        )
         self.rows.forget_upload(upload_id)
         after_commit(self.session, lambda: received.path.unlink(missing_ok=True))
         return row
+
+
+def check_reading(shape: str | None, mapping: dict[str, str] | None) -> None:
+    """Raises `InvalidInput` for a shape or a role that does not exist; whether the columns do is seen when it is read."""
+    if shape is None and mapping:
+        raise InvalidInput("A mapping needs its shape.", details=[{"loc": "shape", "message": "missing"}])
+    if shape is None:
+        return
+    known = _shape(shape)
+    wrong = [role for role in mapping or {} if role not in known.roles]
+    if wrong:
+        raise InvalidInput(
+            f"Shape {shape} has no role {wrong[0][:80]!r}.", hint=f"Its roles are: {', '.join(known.roles) or 'none'}.",
+            details=[{"loc": f"mapping.{role}", "message": "unknown role"} for role in wrong],
+        )  # fmt: skip
+
+
+def _shape(name: str) -> Shape:
+    """Raises `InvalidInput`."""
+    shape = SHAPES.get(name)
+    if shape is None:
+        raise InvalidInput(
+            f"There is no row shape {name!r}.", hint=f"Choose one of: {', '.join(SHAPES)}.",
+            details=[{"loc": "shape", "message": "unknown"}],
+        )  # fmt: skip
+    return shape
+
+
+def check_repairs(request: RepairRequest) -> None:
+    """Raises `InvalidInput` when nothing is chosen or bounds cross."""
+    if not any(
+        (request.fix_encoding, request.strip, request.drop_empty, request.drop_duplicates, request.length_bounds)
+    ):
+        raise InvalidInput(
+            "No repair is chosen.",
+            hint="Set some of fix_encoding, strip, drop_empty, drop_duplicates, length_bounds to true.",
+        )
+    if request.min_input_chars > request.max_input_chars or request.min_output_chars > request.max_output_chars:
+        raise InvalidInput(
+            "A least length is above its greatest length.",
+            details=[{"loc": "min_input_chars", "message": "too large"}],
+        )
+
+
+def clean_tags(tags: Iterable[str]) -> list[str]:
+    return sorted({tag.strip()[:MAX_TAG_CHARS].strip() for tag in tags if tag.strip()})
 
 
 def whole_upload(settings: Settings, upload: UploadRow, sha256: str | None) -> files.Received:
@@ -335,6 +436,7 @@ def version_read(row: DatasetVersionRow) -> VersionRead:
         number=row.number,
         created_at=row.created_at,
         origin=row.origin,
+        base=about.get("base"),
         **{f: about[f] for f in fields},
     )  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tunesmith.storage.tables import Base, JsonValue, UtcDateTime
@@ -28,16 +28,25 @@ class DatasetRow(Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
     file_name: Mapped[str] = mapped_column(String(255))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    num_rows: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Of the version that is shown; 0 until there is one."""
     sha256: Mapped[str] = mapped_column(String(64))
     task: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
-    """What the processing has still to do: `{action, shape, mapping, repairs, base}`; null when nothing."""
+    """What the processing has still to do: `{action, shape, mapping, repairs, edits, base}`; null when nothing."""
     worker_id: Mapped[str | None] = mapped_column(String(80))
     worker_seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     version: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    __table_args__ = (Index("ix_datasets_status", "status"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("ix_datasets_status", "status"),
+        Index("ix_datasets_type", "type"),
+        Index("ix_datasets_by_name", text("lower(name)"), "id"),
+        Index("ix_datasets_by_rows", "num_rows", "id"),
+        Index("ix_datasets_by_size", "size_bytes", "id"),
+        {"sqlite_autoincrement": True},
+    )
 
 
 class DatasetVersionRow(Base):

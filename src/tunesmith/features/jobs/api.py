@@ -9,9 +9,10 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import files, service, submission
+from tunesmith.features.jobs import comparing, files, logs, metrics, planning, service, submission
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.tables import JobRow
+from tunesmith.features.jobs.writing_out import DEFAULT_URL, write_out
 from tunesmith.http.idempotency import IdempotencyKey, once
 from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.session import DbSession, State
@@ -22,15 +23,20 @@ from tunesmith.schemas.jobs import (
     JobBatchCreate,
     JobBatchRead,
     JobClone,
+    JobComparison,
     JobCreate,
     JobEvent,
     JobMetrics,
     JobPlan,
     JobProgress,
     JobRead,
+    JobResources,
+    JobTexts,
+    JobTimeline,
     JobUpdate,
     LearningRateChange,
     LogChunk,
+    LogSearch,
     MethodRead,
     QueueItem,
     QueueMove,
@@ -69,12 +75,22 @@ def list_jobs(
     status: Annotated[list[JobStatus] | None, Query(description="One or more.")] = None,
     method: Annotated[str | None, Query(max_length=50)] = None,
     tag: Annotated[str | None, Query(max_length=100)] = None,
-    q: Annotated[str | None, Query(max_length=200, description="Part of the name.")] = None,
+    q: Annotated[str | None, Query(max_length=200, description="Part of the name or of the model's.")] = None,
+    dataset_id: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
+    batch_id: Annotated[str | None, Query(max_length=36, description="Jobs submitted together.")] = None,
+    sort: Annotated[
+        Literal["created", "name", "eval_loss"],
+        Query(description="`eval_loss`: the best; jobs without one stand as highest."),
+    ] = "created",
+    order: Annotated[Literal["asc", "desc"], Query()] = "desc",
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobRead]:
-    """Newest first."""
-    return service.list_jobs(session, status=status or (), method=method, tag=tag, text=q, cursor=cursor, limit=limit)
+    """Newest first, unless sorted otherwise."""
+    return service.list_jobs(
+        session, status=status or (), method=method, tag=tag, text=q, dataset_id=dataset_id, batch_id=batch_id,
+        sort=sort, descending=order == "desc", cursor=cursor, limit=limit,
+    )  # fmt: skip
 
 
 @router.post("/batch", status_code=201, response_model=JobBatchRead, responses=REFUSED, summary="Make many jobs")
@@ -91,9 +107,19 @@ def create_batch(body: JobBatchCreate, state: State, key: IdempotencyKey = None)
 
 @router.post("/plan", responses=REFUSED, summary="What a job would be")
 def plan_job(body: JobCreate, state: State, session: DbSession) -> JobPlan:
-    """Checks a request as creating does and saves nothing: complete hyperparameters, reasons, memory and disk."""
-    choice = submission.check(state.settings, session, body).choice
-    return JobPlan(hyperparameters=choice.params, reasons=choice.reasons, estimate=choice.estimate)
+    """Checks a request as creating does and saves nothing: complete hyperparameters, reasons, time, memory and disk."""
+    return planning.plan(state.settings, session, body)
+
+
+@router.post("/write-out", summary="A job as YAML, cURL, Python and command line")
+def write_out_job(
+    body: JobCreate,
+    url: Annotated[
+        str, Query(max_length=500, pattern=r"^https?://[^\s/]+$", description="The server's address, as you reach it.")
+    ] = DEFAULT_URL,
+) -> JobTexts:
+    """Four texts that each make the same job. Nothing is checked against models and data: `POST /jobs/plan` does that."""
+    return write_out(body, url)
 
 
 @router.get("/methods", summary="Ways to train")
@@ -106,6 +132,19 @@ def list_methods(state: State) -> list[MethodRead]:
 def read_queue(state: State, session: DbSession) -> list[QueueItem]:
     """In the order in which they start, with why each waits."""
     return service.queue(session, state.why_waiting(session))
+
+
+@router.get("/compare", summary="Up to eight jobs side by side")
+def compare_jobs(
+    state: State,
+    session: DbSession,
+    ids: Annotated[
+        str, Query(pattern=r"^[0-9]{1,18}(,[0-9]{1,18}){0,7}$", description="Their numbers.", examples=["1,2"])
+    ],
+    points: Annotated[int, Query(ge=4, le=5000, description="Most points of one curve.")] = 500,
+) -> JobComparison:
+    """Settings that differ, scores with the best marked, curves, and what each model answered when it was checked."""
+    return comparing.compare(state.settings, session, [int(part) for part in ids.split(",")], points)
 
 
 @router.get("/{job_id}", summary="One job")
@@ -215,10 +254,35 @@ def job_events(
 def job_metrics(
     job_id: JobId,
     session: DbSession,
-    points: Annotated[int, Query(ge=4, le=20_000, description="Most points of one curve.")] = 500,
+    points: Annotated[int, Query(ge=4, le=100_000, description="Most points of one curve.")] = 500,
+    after: Annotated[
+        int, Query(ge=0, lt=2**31, description="`last_seq` of the answer before: only what came since.")
+    ] = 0,
+    only: Annotated[list[str] | None, Query(description="Only these curves.", max_length=50)] = None,
+    from_step: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    to_step: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
 ) -> JobMetrics:
-    """Thinned for drawing; the lowest and highest values of every stretch are kept."""
-    return service.metrics(session, job_id, points=points)
+    """Thinned for drawing; the lowest and highest values of every stretch are kept. A part between two steps has all its
+    detail with as few points."""
+    return metrics.metrics(session, job_id, points=points, after=after, only=only or (), steps=(from_step, to_step))
+
+
+@router.get("/{job_id}/resources", summary="What a job used of the machine, over time")
+def job_resources(
+    job_id: JobId,
+    session: DbSession,
+    points: Annotated[int, Query(ge=4, le=20_000, description="Most points of one curve.")] = 500,
+    after: Annotated[
+        int, Query(ge=0, lt=2**31, description="`last_seq` of the answer before: only what came since.")
+    ] = 0,
+) -> JobResources:
+    """Processor, memory, disk, network and GPUs, sampled every few seconds."""
+    return metrics.resources(session, job_id, points=points, after=after)
+
+
+@router.get("/{job_id}/timeline", summary="What a job was busy with, and for how long")
+def job_timeline(job_id: JobId, session: DbSession) -> JobTimeline:
+    return metrics.timeline(session, job_id)
 
 
 @router.get("/{job_id}/logs", summary="What the training process printed")
@@ -227,10 +291,32 @@ def job_logs(
     state: State,
     session: DbSession,
     offset: Annotated[int, Query(ge=0, lt=2**62, description="Bytes; `next_offset` of the chunk before.")] = 0,
+    before: Annotated[
+        int | None, Query(ge=0, lt=2**62, description="Bytes; instead of `offset`: what ends here, in whole lines.")
+    ] = None,
     limit: Annotated[int, Query(ge=16, le=1_048_576, description="Most bytes.")] = 65_536,
+    whole_lines: Annotated[bool, Query(description="End with a line, except at the end of the log.")] = False,
 ) -> LogChunk:
+    """Forwards from `offset`, or backwards from `before`; a `before` beyond the end gives the end."""
     service.get(session, job_id)
-    return files.read_log(files.job_dir(state.settings, job_id).log, offset, limit)
+    log = files.job_dir(state.settings, job_id).log
+    if before is not None:
+        return logs.read_before(log, before, limit)
+    return logs.read_log(log, offset, limit, whole_lines=whole_lines)
+
+
+@router.get("/{job_id}/logs/search", summary="Lines of the log that hold a text")
+def search_log(
+    job_id: JobId,
+    state: State,
+    session: DbSession,
+    q: Annotated[str, Query(min_length=1, max_length=200, description="Letters of ASCII match in either case.")],
+    offset: Annotated[int, Query(ge=0, lt=2**62, description="Bytes; where to begin.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most lines.")] = 100,
+) -> LogSearch:
+    """Looks through 16 MiB at a time; `next_offset` is where to look further."""
+    service.get(session, job_id)
+    return logs.search(files.job_dir(state.settings, job_id).log, q, offset, limit)
 
 
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "description": "The log."}}
@@ -263,9 +349,16 @@ YAML: dict[int | str, dict[str, Any]] = {200: {"content": {"application/yaml": {
 
 
 @router.get("/{job_id}/artifacts", summary="Files that a job left")
-def job_artifacts(job_id: JobId, state: State, session: DbSession) -> list[ArtifactRead]:
-    service.get(session, job_id)
-    return files.artifacts(files.job_dir(state.settings, job_id))
+def job_artifacts(
+    job_id: JobId,
+    state: State,
+    checksums: Annotated[bool, Query(description="With SHA-256; the first time that reads every file.")] = False,
+) -> list[ArtifactRead]:
+    with state.database.unit_of_work(readonly=True) as session:
+        service.get(session, job_id)
+    folder = files.job_dir(state.settings, job_id)
+    listed = files.artifacts(folder)
+    return files.with_checksums(state.settings, folder, listed) if checksums else listed
 
 
 @router.get("/{job_id}/artifacts/{path:path}", response_class=Response, responses=BINARY, summary="One such file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from tunesmith.schemas.jobs import Curve
 
@@ -16,10 +16,21 @@ STEP_CURVES = (
     "samples_per_s",
     "mfu",
     "epoch",
+    "elapsed_s",
 )
 EVALUATION_CURVES = {"loss": "eval_loss", "perplexity": "eval_perplexity"}
+RATES = {
+    "disk_read_bytes": "disk_read_bytes_per_s",
+    "disk_written_bytes": "disk_written_bytes_per_s",
+    "network_received_bytes": "network_received_bytes_per_s",
+    "network_sent_bytes": "network_sent_bytes_per_s",
+}
+"""Counts that only grow, and what is drawn of them."""
+SPARKLINE_POINTS = 32
 
-Points = list[tuple[int, float]]
+XT = TypeVar("XT", int, float)
+RowT = TypeVar("RowT", bound=Sequence[Any])
+Points = list[tuple[XT, float]]
 
 
 def number(value: Any) -> float | None:
@@ -27,42 +38,101 @@ def number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def series(bodies: Iterable[dict[str, Any]], name: str) -> Points:
-    """`(step, value)` by step. After a resume a step may come twice: the later word counts."""
-    found = {body["step"]: float(body[name]) for body in bodies if body.get(name) is not None}
-    return sorted(found.items())
+def series(bodies: Iterable[dict[str, Any]], name: str) -> Points[int]:
+    """`(step, value)` by step; see `latest`."""
+    return latest((body["step"], float(body[name])) for body in bodies if body.get(name) is not None)
 
 
-def thin(points: Points, most: int) -> Points:
+def latest(rows: Iterable[RowT]) -> list[RowT]:
+    """`rows` begin with a step. A job that goes on from a checkpoint does its last steps anew: what was written of them and
+    beyond counts no more."""
+    kept: list[RowT] = []
+    for row in rows:
+        while kept and kept[-1][0] >= row[0]:
+            kept.pop()
+        kept.append(row)
+    return kept
+
+
+def thin(points: Points[XT], most: int) -> Points[XT]:
     """At most `most` points (at least 4): the lowest and the highest of every stretch, so that no spike is lost."""
     most = max(4, most)
     if len(points) <= most:
         return points
     inner, stretches = points[1:-1], (most - 2) // 2
-    kept = [points[0]]
-    for number_ in range(stretches):
-        part = inner[number_ * len(inner) // stretches : (number_ + 1) * len(inner) // stretches]
-        low, high = min(part, key=_by_value), max(part, key=_by_value)
-        kept += sorted({low, high})
-    return [*kept, points[-1]]
+    values = [value for _, value in inner]
+    kept: Points[XT] = [points[0]]
+    for stretch in range(stretches):
+        start, end = stretch * len(inner) // stretches, (stretch + 1) * len(inner) // stretches
+        kept += [inner[start + place] for place in _extremes(values[start:end])]
+    kept.append(points[-1])
+    return kept
 
 
-def curve(points: Points) -> Curve:
+def _extremes(values: list[float]) -> list[int]:
+    """Where the lowest and the highest stand, in order. Not-a-number counts as the highest: it must be seen."""
+    if math.isnan(sum(values)):
+        values = [math.inf if math.isnan(value) else value for value in values]
+    return sorted({values.index(min(values)), values.index(max(values))})
+
+
+def curve(points: Points[int]) -> Curve:
     """For the wire, where JSON knows no NaN."""
     return Curve(steps=[step for step, _ in points], values=[v if math.isfinite(v) else None for _, v in points])
 
 
-def curves(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]], most: int) -> dict[str, Curve]:
-    """Every series that has points, by name, each thinned to `most`."""
-    found = {name: series(steps, name) for name in STEP_CURVES}
-    found |= {shown: series(evaluations, name) for name, shown in EVALUATION_CURVES.items()}
-    extra = sorted({name for body in evaluations for name in body.get("metrics", {})})
-    for name in extra:
+def of_steps(rows: Sequence[Sequence[Any]], names: Sequence[str], most: int) -> dict[str, Curve]:
+    """`rows` are `(step, one value a name …)` in the order in which they were written; series without values are left out."""
+    ordered, found = latest(rows), {}
+    for place, name in enumerate(names, start=1):
+        points = [(row[0], float(row[place])) for row in ordered if row[place] is not None]
+        if points:
+            found[name] = curve(thin(points, most))
+    return found
+
+
+def of_scores(evaluations: Sequence[dict[str, Any]], most: int) -> dict[str, Curve]:
+    """The held-out split: loss, perplexity, and each further score."""
+    found = {shown: series(evaluations, name) for name, shown in EVALUATION_CURVES.items()}
+    for name in sorted({name for body in evaluations for name in body.get("metrics", {})}):
         values = [{"step": body["step"], name: body.get("metrics", {}).get(name)} for body in evaluations]
         found[f"eval_{name}"] = series(values, name)
     return {name: curve(thin(points, most)) for name, points in found.items() if points}
 
 
-def _by_value(point: tuple[int, float]) -> float:
-    """Not-a-number counts as the highest: it must be seen."""
-    return math.inf if math.isnan(point[1]) else point[1]
+def of_prints(bodies: Sequence[dict[str, Any]], most: int) -> dict[str, Curve]:
+    """Further numbers that a custom script printed with a step."""
+    found: dict[str, Curve] = {}
+    for name in sorted({name for body in bodies for name in body["values"]}):
+        values = [{"step": body["step"], name: body["values"].get(name)} for body in bodies]
+        found[name] = curve(thin(series(values, name), most))
+    return found
+
+
+def per_second(points: Points[float]) -> Points[float]:
+    """A count that grows, as a rate. It begins anew with each attempt: what falls is left out."""
+    found = []
+    for (before_s, before), (at_s, count) in zip(points, points[1:], strict=False):
+        if at_s > before_s and count >= before:
+            found.append((at_s, (count - before) / (at_s - before_s)))
+    return found
+
+
+class Sparkline(NamedTuple):
+    """A loss curve in few points, however long the run: every `every`-th loss is kept, and ever fewer of them."""
+
+    every: int = 1
+    seen: int = 0
+    points: Sequence[tuple[int, float]] = ()
+
+    def with_point(self, step: int, loss: float) -> Sparkline:
+        """One loss more. A job that goes on from a checkpoint draws its last steps anew."""
+        if self.points and step <= self.points[-1][0]:
+            kept = [point for point in self.points if point[0] < step]
+            return Sparkline(self.every, len(kept) * self.every, kept).with_point(step, loss)
+        if self.seen % self.every:
+            return self._replace(seen=self.seen + 1)
+        every, points = self.every, [*self.points, (step, loss)]
+        if len(points) > SPARKLINE_POINTS:
+            every, points = every * 2, points[::2]
+        return Sparkline(every, self.seen + 1, points)

@@ -1,8 +1,7 @@
-"""What a job leaves on disk: log, checkpoints, artifacts, report. Names from users are kept inside the job's folder."""
+"""What a job leaves on disk: checkpoints, artifacts, report. Names from users are kept inside the job's folder."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import shutil
@@ -12,30 +11,13 @@ from pathlib import Path
 
 from tunesmith.core.errors import NotFound
 from tunesmith.core.job_dir import JobDir
-from tunesmith.schemas.jobs import ArtifactRead, CheckpointRead, LogChunk
+from tunesmith.features.catalog.checksums import model_files
+from tunesmith.schemas.jobs import ArtifactRead, CheckpointRead
 from tunesmith.settings import Settings
 
 
 def job_dir(settings: Settings, job_id: int) -> JobDir:
     return JobDir(settings.jobs_dir / str(job_id))
-
-
-def read_log(path: Path, offset: int, limit: int) -> LogChunk:
-    """At most `limit` bytes of text from `offset`; a character that is cut at the end waits for the next call."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(min(offset, size))
-            data = file.read(limit)
-            start = min(offset, size)
-    except FileNotFoundError:
-        return LogChunk(text="", next_offset=0, size_bytes=0)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    text = decoder.decode(data)
-    waiting = len(decoder.getstate()[0])
-    if waiting == len(data):  # nothing but the start of a character: the file ends in it
-        text, waiting = decoder.decode(b"", final=True), 0
-    return LogChunk(text=text, next_offset=start + len(data) - waiting, size_bytes=size)
 
 
 def checkpoints(folder: JobDir, best_step: int | None) -> list[CheckpointRead]:
@@ -66,6 +48,12 @@ def artifacts(folder: JobDir) -> list[ArtifactRead]:
     return found
 
 
+def with_checksums(settings: Settings, folder: JobDir, listed: list[ArtifactRead]) -> list[ArtifactRead]:
+    """The same with SHA-256; a file that has not changed is read once. Slow: call it outside a transaction."""
+    known = {file.path: file.sha256 for file in model_files(settings, folder.artifacts, compute=True)}
+    return [item.model_copy(update={"sha256": known.get(item.path)}) for item in listed]
+
+
 def artifact(folder: JobDir, name: str) -> Path:
     """One file below `artifacts/`. Raises `NotFound` for all else, such as a way out of the folder."""
     root = folder.artifacts.resolve()
@@ -94,4 +82,6 @@ def discard(settings: Settings, job_id: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, trash)
     for path in settings.jobs_dir.glob(".trash-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path.resolve(), ignore_errors=True)
+        if path.is_symlink():  # its output was elsewhere
+            path.unlink()

@@ -6,6 +6,7 @@ once that is committed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tunesmith.core.errors import Conflict
 from tunesmith.core.events import StatusEvent
 from tunesmith.core.job_spec import Control, Failure
 from tunesmith.core.job_status import JobStatus, check_transition
+from tunesmith.features.jobs.curves import Sparkline
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import EventRow, JobRow
 from tunesmith.live.bus import Bus
@@ -79,6 +81,7 @@ class Lifecycle:
                 job.restarts = job.out_of_memory_kills = 0
             elif event.type == "metrics" and event.step is None:
                 job.metrics = {**(job.metrics or {}), **_storable(event.model_dump(mode="json")["values"])}
+        _take_in(job, kept)
         job.events_offset = next_offset
         self._append(job, kept)
 
@@ -154,10 +157,32 @@ class Lifecycle:
             raise Conflict(f"Job {job.id} is {job.status}; only a running job can {what}.", hint=_hint(job.status))
 
 
+def _take_in(job: JobRow, events: Sequence[Any]) -> None:
+    """Keep on the job's own row what lists of jobs show."""
+    line = Sparkline(**(job.sparkline or {}))
+    for event in events:
+        loss = _finite(event.loss) if event.type in ("step", "evaluation") else None
+        if event.type == "step":
+            job.step, job.total_steps, job.loss = event.step, max(0, min(event.total_steps, MAX_STEP - 1)), loss
+            job.elapsed_s, job.remaining_s = _finite(event.elapsed_s) or 0.0, _finite(event.remaining_s)
+            line = line if loss is None else line.with_point(event.step, loss)
+        elif event.type == "evaluation" and loss is not None:
+            job.eval_loss = loss
+            job.best_eval_loss = loss if job.best_eval_loss is None else min(loss, job.best_eval_loss)
+    job.sparkline = line._asdict()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _storable(value: Any) -> Any:
-    """The same without NUL characters, which a script may print and PostgreSQL cannot keep."""
+    """The same without what PostgreSQL and browsers cannot keep: NUL characters, and numbers that are not finite, which
+    become text (`NaN`, `Infinity`)."""
     if isinstance(value, str):
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
         return {_storable(key): _storable(item) for key, item in value.items()}
     return [_storable(item) for item in value] if isinstance(value, list) else value

@@ -88,12 +88,10 @@ async def _in_sequence(news: Subscription, after: int, look_s: float) -> AsyncIt
 
 
 async def follow_all(state: AppState) -> AsyncIterator[dict[str, Any] | None]:
-    """What happens to any job from now on, as the bus tells it: status, phase, step, evaluation, notice."""
+    """What happens to any job from now on, as the bus tells it."""
     async with state.bus.subscribe("jobs") as news:
         while True:
-            message = await news.get(HEARTBEAT_S)
-            if message is None or message["event"]["type"] in ("status", "phase", "step", "evaluation", "notice"):
-                yield message
+            yield await news.get(HEARTBEAT_S)
 
 
 def _read_after(state: AppState, job_id: int, after: int) -> tuple[list[dict[str, Any]], bool]:

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesmith.core.errors import Conflict
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs.tables import AllocationRow, EventRow, JobRow
+from tunesmith.features.jobs.tables import NO_LOSS, AllocationRow, EventRow, JobRow
 from tunesmith.storage.repository import Repository, contains
 
 SCHEDULER_LOCK = 7461002
 """PostgreSQL advisory lock under which servers decide about the queue, one after the other."""
 
+
+SORTS: dict[str, ColumnElement[Any] | None] = {
+    "created": None,
+    "name": func.lower(JobRow.name),
+    "eval_loss": func.coalesce(JobRow.best_eval_loss, NO_LOSS),
+}
+"""What a list can be sorted by; each has an index."""
 
 MAX_IDLE_S = 20
 """How long a server may hold a job, or the queue, without a word to PostgreSQL."""
@@ -32,6 +39,8 @@ class JobRepository(Repository[JobRow]):
         method: str | None = None,
         tag: str | None = None,
         text_like: str | None = None,
+        dataset_id: int | None = None,
+        batch_id: str | None = None,
     ) -> Select[Any]:
         """A query for `page`."""
         query = self.query()
@@ -39,11 +48,22 @@ class JobRepository(Repository[JobRow]):
             query = query.where(JobRow.status.in_(status))
         if method:
             query = query.where(JobRow.method == method)
+        if dataset_id:
+            query = query.where(JobRow.dataset_id == dataset_id)
+        if batch_id:
+            query = query.where(JobRow.batch_id == batch_id)
         if text_like:
-            query = query.where(contains(text_like, JobRow.name, JobRow.output_name))
+            query = query.where(contains(text_like, JobRow.name, JobRow.output_name, JobRow.model))
         if tag:
             query = query.where(self.has_tag(JobRow.tags, tag))
         return query
+
+    def count(self, query: Select[Any]) -> int:
+        return int(self.session.scalar(select(func.count()).select_from(query.subquery())) or 0)
+
+    def many(self, ids: Sequence[int]) -> list[JobRow]:
+        """The jobs in the order of `ids`. Raises `NotFound` for the first that is not there."""
+        return [self.get(job_id) for job_id in ids]
 
     def queue(self) -> list[JobRow]:
         """Waiting jobs in the order in which they will start."""
@@ -137,10 +157,33 @@ class JobRepository(Repository[JobRow]):
         found = self.events(job_id, types=(event_type,), limit=1, newest=True)
         return found[0] if found else None
 
-    def bodies(self, job_id: int, event_type: str) -> list[dict[str, Any]]:
-        """The bodies of every event of one type, in order."""
-        query = select(EventRow.body).where(EventRow.job_id == job_id, EventRow.type == event_type)
-        return list(self.session.scalars(query.order_by(EventRow.seq)))
+    def bodies(self, job_id: int, *types: str, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
+        """The bodies of every event of some types, in order."""
+        query = select(EventRow.body).where(EventRow.job_id == job_id, EventRow.type.in_(types), EventRow.seq > after)
+        return list(self.session.scalars(query.order_by(EventRow.seq).limit(limit)))
+
+    def numbers(
+        self,
+        job_id: int,
+        event_type: str,
+        paths: Sequence[tuple[str | int, ...]],
+        *,
+        after: int = 0,
+        until: int | None = None,
+        steps: tuple[int | None, int | None] = (None, None),
+    ) -> list[tuple[Any, ...]]:
+        """`(step, time, one number a path …)` of events of one type, in order: those after one sequence number, up to another,
+        and between two steps. The database takes the numbers out of the bodies; text such as NaN stays text there."""
+        wanted = [EventRow.body[path].as_float() for path in paths]
+        query = select(EventRow.step, EventRow.body["at"].as_string(), *wanted)
+        query = query.where(EventRow.job_id == job_id, EventRow.type == event_type, EventRow.seq > after)
+        if until is not None:
+            query = query.where(EventRow.seq <= until)
+        if steps[0] is not None:
+            query = query.where(EventRow.step >= steps[0])
+        if steps[1] is not None:
+            query = query.where(EventRow.step <= steps[1])
+        return [tuple(row) for row in self.session.execute(query.order_by(EventRow.seq))]
 
     # -- devices --------------------------------------------------------------------------------------------------
 

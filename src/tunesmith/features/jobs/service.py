@@ -12,22 +12,21 @@ from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.job_status import JobStatus, Priority
 from tunesmith.features.jobs import files
-from tunesmith.features.jobs.curves import curves, number, series
+from tunesmith.features.jobs.curves import number, series
 from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.package import stream_package
-from tunesmith.features.jobs.repository import JobRepository
+from tunesmith.features.jobs.repository import SORTS, JobRepository
 from tunesmith.features.jobs.submission import PRIORITIES
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.blocks.model_card import config_yaml
 from tunesmith.recipes.catalog import RECIPES, get_recipe
-from tunesmith.recipes.hyperparameters import field_docs
+from tunesmith.recipes.describing import describe, json_schema
 from tunesmith.schemas.common import Page
 from tunesmith.schemas.jobs import (
     CheckpointRead,
     Diagnosis,
     JobEvent,
-    JobMetrics,
     JobProgress,
     JobRead,
     JobUpdate,
@@ -45,8 +44,13 @@ MAX_DIAGNOSED_EVALUATIONS = 200
 
 def read(row: JobRow) -> JobRead:
     """A job for the wire."""
-    shown = {name: getattr(row, name) for name in JobRead.model_fields if name != "priority"}
-    return JobRead(**shown, priority=PRIORITY_NAMES[row.priority])
+    made = {
+        "priority": PRIORITY_NAMES[row.priority],
+        "progress": share(row.status, row.step, row.total_steps),
+        "dataset_name": (row.spec.get("dataset") or {}).get("name"),
+        "sparkline": [loss for _, loss in (row.sparkline or {}).get("points", [])],
+    }
+    return JobRead(**{name: getattr(row, name) for name in JobRead.model_fields if name not in made}, **made)
 
 
 def list_jobs(
@@ -56,14 +60,25 @@ def list_jobs(
     method: str | None = None,
     tag: str | None = None,
     text: str | None = None,
+    dataset_id: int | None = None,
+    batch_id: str | None = None,
+    sort: str = "created",
+    descending: bool = True,
     cursor: int | None = None,
     limit: int = 50,
 ) -> Page[JobRead]:
-    """Newest first."""
+    """Newest first, or in the order of `sort`, a key of `repository.SORTS`. Raises `BadRequest`."""
     jobs = JobRepository(session)
-    query = jobs.filtered(status=status, method=method, tag=tag, text_like=text)
-    rows, after = jobs.page(query, cursor=cursor, limit=limit)
-    return Page(items=[read(row) for row in rows], next_cursor=after)
+    query = jobs.filtered(
+        status=status, method=method, tag=tag, text_like=text, dataset_id=dataset_id, batch_id=batch_id
+    )
+    rows, after = jobs.page(query, cursor=cursor, limit=limit, by=SORTS[sort], descending=descending)
+    return Page(items=[read(row) for row in rows], next_cursor=after, total=jobs.count(query))
+
+
+def counts(session: Session) -> dict[str, int]:
+    """Jobs by status."""
+    return JobRepository(session).count_by_status()
 
 
 def get(session: Session, job_id: int) -> JobRow:
@@ -190,7 +205,7 @@ def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dic
         status=JobStatus(row.status),
         status_reason=row.status_reason,
         phase=row.phase,  # type: ignore[arg-type]
-        progress=_share(row, step),
+        progress=share(row.status, step.get("step", 0), step.get("total_steps", 0)),
         step=step.get("step", 0),
         total_steps=step.get("total_steps", 0),
         epoch=step.get("epoch", 0.0),
@@ -207,14 +222,6 @@ def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dic
         last_seq=row.last_seq,
         diagnosis=_diagnose(steps, evaluations),
     )
-
-
-def metrics(session: Session, job_id: int, *, points: int) -> JobMetrics:
-    """Every curve of the job, thinned to `points`."""
-    jobs = JobRepository(session)
-    jobs.get(job_id)
-    steps, evaluations = jobs.bodies(job_id, "step"), jobs.bodies(job_id, "evaluation")
-    return JobMetrics(curves=curves(steps, evaluations, points), num_steps=len({body["step"] for body in steps}))
 
 
 def read_checkpoints(session: Session, folder: JobDir, job_id: int) -> list[CheckpointRead]:
@@ -241,21 +248,16 @@ def methods(settings: Settings) -> list[MethodRead]:
     """Every method, with what a user may set and whether this machine can run it."""
     found = []
     for recipe in RECIPES:
-        docs, why = field_docs(recipe.params), recipe.why_not() or ""
+        why = recipe.why_not() or ""
         if recipe.name == "custom" and not settings.custom_scripts:
             why = "Custom scripts are switched off on this server (TUNESMITH_CUSTOM_SCRIPTS)."
-        schema = recipe.params.model_json_schema()
-        fields = [
-            MethodField(name=name, doc=docs.get(name, ""), default=schema["properties"][name].get("default"))
-            for name in recipe.params.model_fields
-        ]
         found.append(
             MethodRead(
                 name=recipe.name,
                 title=recipe.title,
                 sentence=recipe.sentence,
-                fields=fields,
-                json_schema=schema,
+                fields=[MethodField.model_validate(setting._asdict()) for setting in describe(recipe.params)],
+                json_schema=json_schema(recipe.params),
                 shapes=list(recipe.shapes),
                 needs_model=recipe.needs_model,
                 needs_dataset=recipe.needs_dataset,
@@ -288,10 +290,9 @@ def _diagnose(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) ->
     return diagnose(series(steps, "loss"), series(evaluations, "loss"), series(steps, "grad_norm"))
 
 
-def _share(row: JobRow, step: dict[str, Any]) -> float:
-    if row.status == JobStatus.COMPLETED:
-        return 1.0
-    return min(1.0, step.get("step", 0) / max(1, step.get("total_steps", 1)))
+def share(status: str, step: int, total_steps: int) -> float:
+    """How much of its steps a job has done, 0 to 1."""
+    return 1.0 if status == JobStatus.COMPLETED else max(0.0, min(1.0, step / max(1, total_steps)))
 
 
 def _finite(value: Any) -> float | None:

@@ -40,6 +40,8 @@ class Checked(NamedTuple):
     eval_data: TrainingData | None
     choice: Choice
     resources: ResourceRequest
+    facts: Facts
+    """What the choice rests on."""
 
 
 class Problems:
@@ -99,7 +101,7 @@ def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
     except InvalidInput as error:
         problems.add_error("hyperparameters", error)
     problems.raise_any()
-    return Checked(recipe, model, data, eval_data, choice, resources)
+    return Checked(recipe, model, data, eval_data, choice, resources, facts)
 
 
 def create(settings: Settings, session: Session, bus: Bus, body: JobCreate, *, batch_id: str | None = None) -> JobRow:
@@ -258,6 +260,7 @@ def _spec(settings: Settings, row: JobRow, checked: Checked) -> JobSpec:
     return JobSpec(
         job_id=row.id,
         name=row.name,
+        output_name=row.output_name,
         recipe=row.method,
         params=checked.choice.params,
         model=checked.model,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import BigInteger, ColumnClause, ForeignKey, Index, Integer, String, Text, func, literal_column
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tunesmith.storage.tables import Base, JsonValue, UtcDateTime
 
 BigId = BigInteger().with_variant(Integer(), "sqlite")
+NO_LOSS: ColumnClause[float] = literal_column("1e300")
+"""Where jobs without a held-out loss stand when they are sorted by it."""
 
 
 class JobRow(Base):
@@ -43,6 +45,17 @@ class JobRow(Base):
     hint: Mapped[str] = mapped_column(Text, default="")
     details: Mapped[list[Any]] = mapped_column(JsonValue, default=list)
     metrics: Mapped[dict[str, float]] = mapped_column(JsonValue, default=dict)
+
+    step: Mapped[int] = mapped_column(BigInteger, default=0)
+    total_steps: Mapped[int] = mapped_column(BigInteger, default=0)
+    loss: Mapped[float | None]
+    """Of the last step; null where it was not a number."""
+    eval_loss: Mapped[float | None]
+    best_eval_loss: Mapped[float | None] = mapped_column()
+    elapsed_s: Mapped[float] = mapped_column(default=0.0)
+    remaining_s: Mapped[float | None]
+    sparkline: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
+    """`curves.Sparkline`: the loss in few points, so that a list of jobs reads no events."""
 
     priority: Mapped[int] = mapped_column(Integer, default=1)
     """0 low, 1 normal, 2 high."""
@@ -83,6 +96,11 @@ class JobRow(Base):
 
     __table_args__ = (
         Index("ix_jobs_queue", "status", "priority", "position"),
+        Index("ix_jobs_by_name", func.lower(name), "id"),
+        Index("ix_jobs_by_eval_loss", func.coalesce(best_eval_loss, NO_LOSS), "id"),
+        Index("ix_jobs_method", "method"),
+        Index("ix_jobs_made", "created_at", "status"),
+        Index("ix_jobs_ended", "status", "ended_at"),
         {"sqlite_autoincrement": True},  # an id names folders and models: it is never given twice
     )
 

@@ -42,4 +42,5 @@ def row_lengths(by_role: dict[str, Any]) -> Lengths | None:
     def total(name: str) -> int:
         return int(sum(role["tokens"].get(name) or 0 for role in roles) * margin) + TOKENS_AROUND
 
-    return Lengths(median=total("p50"), p99=total("p99"), longest=total("max"))
+    mean = sum(role["tokens"].get("mean") or 0.0 for role in roles) + TOKENS_AROUND
+    return Lengths(median=total("p50"), p99=total("p99"), longest=total("max"), mean=mean)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.version import VERSION
 from tunesmith.features.catalog.service import list_models
+from tunesmith.features.monitoring.sampler import Sample
 from tunesmith.recipes.catalog import RECIPES
 from tunesmith.schemas.system import DoctorCheck, Health, MachineUse, SystemInfo
 from tunesmith.settings import Settings
@@ -64,13 +65,13 @@ def info(settings: Settings) -> SystemInfo:
     )
 
 
-def resources(settings: Settings) -> MachineUse:
-    """What is used now."""
+def resources(settings: Settings, last: Sample | None) -> MachineUse:
+    """What is used now; processor time as of the `last` sample, since it is a mean over some time."""
     import psutil
 
     memory, disk, network = psutil.virtual_memory(), shutil.disk_usage(settings.home), psutil.net_io_counters()
     return MachineUse(
-        cpu_percent=psutil.cpu_percent(interval=None),
+        cpu_percent=last.cpu_percent if last else psutil.cpu_percent(interval=0.1),
         load_average=list(os.getloadavg()),
         memory_used_bytes=memory.total - memory.available,
         memory_total_bytes=memory.total,

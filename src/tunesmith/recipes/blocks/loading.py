@@ -55,6 +55,15 @@ def opening(tokenizer: Any) -> str:
     return str(tokenizer.bos_token) if tokenizer.bos_token is not None and first == tokenizer.bos_token_id else ""
 
 
+def load_config(model: ModelRef, *, offline: bool) -> Any:
+    """What the model is, without its weights."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(
+        model.path, revision=model.revision, trust_remote_code=False, local_files_only=offline
+    )
+
+
 def load_causal_lm(
     model: ModelRef, *, dtype: torch.dtype, device: torch.device, offline: bool, quantization: Any = None
 ) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tunesmith.engine.forward import Forward
 from tunesmith.engine.fusing import fuse
 from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
-from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop, apply_neftune
 from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, layers_to_recompute
 from tunesmith.recipes.blocks.model_card import write_card
@@ -58,25 +59,29 @@ def add_adapter(model: Any, params: LoraFields) -> None:
     torch.manual_seed(params.seed)
     names = target_names(model, params.target_modules)
     add_lora(model, names, params.lora_r, params.lora_alpha, params.lora_dropout)
+    fuse(model)
 
 
 def fit(
     run: RunContext,
     params: SftParams,
-    model: Any,
+    load: Callable[[], Any],
     tokenizer: Any,
     device: torch.device,
     produces: str,
     save: Callable[[Any, Path], None],
 ) -> str:
-    """Train `model` on the job's dataset and leave model, card, report and validation. Returns an `Outcome`.
+    """Train a model on the job's dataset and leave model, card, report and validation. Returns an `Outcome`.
 
-    `save(model, folder)` writes the weights; everything else in the folder is written here.
+    `load()` gives the model ready to train; it runs in a thread beside the tokenising. `save(model, folder)` writes the
+    weights; everything else in the folder is written here.
     """
-    params = within_context(run, params, model)
-    rows, train, held_out = load_split(run, params, tokenizer)
+    params = within_context(run, params)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        rows, train, held_out = load_split(run, params, tokenizer)
+        model = loading.result()
     torch.manual_seed(params.seed)
-    fuse(model)
     forward = Forward(model, packing=params.packing)
     if params.packing and not forward.packed:
         run.notice(
@@ -104,9 +109,11 @@ def fit(
     return outcome
 
 
-def within_context(run: RunContext, params: SftParams, model: Any) -> SftParams:
+def within_context(run: RunContext, params: SftParams) -> SftParams:
     """`params` with `max_length` no longer than what the model was made for."""
-    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    assert run.spec.model is not None  # the service refuses a job without one
+    config = load_config(run.spec.model, offline=run.spec.offline)
+    context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not context or params.max_length <= context:
         return params
     run.notice(

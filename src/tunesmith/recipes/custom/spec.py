@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.hyperparameters import about
 
 
 class CustomParams(BaseModel):
@@ -14,15 +15,15 @@ class CustomParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    script: str = Field(min_length=1, max_length=1_000_000)
+    script: str = Field(min_length=1, max_length=1_000_000, json_schema_extra=about("script"))
     """The Python source. Called as `script.py CONFIG.json`; prints JSON lines with `step`, `loss`, …; saves under the config's `output_dir`."""
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict, json_schema_extra=about("script"))
     """Goes into the config file as it is, under `config`."""
-    cpu_seconds: int = Field(3600, ge=1, le=30 * 24 * 3600)
+    cpu_seconds: int = Field(3600, ge=1, le=30 * 24 * 3600, title="CPU time", json_schema_extra=about("script", "s"))
     """CPU time limit, seconds."""
-    memory_mb: int = Field(4096, ge=64, le=16 * 1024 * 1024)
+    memory_mb: int = Field(4096, ge=64, le=16 * 1024 * 1024, title="Memory", json_schema_extra=about("script", "MiB"))
     """Address-space limit, MiB."""
-    timeout_s: int = Field(3600, ge=1, le=30 * 24 * 3600)
+    timeout_s: int = Field(3600, ge=1, le=30 * 24 * 3600, title="Time limit", json_schema_extra=about("script", "s"))
     """Wall-clock limit, seconds."""
 
 

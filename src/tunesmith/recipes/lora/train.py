@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.adapter import save_adapter
@@ -20,13 +22,17 @@ def train(params: LoraParams, run: RunContext) -> str:
     assert base is not None  # the service refuses a job without one
     # 2) What we train: the adapter only
     tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
-    model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
-    add_adapter(model, params)
+
+    def load() -> Any:
+        model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
+        add_adapter(model, params)
+        return model
+
     # 3) Train, then leave behind what others can use
     return fit(
         run,
         params,
-        model,
+        load,
         tokenizer,
         device,
         RECIPE.produces,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import BitsAndBytesConfig
 
 from tunesmith.core.recipe import RunContext
@@ -25,13 +27,17 @@ def train(params: QloraParams, run: RunContext) -> str:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
-    model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline, quantization=nf4)
-    add_adapter(model, params)
+
+    def load() -> Any:
+        model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline, quantization=nf4)
+        add_adapter(model, params)
+        return model
+
     # 3) Train, then leave behind what others can use
     return fit(
         run,
         params,
-        model,
+        load,
         tokenizer,
         device,
         RECIPE.produces,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pydantic import Field
 
 from tunesmith.core.recipe import Recipe
-from tunesmith.recipes.hyperparameters import SftParams
+from tunesmith.recipes.hyperparameters import SftParams, about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 
 class StandardParams(SftParams):
     """Settings of the `standard` recipe."""
 
-    learning_rate: float = Field(2e-5, gt=0, le=1.0)
-    """Peak learning rate; all weights move, so it is lower than LoRA's."""
+    learning_rate: float = Field(2e-5, gt=0, le=1.0, json_schema_extra=about("basic", usual=(1e-6, 5e-5)))
+    """Peak learning rate: how big each step is. All weights move, so it is lower than LoRA's."""
 
 
 RECIPE = Recipe(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tunesmith.core.recipe import RunContext
+from tunesmith.engine.fusing import fuse
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.sft import fit
@@ -19,7 +22,11 @@ def train(params: StandardParams, run: RunContext) -> str:
     assert base is not None  # the service refuses a job without one
     # 2) What we train: everything
     tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
-    model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
-    model.requires_grad_(True)
+
+    def load() -> Any:
+        model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
+        fuse(model)
+        return model.requires_grad_(True)
+
     # 3) Train, then leave behind what others can use
-    return fit(run, params, model, tokenizer, device, RECIPE.produces, lambda m, folder: m.save_pretrained(folder))
+    return fit(run, params, load, tokenizer, device, RECIPE.produces, lambda m, folder: m.save_pretrained(folder))

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 from pydantic import Field
 
 from tunesmith.core.recipe import Recipe
-from tunesmith.recipes.hyperparameters import LoraFields
+from tunesmith.recipes.hyperparameters import LoraFields, about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 
 class UnslothParams(LoraFields):
     """Settings of the `unsloth` recipe."""
 
-    load_in_4bit: bool = Field(False)
+    load_in_4bit: bool = Field(False, title="4-bit base", json_schema_extra=about("precision"))
     """Hold the base model in 4 bits, as QLoRA does."""
 
 

@@ -50,4 +50,4 @@ def train(params: UnslothParams, run: RunContext) -> str:
     def save(tuned: Any, folder: Any) -> None:
         tuned.save_pretrained(folder, safe_serialization=True)
 
-    return fit(run, params, model, tokenizer, device, RECIPE.produces, save)
+    return fit(run, params, lambda: model, tokenizer, device, RECIPE.produces, save)

@@ -1,9 +1,8 @@
 // @ts-check
 /** Draws the API page with Swagger UI, from this server's own description. */
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
-dark.addEventListener("change", follow);
+const follow = () => document.documentElement.classList.toggle("dark-mode", document.documentElement.classList.contains("dark"));
+document.addEventListener("tunesmith:theme", follow);
 follow();
 
 // @ts-ignore: a global of swagger-ui-bundle.js

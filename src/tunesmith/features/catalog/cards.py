@@ -1,0 +1,76 @@
+"""Model cards: the README of a model folder, told apart into facts and text, and drawn as HTML that can do nothing."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+MAX_CARD_BYTES = 512 * 1024
+"""Most that is read of a card."""
+FRONT = re.compile(r"\A\ufeff?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
+HEADINGS_DOWN = 2
+"""The page has its own h1 and h2."""
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """The YAML block on top, as plain text and lists of it; empty when there is none or it cannot be read."""
+    import yaml  # the server imports this module and seldom comes here
+
+    found = FRONT.match(card)
+    if not found:
+        return {}
+    try:
+        values = yaml.safe_load(found[1])
+    except yaml.YAMLError:
+        return {}
+    return {str(key): _plain(value) for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _plain(value: Any) -> str | list[str]:
+    """Deeper nesting is left out: aliases could make it endless."""
+    if isinstance(value, list):
+        return [str(item) for item in value[:50] if isinstance(item, str | int | float)]
+    return str(value)[:500] if isinstance(value, str | int | float) else ""
+
+
+def card_html(card: str) -> str:
+    """CommonMark and tables without the front matter. HTML in the card is shown as text, pictures by their description,
+    links only when they lead to another site over https."""
+    return str(_renderer().render(FRONT.sub("", card, count=1)))
+
+
+@cache
+def _renderer() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    made = MarkdownIt("commonmark", {"html": False}).enable("table")
+    made.add_render_rule("heading_open", _lower_heading)
+    made.add_render_rule("heading_close", _lower_heading)
+    made.add_render_rule("link_open", _link)
+    made.add_render_rule("image", lambda _self, tokens, index, *_: escape(tokens[index].content))
+    made.add_render_rule("table_open", lambda *_: '<div class="card-table"><table>')
+    made.add_render_rule("table_close", lambda *_: "</table></div>")
+    # No style attributes: the page's policy refuses them.
+    for part in ("th_open", "td_open"):
+        made.add_render_rule(part, lambda _self, tokens, index, *_: f"<{tokens[index].tag}>")
+    return made
+
+
+def _lower_heading(_self: Any, tokens: Any, index: int, *_: Any) -> str:
+    token = tokens[index]
+    level = min(6, int(token.tag[1]) + HEADINGS_DOWN)
+    return f"<h{level}>" if token.nesting == 1 else f"</h{level}>\n"
+
+
+def _link(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    token = tokens[index]
+    if not str(token.attrs.get("href", "")).startswith(("https://", "http://")):
+        token.attrs = {}
+    else:
+        token.attrs = {"href": token.attrs["href"], "rel": "noopener noreferrer nofollow", "target": "_blank"}
+    return str(renderer.renderToken(tokens, index, options, env))

@@ -1,0 +1,118 @@
+"""What people think of answers: kept as human evaluation, counted by model, given out for use elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from tunesmith.core.clock import utc_now
+from tunesmith.core.errors import InvalidInput
+from tunesmith.features.catalog.service import check_name
+from tunesmith.features.chat.repository import RatingRepository
+from tunesmith.features.chat.tables import RatingRow
+from tunesmith.schemas.common import Page
+from tunesmith.schemas.jobs import ChatMessage
+from tunesmith.schemas.models import RatingCount, RatingCreate, RatingRead, RatingUpdate
+from tunesmith.storage.database import Database, Session
+
+COLUMNS = ("id", "model", "verdict", "prompt", "answer", "note", "messages", "sampling", "created_at")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def rate(session: Session, body: RatingCreate) -> RatingRead:
+    """Keep a judgement. Raises `InvalidInput` for what is no model's name."""
+    check_name(body.model)
+    row = RatingRow(**body.model_dump(), created_at=utc_now())
+    return _read(RatingRepository(session).add(row))
+
+
+def change(session: Session, rating_id: int, body: RatingUpdate) -> RatingRead:
+    """Raises `NotFound`, or `InvalidInput` for null."""
+    given = body.model_dump(exclude_unset=True)
+    empty = [name for name, value in given.items() if value is None]
+    if empty:
+        raise InvalidInput(details=[{"loc": name, "message": "must not be null; leave it out"} for name in empty])
+    row = RatingRepository(session).get(rating_id, for_update=True)
+    for name, value in given.items():
+        setattr(row, name, value)
+    return _read(row)
+
+
+def withdraw(session: Session, rating_id: int) -> None:
+    """Raises `NotFound`."""
+    rows = RatingRepository(session)
+    rows.remove(rows.get(rating_id))
+
+
+def get(session: Session, rating_id: int) -> RatingRead:
+    """Raises `NotFound`."""
+    return _read(RatingRepository(session).get(rating_id))
+
+
+def list_ratings(
+    session: Session, *, model: str | None, verdict: str | None, text: str | None, cursor: int | None, limit: int
+) -> Page[RatingRead]:
+    """Newest first."""
+    rows = RatingRepository(session)
+    query = rows.filtered(model=model, verdict=verdict, text_like=text)
+    found, after = rows.page(query, cursor=cursor, limit=limit)
+    return Page(items=[_read(row) for row in found], next_cursor=after)
+
+
+def counts(session: Session, model: str | None = None) -> list[RatingCount]:
+    """By model, those with the most first."""
+    found: dict[str, dict[str, int]] = {}
+    for name, verdict, count in RatingRepository(session).counts(model):
+        found.setdefault(name, {"up": 0, "down": 0})[verdict] = count
+    read = [
+        RatingCount(model=name, up=n["up"], down=n["down"], share_up=n["up"] / (n["up"] + n["down"]))
+        for name, n in found.items()
+    ]
+    return sorted(read, key=lambda count: (-(count.up + count.down), count.model))
+
+
+def export(
+    database: Database, kind: Literal["jsonl", "csv"], *, model: str | None, verdict: str | None
+) -> Iterator[bytes]:
+    """Oldest first, a part at a time. JSON Lines is exact; in CSV, cells that would start a formula get a quote."""
+    if kind == "csv":
+        yield _csv_row(COLUMNS)
+    last = 0
+    while True:
+        with database.unit_of_work(readonly=True) as session:  # a short one each: the client may be slow
+            rows = RatingRepository(session)
+            part = [_read(row) for row in rows.after(rows.filtered(model=model, verdict=verdict), last)]
+        if not part:
+            return
+        last = part[-1].id
+        for rating in part:
+            yield _csv_rating(rating) if kind == "csv" else (rating.model_dump_json() + "\n").encode()
+
+
+def _csv_rating(rating: RatingRead) -> bytes:
+    cells = rating.model_dump(mode="json") | {"prompt": prompt_of(rating.messages)}
+    return _csv_row([_cell(cells[name]) for name in COLUMNS])
+
+
+def prompt_of(messages: list[ChatMessage]) -> str:
+    """The last thing that the person said."""
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+
+def _csv_row(cells: Any) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()
+
+
+def _read(row: RatingRow) -> RatingRead:
+    return RatingRead.model_validate({name: getattr(row, name) for name in RatingRead.model_fields})

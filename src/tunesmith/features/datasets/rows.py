@@ -1,0 +1,154 @@
+"""Rows of a stored version: any range, any by their numbers, and those that hold a text. Only the row groups that are
+needed are read."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.core.clock import monotonic_s
+from tunesmith.schemas.datasets import DatasetPreview
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+BATCH_ROWS = 64
+MAX_BYTES = 8 * 1024**2
+"""Of cells in one answer; it has fewer rows when they are so long."""
+SEARCH_S = 1.0
+"""Seconds after which a search answers with what it has found, and with where to go on."""
+
+
+def read_range(data: Path, offset: int, limit: int, max_chars: int | None = None) -> DatasetPreview:
+    """Rows from `offset` (0 is the first), read a few at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(data) as file:
+        found, starts = _Found(file, limit, max_chars), _starts(file)
+        wanted = [g for g in range(file.num_row_groups) if starts[g + 1] > offset and starts[g] < offset + limit]
+        number = starts[wanted[0]] if wanted else 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=wanted, use_threads=False):
+            first = min(max(0, offset - number), batch.num_rows)
+            found.take(batch.slice(first, limit - len(found.rows)), number + first)
+            number += batch.num_rows
+            if found.full:
+                break
+    return found.answer(starts[-1], found.numbers[-1] if found.numbers else starts[-1])
+
+
+def read_numbers(data: Path, numbers: Sequence[int], max_chars: int | None = None) -> DatasetPreview:
+    """The rows of these numbers (1 is the first), in the order of the file; those that are not there are left out."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(data) as file:
+        found, starts = _Found(file, len(numbers), max_chars), _starts(file)
+        for group in range(file.num_row_groups):
+            inside = sorted({n - 1 - starts[group] for n in numbers if starts[group] < n <= starts[group + 1]})
+            if inside and not found.full:
+                found.take_some(file.read_row_group(group, use_threads=False), inside, starts[group])
+    return found.answer(starts[-1], starts[-1])
+
+
+def search(data: Path, text: str, offset: int, limit: int, max_chars: int | None = None) -> DatasetPreview:
+    """Rows from `offset` on in which a cell holds `text`, whatever the case. Stops after `SEARCH_S`."""
+    import pyarrow.parquet as pq
+
+    until = monotonic_s() + SEARCH_S
+    with pq.ParquetFile(data) as file:
+        found, starts = _Found(file, limit, max_chars), _starts(file)
+        reached = starts[-1]
+        for group in range(file.num_row_groups):
+            if starts[group + 1] <= offset:
+                continue
+            table = file.read_row_group(group, use_threads=False)
+            inside = [i for i in _matches(table, text) if starts[group] + i >= offset]
+            found.take_some(table, inside, starts[group])
+            if found.full:
+                reached = found.numbers[-1]
+                break
+            if monotonic_s() > until:
+                reached = starts[group + 1]
+                break
+    return found.answer(starts[-1], reached)
+
+
+class _Found:
+    """Rows collected for one answer."""
+
+    def __init__(self, file: pq.ParquetFile, limit: int, max_chars: int | None) -> None:
+        self.columns = list(file.schema_arrow.names)
+        self.limit, self.max_chars = limit, max_chars
+        self.rows: list[dict[str, Any]] = []
+        self.numbers: list[int] = []
+        self._size_bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.rows) >= self.limit or self._size_bytes > MAX_BYTES
+
+    def take(self, part: pa.RecordBatch | pa.Table, start: int) -> None:
+        """All rows of `part`, whose first has the index `start` in the file."""
+        for index, row in enumerate(part.to_pylist(), start=start + 1):
+            self._add(index, row)
+        self._size_bytes += part.nbytes
+
+    def take_some(self, table: pa.Table, inside: list[int], start: int) -> None:
+        """The rows of `table` at the indices `inside`, until the answer is full."""
+        for few in _parts(inside):
+            if self.full:
+                return
+            few = few[: self.limit - len(self.rows)]
+            part = table.take(few)
+            for index, row in zip(few, part.to_pylist(), strict=True):
+                self._add(start + index + 1, row)
+            self._size_bytes += part.nbytes
+
+    def _add(self, number: int, row: dict[str, Any]) -> None:
+        self.numbers.append(number)
+        self.rows.append({"row": number, **{name: _cell(value, self.max_chars) for name, value in row.items()}})
+
+    def answer(self, total_rows: int, reached: int) -> DatasetPreview:
+        """`reached`: how many rows of the file are done with."""
+        return DatasetPreview(
+            columns=self.columns,
+            rows=self.rows,
+            numbers=self.numbers,
+            total_rows=total_rows,
+            next_offset=reached if reached < total_rows else None,
+        )
+
+
+def _starts(file: pq.ParquetFile) -> list[int]:
+    """The index of each group's first row, and the number of all rows."""
+    groups = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+    return list(itertools.accumulate(groups, initial=0))
+
+
+def _parts(indices: list[int]) -> Iterator[list[int]]:
+    return (indices[first : first + BATCH_ROWS] for first in range(0, len(indices), BATCH_ROWS))
+
+
+def _matches(table: pa.Table, text: str) -> list[int]:
+    """Indices of rows in which a cell holds `text`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    hits: pa.ChunkedArray | None = None
+    for column in table.columns:
+        words = column if pa.types.is_large_string(column.type) else column.cast(pa.large_string())
+        here = pc.fill_null(pc.match_substring(words, text, ignore_case=True), fill_value=False)
+        hits = here if hits is None else pc.or_(hits, here)
+    return [] if hits is None else list(pc.indices_nonzero(hits).to_pylist())
+
+
+def _cell(value: Any, max_chars: int | None) -> Any:
+    """As JSON can say it; text beyond `max_chars` is cut."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str) and max_chars is not None and len(value) > max_chars:
+        return value[:max_chars] + "…"
+    return value

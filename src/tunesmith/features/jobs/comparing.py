@@ -1,0 +1,102 @@
+"""Jobs side by side: what was set, what came out, and what their models say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.core.errors import InvalidInput
+from tunesmith.core.job_dir import JobDir
+from tunesmith.features.jobs import files, service
+from tunesmith.features.jobs.curves import number
+from tunesmith.features.jobs.metrics import curves_of
+from tunesmith.features.jobs.repository import JobRepository
+from tunesmith.features.jobs.tables import JobRow
+from tunesmith.schemas.jobs import ComparedJob, ComparedValue, JobComparison, JobSample
+from tunesmith.settings import Settings
+from tunesmith.storage.database import Session
+
+MAX_JOBS = 8
+SETTINGS = ("method", "model", "dataset_id", "dataset_version", "eval_dataset_id")
+"""Shown before the hyperparameters."""
+SCORES = ("loss", "eval_loss", "best_eval_loss", "elapsed_s", "step")
+HIGHER_IS_BETTER = ("accuracy", "f1", "bleu", "rouge", "exact_match", "tokens_per_s", "samples_per_s", "mfu")
+"""Ends of names of scores that are better when higher; losses, errors and times are better when lower."""
+NO_CONTEST = ("step", "elapsed_s", "tokens_seen")
+CHECK_PROMPT = "Hello"
+"""What `recipes.blocks.validate` says to every finished model."""
+
+
+def compare(settings: Settings, session: Session, ids: Sequence[int], points: int) -> JobComparison:
+    """Up to `MAX_JOBS` jobs, with curves of so many `points`; 0 leaves them out. Raises `NotFound`, `InvalidInput`."""
+    ids = list(dict.fromkeys(ids))
+    if not 1 <= len(ids) <= MAX_JOBS:
+        raise InvalidInput(
+            f"{len(ids)} jobs cannot be compared.",
+            hint=f"Choose up to {MAX_JOBS}.",
+            details=[{"loc": "ids", "message": f"1 to {MAX_JOBS} jobs"}],
+        )
+    rows = JobRepository(session).many(ids)
+    jobs = [
+        ComparedJob(
+            job=service.read(row),
+            curves=curves_of(session, row.id, points) if points else {},
+            samples=samples(files.job_dir(settings, row.id)),
+        )
+        for row in rows
+    ]
+    return JobComparison(jobs=jobs, settings=_settings(rows), scores=_scores(rows))
+
+
+def _settings(rows: Sequence[JobRow]) -> list[ComparedValue]:
+    table = [{name: getattr(row, name) for name in SETTINGS} | row.hyperparameters for row in rows]
+    found = []
+    for name in dict.fromkeys(name for values in table for name in values):
+        values = [each.get(name) for each in table]
+        if any(value is not None for value in values):
+            found.append(ComparedValue(name=name, values=values, differs=_differ(values)))
+    return found
+
+
+def _scores(rows: Sequence[JobRow]) -> list[ComparedValue]:
+    table = [{name: getattr(row, name) for name in SCORES} | {**row.metrics} for row in rows]
+    found = []
+    for name in dict.fromkeys(name for values in table for name in values):
+        values = [each.get(name) for each in table]
+        if all(value is None for value in values):
+            continue
+        places = [] if name in NO_CONTEST else _best(values, lowest=not name.endswith(HIGHER_IS_BETTER))
+        found.append(ComparedValue(name=name, values=values, differs=_differ(values), best=places))
+    return found
+
+
+def _number(value: Any) -> float:
+    found = number(value)
+    return math.nan if found is None else found
+
+
+def _best(values: Sequence[Any], *, lowest: bool) -> list[int]:
+    """Places of the best numbers; none where fewer than two are there or all are alike."""
+    numbers = {place: found for place, value in enumerate(values) if math.isfinite(found := _number(value))}
+    if len(set(numbers.values())) < 2:
+        return []
+    top = min(numbers.values()) if lowest else max(numbers.values())
+    return [place for place, value in numbers.items() if value == top]
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
+
+
+def samples(folder: JobDir) -> list[JobSample]:
+    """What the job's model answered when it was checked; nothing for a job that has not come so far."""
+    found = []
+    for path in sorted(folder.artifacts.glob("*/validation.json")):
+        try:
+            told = json.loads(path.read_bytes())
+            found.append(JobSample(prompt=str(told.get("prompt", CHECK_PROMPT)), answer=str(told["sample"])))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # a custom script may leave a file of that name
+    return found

@@ -1,0 +1,259 @@
+"""The pages of models: what is here, what the hub has, the collection, and one model."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from tunesmith.features.catalog import collection, detail, hub, library, service
+from tunesmith.features.catalog.cards import card_html, front_matter
+from tunesmith.features.catalog.search import search
+from tunesmith.features.chat import ratings
+from tunesmith.http.session import AppState, State
+from tunesmith.recipes.auto import read_machine
+from tunesmith.recipes.catalog import RECIPES
+from tunesmith.schemas.models import Category, HubSort, MemoryNeed, ModelDetail, ModelSort
+from tunesmith.ui.render import page
+
+router = APIRouter(include_in_schema=False)
+
+TABS = ("here", "hub", "collection")
+DETAIL_TABS = ("overview", "files", "versions", "ratings", "card", "use")
+SHOWN = 48
+"""Models on one page."""
+FOUND = 30
+"""Search results on one page."""
+SIZES = {
+    "under-500m": "Under 500M",
+    "500m-2b": "500M to 2B",
+    "2b-5b": "2B to 5B",
+    "5b-10b": "5B to 10B",
+    "over-10b": "Over 10B",
+}
+SORTS = {"newest": "Newest first", "name": "Name", "size": "Largest first", "score": "Best loss first"}
+HUB_SORTS = {
+    "trending": "Trending",
+    "downloads": "Most downloads",
+    "likes": "Most likes",
+    "updated": "Recently updated",
+}
+PROVIDERS = (
+    "HuggingFaceTB", "Qwen", "meta-llama", "mistralai", "google", "microsoft", "ibm-granite", "allenai", "deepseek-ai",
+    "LiquidAI", "TinyLlama", "EleutherAI",
+)  # fmt: skip
+"""Offered while typing; any other works too."""
+LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3.1", "llama3.2", "llama3.3", "gemma", "cc-by-4.0", "openrail")
+METRICS = {
+    "eval_loss": "Held-out loss",
+    "perplexity": "Perplexity",
+    "loss": "Training loss",
+    "train_loss": "Training loss",
+}
+"""The first of these that a model has stands on its card."""
+FITS = {
+    "standard": ("Fits any method", "good"),
+    "lora": ("Fits with LoRA", "good"),
+    "qlora": ("Fits with QLoRA", "info"),
+}
+
+
+@router.get("/models")
+def show(request: Request, state: State, tab: str = "here") -> HTMLResponse:
+    tab = tab if tab in TABS else "here"
+    with state.database.unit_of_work(readonly=True) as session:
+        collected = collection.ids_by_name(session)
+        entries = (
+            collection.list_collected(state.settings, session, cursor=None, limit=500).items
+            if tab == "collection"
+            else []
+        )
+    models = service.list_models(state.settings)
+    context: dict[str, Any] = {"collected": collected, "num_models": len(models), "entries": entries}
+    if tab == "here":
+        context |= _here(state, request, models)
+    elif tab == "hub":
+        context |= _hub(state, request, frozenset(collected))
+    return page(
+        request, f"models/{tab}.html", title="Models", section="models", tab=tab, badge=fit_badge, metric=metric,
+        needs_text=needs_text, **context,
+    )  # fmt: skip
+
+
+@router.get("/models/{name:path}")
+def show_one(
+    request: Request,
+    state: State,
+    name: str,
+    tab: str = "overview",
+    tool: str = "",
+    verdict: str = "",
+    cursor: str = "",
+) -> HTMLResponse:
+    tab = tab if tab in DETAIL_TABS else "overview"
+    found = detail.detail(state.settings, name, own_address(request))
+    with state.database.unit_of_work(readonly=True) as session:
+        collected = collection.ids_by_name(session)
+        counts = ratings.counts(session, name)
+        judged = None
+        if tab == "ratings":
+            judged = ratings.list_ratings(
+                session,
+                model=name,
+                verdict=_one_of(("up", "down"), verdict),
+                text=None,
+                cursor=_number(cursor),
+                limit=30,
+            )
+    if tab == "files" and is_part(request):
+        found.files = detail.checksums(state.settings, name)
+    tools = {snippet.key: snippet for snippet in found.use}
+    return page(
+        request, f"models/{tab}.html", title=found.model.title or name, section="models", breadcrumb=[("Models", "/models")],
+        found=found, model=found.model, tab=tab, tabs=_tabs(found, sum(c.up + c.down for c in counts)), collected=collected,
+        counts=counts[0] if counts else None, judged=judged, verdict=verdict, tool=tools.get(tool, found.use[0]),
+        facts=front_matter(found.card), card=card_html(found.card) if tab == "card" else "", badge=fit_badge, metric=metric,
+        metric_name=metric_name, link=link, needs_text=needs_text, names=_names(state, found), next_url=_next(request, judged),
+    )  # fmt: skip
+
+
+def _here(state: AppState, request: Request, models: list[Any]) -> dict[str, Any]:
+    """The models on this machine that fit the query, and the query itself."""
+    asked = request.query_params
+    chosen = {
+        "q": asked.get("q", "")[:200],
+        "kind": _one_of(("base", "tuned"), asked.get("kind")),
+        "method": _one_of([recipe.name for recipe in RECIPES], asked.get("method")),
+        "sort": _one_of(get_args(ModelSort), asked.get("sort")) or "newest",
+        "view": _one_of(("cards", "table"), asked.get("view")) or "cards",
+    }
+    found = service.select(
+        models,
+        text=chosen["q"],
+        kind=chosen["kind"],
+        method=chosen["method"],
+        sort=chosen["sort"],  # type: ignore[arg-type]
+    )
+    start, machine = _number(asked.get("cursor")) or 0, read_machine()
+    shown = [service.with_memory(state.settings, model, machine) for model in found[start : start + SHOWN]]
+    more = start + SHOWN if len(found) > start + SHOWN else None
+    return {
+        "models": shown, "total": len(found), "chosen": chosen, "kinds": [("", "All kinds"), ("tuned", "Tuned"), ("base", "Base")],
+        "methods": [("", "Any method"), *((recipe.name, recipe.title) for recipe in RECIPES if recipe.produces)],
+        "sorts": list(SORTS.items()), "views": {view: _with(request, view=view) for view in ("cards", "table")},
+        "next_url": _with(request, cursor=more) if more else "", "first_url": _with(request, cursor=None) if start else "",
+    }  # fmt: skip
+
+
+def _hub(state: AppState, request: Request, collected: frozenset[str]) -> dict[str, Any]:
+    """What the hub has; asked only by the part of the page that may wait for it."""
+    asked = request.query_params
+    query = hub.Query(
+        asked.get("q", "")[:200], _one_of(get_args(Category), asked.get("category", "text-generation")),  # type: ignore[arg-type]
+        asked.get("provider", "")[:96], _one_of(SIZES, asked.get("size")), asked.get("licence", "")[:100],  # type: ignore[arg-type]
+        _one_of(get_args(HubSort), asked.get("sort")) or "trending",  # type: ignore[arg-type]
+    )  # fmt: skip
+    start = _number(asked.get("cursor"))
+    found = search(state.settings, query, cursor=start, limit=FOUND, collected=collected) if is_part(request) else None
+    more = found.next_cursor if found else None
+    return {
+        "found": found, "query": query, "sizes": [("", "Any size"), *SIZES.items()], "sorts": list(HUB_SORTS.items()),
+        "categories": [("", "Any category"), *((c, c.replace("-", " ").capitalize()) for c in get_args(Category))],
+        "providers": PROVIDERS, "licences": LICENCES, "first_url": _with(request, cursor=None) if start else "",
+        "next_url": _with(request, cursor=more) if more else "",
+    }  # fmt: skip
+
+
+def is_part(request: Request) -> bool:
+    """Whether the page itself asks, for a part that may take its time."""
+    return request.headers.get("hx-request") == "true"
+
+
+def own_address(request: Request) -> str:
+    """This server as the browser knows it; the guard has checked the host."""
+    return f"{request.scope['scheme']}://{request.headers['host']}"
+
+
+def link(name: str) -> str:
+    """The page of a model."""
+    return f"/models/{quote(name)}"
+
+
+def metric_name(name: str) -> str:
+    """A metric in words; times are shown with their unit."""
+    return METRICS.get(name) or {"training_s": "Training time", "train_steps": "Steps"}.get(
+        name, name.removesuffix("_s").replace("_", " ").capitalize()
+    )
+
+
+def metric(model: Any) -> tuple[str, float] | None:
+    """The number that stands for how good it is."""
+    return next(((METRICS[name], model.metrics[name]) for name in METRICS if name in model.metrics), None)
+
+
+def fit_badge(memory: list[MemoryNeed]) -> tuple[str, str, str] | None:
+    """`(text, tone, explanation)`: the most demanding method that this machine has room for."""
+    if not memory:
+        return None
+    ways = {need.method: need for need in memory}
+    why = needs_text(memory)
+    for method, (text, tone) in FITS.items():
+        if ways[method].fit == "fits":
+            return text, tone, why
+    for method, (text, _) in reversed(FITS.items()):
+        if ways[method].fit == "tight":
+            return text.replace("Fits", "Tight"), "warn", why
+    return "Too large here", "bad", why
+
+
+def needs_text(memory: list[MemoryNeed]) -> str:
+    """The need of each method in words."""
+    parts = [f"{need.method} {need.memory_bytes / 1e9:.1f} GB" for need in memory if need.fit != "unavailable"]
+    about = "about " if memory and memory[0].estimated else ""
+    where = "GPU memory" if memory and memory[0].device == "cuda" else "memory"
+    has = f" of {memory[0].available_bytes / 1e9:.0f} GB {where}" if memory else ""
+    return f"Training takes {about}{', '.join(parts)}{has}." if parts else ""
+
+
+def _tabs(found: ModelDetail, num_ratings: int) -> list[tuple[str, str, int | None]]:
+    return [
+        ("overview", "Overview", None),
+        ("use", "Use it", None),
+        ("files", "Files", len(found.files)),
+        ("versions", "Versions", len(found.versions)),
+        ("ratings", "Ratings", num_ratings),
+        ("card", "Model card", None),
+    ]
+
+
+def _names(state: AppState, found: ModelDetail) -> dict[str, str]:
+    """What people call the models that the page links to."""
+    titles = {model.name: model.title for model in found.versions} | {found.model.name: found.model.title}
+    for name in found.lineage.used_by:
+        other = library.tuned_model(state.settings, int(name.removeprefix("job:")))
+        titles[name] = other.title if other else name
+    return titles
+
+
+def _next(request: Request, judged: Any) -> str:
+    return _with(request, cursor=judged.next_cursor) if judged and judged.next_cursor else ""
+
+
+def _with(request: Request, **changes: Any) -> str:
+    """This address with other values in its query; None takes one out."""
+    values = {**request.query_params, **changes}
+    if "cursor" not in changes:
+        values.pop("cursor", None)
+    kept = {name: value for name, value in values.items() if value not in (None, "")}
+    return f"{quote(request.scope['path'])}?{urlencode(kept)}"
+
+
+def _one_of(allowed: Any, value: str | None) -> str | None:
+    """What is not allowed counts as not asked for."""
+    return value if value in allowed else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() and len(text) < 16 else None

@@ -1,0 +1,97 @@
+"""Templates made into pages, and errors into pages. Nothing on a page comes from another host, and nothing runs inline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tunesmith.core.errors import TunesmithError
+from tunesmith.core.version import VERSION
+from tunesmith.ui import files, words
+from tunesmith.ui.navigation import NAVIGATION
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+Breadcrumb = Sequence[tuple[str, str]]
+
+
+def icon(name: str, label: str = "") -> Markup:
+    """A lucide icon, drawn in the page; `label` for those who hear it, else it is decoration. Raises `KeyError`."""
+    said = Markup('role="img" aria-label="{}"').format(label) if label else Markup('aria-hidden="true"')
+    return Markup('<svg class="icon" viewBox="0 0 24 24" {}>{}</svg>').format(said, Markup(files.icons()[name]))
+
+
+@cache
+def templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("tunesmith.ui"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(words.FILTERS)
+    made.globals.update(icon=icon, lucide=icon, navigation=NAVIGATION, version=VERSION)
+    return made
+
+
+def page(
+    request: Request,
+    template: str,
+    *,
+    title: str,
+    section: str = "",
+    breadcrumb: Breadcrumb = (),
+    status: int = 200,
+    **context: Any,
+) -> HTMLResponse:
+    """`template` as an answer.
+
+    `section` is the entry of the navigation that the page belongs to; `breadcrumb` are (text, address) of the pages above.
+    A template also knows `here` (this address with its query), `asset(path)` (address of a file) and `icon(name)`.
+    """
+    folder = f"/static/{files.digest()}/"
+    known = files.files()
+
+    def asset(name: str) -> str:
+        if name not in known:
+            raise LookupError(f"{name} is not among the files of the pages")
+        return folder + name
+
+    query = request.scope["query_string"].decode("latin-1")
+    html = (
+        templates()
+        .get_template(template)
+        .render(
+            **context,
+            look=request.app.state.tunesmith.settings,
+            title=title,
+            section=section,
+            breadcrumb=breadcrumb,
+            asset=asset,
+            static=folder,
+            here=request.scope["path"] + (f"?{query}" if query else ""),
+        )
+    )
+    return HTMLResponse(html, status_code=status, headers=HEADERS)
+
+
+def error_page(request: Request, error: TunesmithError) -> HTMLResponse:
+    """What went wrong and what to do, with the error's own status."""
+    return page(
+        request, "error.html", title=TITLES.get(error.status, "Something went wrong"), status=error.status, error=error
+    )
+
+
+TITLES = {400: "This cannot be read", 404: "Not found", 422: "This address does not work", 503: "Not ready"}

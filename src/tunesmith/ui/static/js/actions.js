@@ -1,0 +1,137 @@
+// @ts-check
+/**
+ * Buttons and forms that say in their markup what they do:
+ *   data-action="POST /api/v1/jobs/3/pause"   data-body='{"a": 1}'   data-done="Pausing."
+ *   data-confirm="Delete it?"  data-more="what else to know"  data-word="Delete"  data-typed="the name to type"
+ *   data-then="reload | /address/{id} | name of an event"   (without it the live parts of the page are asked to refresh)
+ *   data-undo="POST /api/v1/…"   a toast offers to take it back
+ * A form sends its fields as JSON: `name="a.b"` nests, data-type="number|boolean|json|list" converts; an empty number, json or list
+ * is left out, or sent as null with data-empty="null". Problems of a 422 are shown at the fields they name.
+ */
+import { call } from "./api.js";
+import { announce, detailsOf, make, showProblem, clearProblem, sure } from "./dom.js";
+import { toast, toastError, toastNext } from "./toast.js";
+
+/** @param {string} text such as "DELETE /api/v1/jobs/3" @param {unknown} [body] */
+function perform(text, body) {
+  const [, method, path] = /^(GET|POST|PUT|PATCH|DELETE) (\S+)$/.exec(text) ?? [];
+  if (!path) throw new Error(`data-action cannot be read: ${text}`);
+  return call(path, body === undefined ? { method } : { method, json: body });
+}
+
+/** Everything on the page that stays fresh asks again. */
+export function refreshParts() {
+  for (const name of ["tunesmith:jobs", "tunesmith:datasets"]) document.body.dispatchEvent(new CustomEvent(name));
+}
+
+/** @param {DOMStringMap} data @param {any} answer */
+function after(data, answer) {
+  const then = (data.then ?? "").replace(/\{(\w+)\}/g, (_, key) => encodeURIComponent(answer?.[key] ?? ""));
+  if (then === "reload" || then.startsWith("/")) {
+    if (data.done) toastNext(data.done);
+    if (then === "reload") location.reload();
+    else location.href = then;
+    return;
+  }
+  if (data.undo) toast(data.done ?? "Done.", { action: "Undo", act: () => void perform(/** @type {string} */ (data.undo)).then(refreshParts, toastError) });
+  else if (data.done) toast(data.done);
+  if (then) document.body.dispatchEvent(new CustomEvent(then, { detail: answer }));
+  else refreshParts();
+}
+
+/** @param {HTMLElement} asker @param {unknown} body @param {(error: any) => void} failed */
+async function run(asker, body, failed) {
+  const data = asker.dataset;
+  if (asker.getAttribute("aria-busy") === "true") return;
+  if (data.confirm && !await sure(data.confirm, { action: data.word ?? asker.textContent?.trim() ?? "Yes", more: data.more, typed: data.typed })) return;
+  asker.setAttribute("aria-busy", "true");
+  try {
+    after(data, await perform(/** @type {string} */ (data.action), body));
+    asker.dispatchEvent(new CustomEvent("tunesmith:done", { bubbles: true }));
+  } catch (error) {
+    failed(error);
+  } finally {
+    asker.removeAttribute("aria-busy");
+  }
+}
+
+/** @param {any} field an input, select or textarea @returns {unknown} undefined: leave it out */
+function valueOf(field) {
+  if (field.type === "checkbox") return field.checked;
+  const text = field.value, type = field.dataset.type;
+  if (!type) return text;
+  if (text.trim() === "") return field.dataset.empty === "null" ? null : type === "list" ? [] : undefined;
+  if (type === "number") return Number(text);
+  if (type === "boolean") return text === "true";
+  if (type === "list") return text.split(/[,\n]/).map((/** @type {string} */ part) => part.trim()).filter(Boolean);
+  try { return JSON.parse(text); } catch { throw Object.assign(new Error("This is not JSON."), { details: [{ loc: field.name, message: "This is not JSON." }] }); }
+}
+
+/** What a form holds, as the API takes it. Throws with `details` when a field cannot be read. @param {HTMLFormElement} form */
+export function valuesOf(form) {
+  /** @type {Record<string, any>} */
+  const values = {};
+  for (const field of /** @type {any} */ (form.elements)) {
+    if (!field.name || field.disabled || ["submit", "button", "file"].includes(field.type) || (field.type === "radio" && !field.checked)) continue;
+    const many = field.type === "checkbox" && field.dataset.type === "list";
+    const value = many ? field.value : valueOf(field);
+    if (value === undefined || (many && !field.checked && values[field.name])) continue;
+    const parts = field.name.split("."), last = parts.pop();
+    const place = parts.reduce((/** @type {any} */ at, /** @type {string} */ part) => at[part] ??= {}, values);
+    if (many) place[last] = [...(place[last] ?? []), ...(field.checked ? [value] : [])];
+    else place[last] = value;
+  }
+  return values;
+}
+
+/** @param {HTMLFormElement} form */
+export function clearProblems(form) {
+  for (const note of form.querySelectorAll("[data-problem]")) note.remove();
+  for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  const place = /** @type {HTMLElement | null} */ (form.querySelector("[data-problems]"));
+  if (place) clearProblem(place);
+}
+
+/** Each problem at its field; what belongs to none, above the form's buttons. @param {HTMLFormElement} form @param {any} error */
+export function showProblems(form, error) {
+  clearProblems(form);
+  const rest = [];
+  for (const detail of error.details ?? []) {
+    const loc = String(detail.loc ?? "");
+    const field = [...form.elements].find(one => { const name = one.getAttribute("name"); return name && (name === loc || loc.startsWith(`${name}.`) || loc.endsWith(`.${name}`)); });
+    if (!field) { rest.push(detail); continue; }
+    const note = make("p", detail.message, { "data-problem": "", id: `problem-${field.id || field.getAttribute("name")}` });
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-errormessage", note.id);
+    (field.closest(".field") ?? field.parentElement)?.append(note);
+  }
+  const first = /** @type {HTMLElement | null} */ (form.querySelector("[aria-invalid]"));
+  const place = /** @type {HTMLElement | null} */ (form.querySelector("[data-problems]"));
+  if (place && (rest.length || !first)) showProblem(place, { ...error, message: error.message, details: rest });
+  else if (!first) toastError(error);
+  first?.focus();
+  announce([error.message, ...detailsOf(error)].join(" "));
+}
+
+/** @param {HTMLElement} button @returns {unknown} */
+const bodyOf = button => button.dataset.body ? JSON.parse(button.dataset.body) : undefined;
+
+export function startActions() {
+  document.addEventListener("click", event => {
+    const asker = /** @type {HTMLElement | null} */ (/** @type {Element} */ (event.target).closest("[data-action]:not(form)"));
+    if (!asker || asker.closest("[aria-disabled=true]")) return;
+    event.preventDefault();
+    void run(asker, bodyOf(asker), toastError);
+  });
+  document.addEventListener("submit", event => {
+    const form = /** @type {HTMLFormElement} */ (event.target);
+    if (!form.dataset?.action) return;
+    event.preventDefault();
+    clearProblems(form);
+    try {
+      void run(form, valuesOf(form), error => showProblems(form, error));
+    } catch (error) {
+      showProblems(form, error);
+    }
+  });
+}

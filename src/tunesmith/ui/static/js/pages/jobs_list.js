@@ -1,0 +1,105 @@
+// @ts-check
+/** Selecting jobs in the list, comparing them, and doing one thing with all of them. */
+import { call } from "../api.js";
+import { refreshParts } from "../actions.js";
+import { $, sure } from "../dom.js";
+import { toast } from "../toast.js";
+import { plural } from "../words.js";
+
+const MOST_COMPARED = 8, AT_ONCE = 4;
+/** @type {Record<string, {when: string[], done: string}>} */
+const WORK = {
+  start: { when: ["created"], done: "started" },
+  pause: { when: ["running", "queued"], done: "pausing" },
+  resume: { when: ["paused", "failed", "cancelled"], done: "waiting for their turn" },
+  stop: { when: ["running", "queued", "paused"], done: "stopping" },
+  delete: { when: ["created", "completed", "failed", "cancelled"], done: "deleted" },
+};
+/** Ids; they stay selected while the list changes. @type {Set<string>} */
+const selected = new Set();
+
+/** @returns {any[]} */
+const boxes = () => [...document.querySelectorAll("[data-select]")];
+/** Selected and on the page. @param {string} [work] only those it can be done with @returns {HTMLElement[]} */
+const rows = work => /** @type {any[]} */ ([...document.querySelectorAll("tr[data-job]")]).filter(row => selected.has(row.dataset.job) && (!work || WORK[work].when.includes(row.dataset.status)));
+
+function draw() {
+  for (const box of boxes()) box.checked = selected.has(box.value);
+  const chosen = rows().map(row => /** @type {string} */ (row.dataset.job)), all = /** @type {any} */ (document.querySelector("[data-select-all]"));
+  if (all) {
+    all.checked = chosen.length > 0 && chosen.length === boxes().length;
+    all.indeterminate = chosen.length > 0 && !all.checked;
+  }
+  $("bulk").hidden = !chosen.length;
+  $("bulk-count").textContent = `${chosen.length} selected`;
+  const compare = $("bulk-compare"), fits = chosen.length > 1 && chosen.length <= MOST_COMPARED;
+  compare.hidden = chosen.length < 2;
+  compare.href = `/jobs/compare?ids=${chosen.slice(0, MOST_COMPARED).join()}`;
+  compare.title = fits ? "" : `The first ${MOST_COMPARED} of them`;
+  for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-bulk]"))) button.hidden = !rows(button.dataset.bulk).length;
+}
+
+/** @param {string} work @param {string} id */
+const perform = (work, id) => work === "delete" ? call(`/jobs/${id}`, { method: "DELETE" }) : call(`/jobs/${id}/${work}`, { method: "POST" });
+
+/** One after the other in a few lanes; those that refuse are named. @param {string} work @param {string[]} ids */
+async function performAll(work, ids) {
+  const waiting = [...ids], /** @type {string[]} */ refused = [];
+  const lane = async () => {
+    for (let id = waiting.shift(); id; id = waiting.shift()) {
+      try {
+        await perform(work, id);
+        selected.delete(id);
+      } catch (error) {
+        refused.push(/** @type {any} */ (error).message);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, lane));
+  const done = ids.length - refused.length;
+  if (done) toast(`${plural(done, "job")} ${WORK[work].done}.`);
+  if (refused.length) toast(`${plural(refused.length, "job")} refused.`, { tone: "bad", details: refused });
+}
+
+/** @param {HTMLElement} button */
+async function bulk(button) {
+  const work = /** @type {string} */ (button.dataset.bulk), ids = rows(work).map(row => /** @type {string} */ (row.dataset.job));
+  const count = plural(ids.length, "job");
+  if (work === "delete" && !await sure(`Delete ${count}?`, { action: "Delete", more: "Their models, checkpoints, logs and curves go with them. This cannot be undone.", typed: `delete ${ids.length}` })) return;
+  if (work === "stop" && !await sure(`Stop ${count}?`, { action: "Stop", more: "Their checkpoints stay, so that they can be resumed later." })) return;
+  button.setAttribute("aria-busy", "true");
+  await performAll(work, ids);
+  button.removeAttribute("aria-busy");
+  draw();
+  refreshParts();
+}
+
+/** The row before or after, by j and k; x selects it. @param {KeyboardEvent} event */
+function pressed(event) {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input:not([type=checkbox]), textarea, select, dialog[open]")) return;
+  const links = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".job-name")]);
+  const at = links.findIndex(link => link.closest("tr")?.contains(document.activeElement));
+  if (event.key === "j") links[Math.min(at + 1, links.length - 1)]?.focus();
+  else if (event.key === "k") links[Math.max(at - 1, 0)]?.focus();
+  else if (event.key === "x" && at >= 0) links[at].closest("tr")?.querySelector("input")?.click();
+  else if (event.key === "Escape" && selected.size) { selected.clear(); draw(); }
+}
+
+document.addEventListener("change", event => {
+  const box = /** @type {HTMLInputElement} */ (event.target);
+  if (box.matches("[data-select-all]")) for (const one of boxes()) selected[box.checked ? "add" : "delete"](one.value);
+  else if (box.matches("[data-select]")) selected[box.checked ? "add" : "delete"](box.value);
+  else return;
+  draw();
+});
+if ($("bulk")) {
+  document.addEventListener("click", event => {
+    const button = /** @type {HTMLElement | null} */ (/** @type {Element} */ (event.target).closest("[data-bulk]"));
+    if (button && button.getAttribute("aria-busy") !== "true") void bulk(button);
+  });
+  $("bulk-clear").addEventListener("click", () => { selected.clear(); draw(); });
+  document.addEventListener("keydown", pressed);
+  document.addEventListener("htmx:after:swap", draw);
+  draw();
+}

@@ -1,0 +1,194 @@
+// @ts-check
+/**
+ * A job's log of any size: a few pieces of it are on the page, more come as one scrolls. It follows the end while that is in sight,
+ * and a search jumps to its matches wherever they are.
+ */
+import { call } from "../api.js";
+import { $, debounce, make, throttle } from "../dom.js";
+import { toastError } from "../toast.js";
+import { bytes, number } from "../words.js";
+
+const PIECE = 64 * 1024, MOST_PIECES = 10, NEAR_PX = 600, LOOK_MS = 2000, MOST_MATCHES = 2000, END = 2 ** 52;
+/** Colours and other orders to a terminal. */
+const ORDERS = /\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07/g; // eslint-disable-line no-control-regex
+
+/** @typedef {{offset: number, end: number, text: string, element: HTMLElement}} Piece */
+
+const view = $("log"), url = `/jobs/${$("job").dataset.job}/logs`;
+/** @type {Piece[]} */
+let pieces = [];
+let size = 0, busy = false;
+let wanted = "", /** @type {{offset: number}[]} */ matches = [], at = -1, isMore = false;
+
+/** What a terminal would show. @param {string} text */
+const plain = text => text.replace(ORDERS, "").split("\n").map(line => line.slice(line.replace(/\r+$/, "").lastIndexOf("\r") + 1)).join("\n");
+
+/** @param {Piece} piece */
+function draw(piece) {
+  const text = plain(piece.text), parts = [];
+  if (!wanted) return piece.element.replaceChildren(text);
+  const lower = text.toLowerCase(), word = wanted.toLowerCase();
+  let from = 0;
+  for (let i = lower.indexOf(word); i >= 0; i = lower.indexOf(word, from)) {
+    parts.push(text.slice(from, i), make("mark", text.slice(i, i + word.length)));
+    from = i + word.length;
+  }
+  piece.element.replaceChildren(...parts, text.slice(from));
+}
+
+/** @param {{offset: number, next_offset: number, text: string, size_bytes: number}} chunk @returns {Piece} */
+function pieceOf(chunk) {
+  size = chunk.size_bytes;
+  const piece = { offset: chunk.offset, end: chunk.next_offset, text: chunk.text, element: make("pre") };
+  draw(piece);
+  return piece;
+}
+
+/** @param {Record<string, number | boolean>} query */
+const read = query => call(`${url}?${new URLSearchParams(Object.entries({ limit: PIECE, ...query }).map(([key, value]) => [key, String(value)]))}`);
+
+function told() {
+  const first = pieces[0], last = pieces[pieces.length - 1];
+  $("log-note")?.remove();
+  if (!size) view.replaceChildren(make("p", "Nothing has been printed yet.", { class: "muted", id: "log-note" }));
+  $("log-place").textContent = !size ? "" : first.offset === 0 && last.end >= size ? bytes(size) : `${bytes(first.offset)} to ${bytes(last.end)} of ${bytes(size)}`;
+}
+
+const isAtEnd = () => (pieces[pieces.length - 1]?.end ?? 0) >= size;
+const toEnd = () => { view.scrollTop = view.scrollHeight; };
+
+/** One thing at a time. @param {() => Promise<void>} work */
+async function alone(work) {
+  if (busy) return;
+  busy = true;
+  try { await work(); } finally { busy = false; }
+}
+
+/** @param {Piece[]} these in the place of all that is there */
+function show(these) {
+  pieces = these;
+  view.replaceChildren(...these.map(piece => piece.element));
+  told();
+}
+
+async function showEnd() {
+  show([pieceOf(await read({ before: END }))]);
+  toEnd();
+}
+
+async function before() {
+  const first = pieces[0];
+  if (!first || first.offset === 0) return;
+  const piece = pieceOf(await read({ before: first.offset })), tall = view.scrollHeight;
+  pieces.unshift(piece);
+  view.prepend(piece.element);
+  view.scrollTop += view.scrollHeight - tall;
+  while (pieces.length > MOST_PIECES) pieces.pop()?.element.remove();
+  told();
+}
+
+/** What follows; a line that was not ended goes on where it is. */
+async function after() {
+  const last = pieces[pieces.length - 1];
+  const chunk = await read({ offset: last?.end ?? 0, whole_lines: true });
+  size = chunk.size_bytes;
+  if (!chunk.text) return;
+  if (last && !last.text.endsWith("\n")) {
+    last.text += chunk.text;
+    last.end = chunk.next_offset;
+    draw(last);
+  } else {
+    const piece = pieceOf(chunk);
+    pieces.push(piece);
+    view.append(piece.element);
+  }
+  while (pieces.length > MOST_PIECES) {
+    const tall = view.scrollHeight;
+    pieces.shift()?.element.remove();
+    view.scrollTop -= tall - view.scrollHeight;
+  }
+  told();
+}
+
+const follow = throttle(() => void alone(async () => {
+  const follows = $("log-follow").checked;
+  if (!follows && !isAtEnd()) return;
+  if (follows && pieces.length && size - pieces[pieces.length - 1].end > 4 * PIECE) await showEnd();
+  await after();
+  if (follows) toEnd();
+}).catch(() => { /* the server is away; it is asked again */ }), 400);
+
+function scrolled() {
+  const left = view.scrollHeight - view.scrollTop - view.clientHeight;
+  if ($("log-follow").checked && left > 80) $("log-follow").checked = false;
+  if (view.scrollTop < NEAR_PX) void alone(before).catch(toastError);
+  else if (left < NEAR_PX && !isAtEnd()) void alone(after).catch(toastError);
+}
+
+/** The log from a line on, with what is before it. @param {number} offset */
+async function jump(offset) {
+  $("log-follow").checked = false;
+  const [earlier, later] = await Promise.all([offset ? read({ before: offset }) : null, read({ offset, whole_lines: true })]);
+  const piece = pieceOf(later);
+  show([...(earlier?.text ? [pieceOf(earlier)] : []), piece]);
+  const mark = piece.element.querySelector("mark");
+  mark?.classList.add("is-here");
+  if (mark) mark.scrollIntoView({ block: "center" });
+  else view.scrollTop = piece.element.offsetTop - view.offsetTop;
+}
+
+function showCount() {
+  const count = `${number(matches.length)}${isMore ? "+" : ""}`;
+  $("log-found").textContent = !wanted ? "" : matches.length ? at < 0 ? count : `${number(at + 1)} of ${count}` : "No match";
+  $("log-next").disabled = $("log-previous").disabled = !matches.length;
+}
+
+/** @param {number} step */
+async function go(step) {
+  if (!matches.length) return;
+  at = (at + step + matches.length) % matches.length;
+  showCount();
+  await alone(() => jump(matches[at].offset)).catch(toastError);
+}
+
+async function search() {
+  const text = $("log-text").value;
+  wanted = text;
+  matches = [];
+  at = -1;
+  isMore = false;
+  pieces.forEach(draw);
+  if (text) {
+    $("log-found").textContent = "Searching …";
+    for (let offset = /** @type {number | null} */ (0); offset !== null && matches.length < MOST_MATCHES;) {
+      const found = await call(`${url}/search?limit=500&offset=${offset}&q=${encodeURIComponent(text)}`);
+      if (wanted !== text) return;
+      matches.push(...found.matches);
+      offset = found.next_offset;
+      isMore = offset !== null;
+    }
+  }
+  showCount();
+  if (matches.length) await go(1);
+}
+
+function start() {
+  const wrap = $("log-wrap");
+  const wrapped = () => view.classList.toggle("is-wrapped", wrap.checked);
+  wrapped();
+  wrap.addEventListener("change", wrapped);
+  view.addEventListener("scroll", throttle(scrolled, 80));
+  $("log-follow").addEventListener("change", () => { if ($("log-follow").checked) void alone(showEnd).catch(toastError); });
+  $("log-top").addEventListener("click", () => void alone(() => jump(0)).catch(toastError));
+  $("log-text").addEventListener("input", debounce(() => void search().catch(toastError), 300));
+  $("log-find").addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); void (wanted === $("log-text").value && matches.length ? go(1) : search().catch(toastError)); });
+  $("log-text").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => { if (event.key === "Enter" && event.shiftKey) { event.preventDefault(); void go(-1); } });
+  $("log-next").addEventListener("click", () => void go(1));
+  $("log-previous").addEventListener("click", () => void go(-1));
+  document.body.addEventListener("tunesmith:job", (/** @type {any} */ { detail }) => { if (detail.job_id === Number($("job").dataset.job)) follow(); });
+  document.body.addEventListener("tunesmith:back", follow);
+  setInterval(() => { if (!document.hidden && $("job-now").dataset.status === "running") follow(); }, LOOK_MS);
+  void alone(showEnd).catch(error => { $("log-note").textContent = error.message; });
+}
+
+start();

@@ -1,0 +1,53 @@
+// @ts-check
+/** Numbers, sizes and times as people read them; the same as ui/words.py. */
+
+const NONE = "–", SIZES = ["B", "kB", "MB", "GB", "TB", "PB"];
+/** @type {[number, string][]} */
+const AGO = [[86400 * 365, "y"], [86400 * 30, "mo"], [86400, "d"], [3600, "h"], [60, "min"]];
+
+/** `1.2 GB` @param {number | null | undefined} count */
+export function bytes(count) {
+  if (count == null) return NONE;
+  let value = count, unit = 0;
+  while (Math.abs(value) >= 999.5 && unit < SIZES.length - 1) { value /= 1000; unit++; }
+  return `${value.toFixed(unit === 0 || Math.abs(value) >= 99.95 ? 0 : 1)} ${SIZES[unit]}`;
+}
+
+/** `12,345` @param {number | null | undefined} value */
+export const number = value => value == null ? NONE : value.toLocaleString("en", { maximumFractionDigits: 2 });
+
+/** @param {number | null | undefined} value @param {number} [digits] significant ones */
+export function signif(value, digits = 4) {
+  if (value == null) return NONE;
+  if (!Number.isFinite(value) || value === 0) return String(value);
+  const size = Math.abs(value);
+  return size < 1e-4 || size >= 1e7 ? value.toExponential(Math.max(0, digits - 1)).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(digits)));
+}
+
+/** `42 %` of 0.42 @param {number | null | undefined} share @param {number} [digits] */
+export const percent = (share, digits = 0) => share == null ? NONE : `${(share * 100).toFixed(digits)} %`;
+
+/** `3 min 20 s` @param {number | null | undefined} seconds */
+export function duration(seconds) {
+  if (seconds == null) return NONE;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds), minutes = Math.floor(whole / 60), hours = Math.floor(whole / 3600), days = Math.floor(whole / 86400);
+  if (days) return `${days} d ${hours % 24} h`;
+  if (hours) return `${hours} h ${minutes % 60} min`;
+  return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
+}
+
+/** `3 min ago` @param {Date} moment */
+export function ago(moment) {
+  const seconds = (Date.now() - moment.getTime()) / 1000;
+  for (const [size, unit] of AGO) {
+    if (Math.abs(seconds) >= size) {
+      const text = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
+      return seconds > 0 ? `${text} ago` : `in ${text}`;
+    }
+  }
+  return "just now";
+}
+
+/** `1 row`, `2 rows` @param {number} count @param {string} noun */
+export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;

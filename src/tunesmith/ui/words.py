@@ -1,0 +1,102 @@
+"""Numbers, sizes and times as people read them; the filters of the templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from tunesmith.core.clock import utc_now
+
+NONE = "–"
+"""What stands where there is no value."""
+SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
+AGO = ((86400 * 365, "y"), (86400 * 30, "mo"), (86400, "d"), (3600, "h"), (60, "min"))
+
+
+def size(count: float | None) -> str:
+    """`1.2 GB` of bytes; decimal units."""
+    if count is None:
+        return NONE
+    value, unit = float(count), SIZES[0]
+    for unit in SIZES:
+        if abs(value) < 999.5 or unit == SIZES[-1]:
+            break
+        value /= 1000
+    digits = 0 if unit == "B" or abs(value) >= 99.95 else 1
+    return f"{value:.{digits}f} {unit}"
+
+
+def number(value: float | None) -> str:
+    """`12,345`; up to two decimals."""
+    if value is None:
+        return NONE
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.2f}"
+
+
+def signif(value: float | None, digits: int = 4) -> str:
+    """`digits` significant digits: `0.0002`, `1.234`, `2e-05`."""
+    if value is None:
+        return NONE
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.{digits}g}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """`42 %` of 0.42."""
+    return NONE if share is None else f"{share * 100:.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """`2 h 5 min`, `3 min 20 s`, `4.2 s`."""
+    if seconds is None:
+        return NONE
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600, whole // 60
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def ago(moment: datetime) -> str:
+    """`3 min ago`, `in 2 h`, `just now`."""
+    seconds = (utc_now() - moment).total_seconds()
+    for unit_s, unit in AGO:
+        if abs(seconds) >= unit_s:
+            text = f"{int(abs(seconds) // unit_s)} {unit}"
+            return f"{text} ago" if seconds > 0 else f"in {text}"
+    return "just now"
+
+
+def exact(moment: datetime) -> str:
+    """`2026-01-31 14:05:09 UTC`."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def sparkpath(values: Sequence[float | None], width: int = 120, height: int = 28) -> str:
+    """The `d` of an SVG path through `values`, left to right; empty with fewer than two finite ones."""
+    points = [(x, y) for x, y in enumerate(values) if y is not None and math.isfinite(y)]
+    if len(points) < 2:
+        return ""
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    across, down = width / (len(values) - 1), (height - 4) / ((high - low) or 1)
+    return "M" + "L".join(f"{x * across:.1f},{2 + (high - y) * down:.1f}" for x, y in points)
+
+
+FILTERS = {
+    "bytes": size,
+    "number": number,
+    "signif": signif,
+    "percent": percent,
+    "duration": duration,
+    "ago": ago,
+    "exact": exact,
+    "sparkpath": sparkpath,
+}
