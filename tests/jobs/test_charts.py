@@ -231,3 +231,41 @@ def test_checksums_of_what_a_job_left(idle: TestClient, home: Path) -> None:
     (folder / "weights").write_bytes(b"other")
     assert idle.get(url, params={"checksums": True}).json()[0]["sha256"] == hashlib.sha256(b"other").hexdigest()
     assert idle.get("/jobs/99/artifacts").status_code == 404
+
+
+def test_jobs_of_an_older_database_have_their_curves_in_the_list(tmp_path: Path) -> None:
+    """Whatever was recorded before lists showed it is filled in by the migration."""
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import text
+
+    from tunesmith.storage.database import MIGRATIONS, Database
+
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["engine"] = database.engine
+    command.upgrade(config, "0004_models")
+    empty = {"hyperparameters", "reasons", "request", "spec", "resources", "metrics"}
+    with database.unit_of_work() as session:
+        columns = session.execute(text("PRAGMA table_info(jobs)")).all()
+        values = {name: "{}" if name in empty else "[]" if kind == "JSON" else "x" if "CHAR" in kind else 0
+                  for _, name, kind, needed, *_ in columns if needed and name != "id"}  # fmt: skip
+        names = ", ".join(["id", *values])
+        session.execute(text(f"INSERT INTO jobs ({names}) VALUES (1, {', '.join(':' + n for n in values)})"), values)
+        for n in range(1, 101):
+            kind = "evaluation" if n % 50 == 0 else "step"
+            body = json.dumps(
+                {"loss": 200.0 - n if kind == "evaluation" else float(n), "total_steps": 120, "elapsed_s": n}
+            )
+            session.execute(
+                text("INSERT INTO job_events VALUES (1, :n, :kind, :n, :body)"), {"n": n, "kind": kind, "body": body}
+            )
+    command.upgrade(config, "head")
+    with database.unit_of_work(readonly=True) as session:
+        kept = session.execute(
+            text("SELECT step, total_steps, loss, best_eval_loss, elapsed_s, sparkline FROM jobs")
+        ).one()
+    database.close()
+    assert tuple(kept[:5]) == (99, 120, 99.0, 100.0, 99.0)
+    assert 2 <= len(Sparkline(**json.loads(kept[5])).points) <= SPARKLINE_POINTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,28 @@ def test_pages_are_light_and_quick(filled: ServerProcess, window: Callable[..., 
             "performance.getEntriesByType('resource').filter(e => e.name.endsWith('.js')).map(e => [e.name, e.encodedBodySize])"
         )
         assert loaded and sum(size for _, size in loaded) < MOST_SCRIPT_BYTES, f"{path}: {loaded}"
+    before = crowding()
+    times = first_paints(page, filled.url)
+    limit = 300 * max(before, crowding())
+    assert min(times) < limit, f"first paint after {times} ms, allowed are {limit:.0f}"
+
+
+def crowding() -> float:
+    """How much longer work takes than its processor time: 1 on a machine that is free, 3 when two others want the core too."""
+    wall, cpu = time.monotonic(), time.thread_time()
+    while time.thread_time() - cpu < 0.2:
+        pass
+    return (time.monotonic() - wall) / 0.2
+
+
+def first_paints(page: Any, url: str) -> list[float]:
+    """Of several loads, ms after they began."""
     times = []
-    for _ in range(8):
-        page.goto(filled.url)
+    for _ in range(6):
+        page.goto(url)
         paint = page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
         times.append(paint.json_value())
-    assert min(times) < 300, f"first paint after {times} ms"
+    return times
 
 
 def test_by_keyboard_alone(filled: ServerProcess, page: Any) -> None:

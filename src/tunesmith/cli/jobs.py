@@ -212,11 +212,28 @@ def set_lr(job_id: Id, learning_rate: Annotated[float, typer.Argument(min=0.0, m
 
 
 @app.command()
-def logs(job_id: Id) -> None:
+def logs(
+    job_id: Id, search: Annotated[str | None, typer.Option(help="Only the lines that hold this text.")] = None
+) -> None:
     """What the training process printed."""
     with Client() as client:
-        text = client.jobs.get(job_id).logs()
+        job = client.jobs.get(job_id)
+        text = "\n".join(match.line for match in job.search_log(search)) if search else job.logs()
     show({"text": text}, text)
+
+
+@app.command()
+def compare(
+    ids: Annotated[list[int], typer.Argument(min=1, help="Two to eight jobs.")],
+    everything: Annotated[bool, typer.Option("--all", help="Settings that are the same, too.")] = False,
+) -> None:
+    """What differs between jobs, and how each came out."""
+    with Client() as client:
+        found = client.jobs.compare(ids)
+    shown = [item for item in [*found.settings, *found.scores] if everything or item.differs]
+    rows = [(item.name, *("" if value is None else str(value) for value in item.values)) for item in shown]
+    heads = ("", *(f"{each.job.id} {each.job.name}" for each in found.jobs))
+    show(found, table(heads, rows) if rows else "These jobs are alike in all settings and scores.")
 
 
 @app.command()

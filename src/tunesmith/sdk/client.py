@@ -21,7 +21,7 @@ from tunesmith.schemas.datasets import (
     ValidationReport,
     VersionRead,
 )
-from tunesmith.schemas.jobs import ChatAnswer, JobEvent, JobProgress, JobRead
+from tunesmith.schemas.jobs import ChatAnswer, JobComparison, JobEvent, JobMetrics, JobProgress, JobRead, LogMatch
 from tunesmith.schemas.models import ModelDetail, ModelRead, ModelSearch, RatingRead
 from tunesmith.schemas.system import (
     CleanupDone,
@@ -194,6 +194,11 @@ class Jobs:
     def queue(self) -> Sequence[dict[str, Any]]:
         return tuple(self._connection.get("/jobs/queue"))
 
+    def compare(self, ids: Sequence[int]) -> JobComparison:
+        """Up to eight jobs side by side: settings, scores, curves, samples."""
+        joined = ",".join(map(str, ids))
+        return JobComparison.model_validate(self._connection.get("/jobs/compare", ids=joined))
+
     def methods(self) -> Sequence[dict[str, Any]]:
         """Ways to train, with their settings."""
         return tuple(self._connection.get("/jobs/methods"))
@@ -268,6 +273,18 @@ class Job:
     def events(self, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         answer = self._connection.get(f"{self._path}/events", after=after, limit=limit)
         return [JobEvent.model_validate(item) for item in answer]
+
+    def metrics(self, **options: Any) -> JobMetrics:
+        """The curves; `points`, `only`, `after`, `from_step` and `to_step` say how much of them."""
+        return JobMetrics.model_validate(self._connection.get(f"{self._path}/metrics", **options))
+
+    def search_log(self, text: str) -> Iterator[LogMatch]:
+        """Every line of the log that holds `text`."""
+        offset: int | None = 0
+        while offset is not None:
+            found = self._connection.get(f"{self._path}/logs/search", q=text, offset=offset)
+            yield from (LogMatch.model_validate(item) for item in found["matches"])
+            offset = found["next_offset"]
 
     def logs(self, offset: int = 0) -> str:
         """What the training process printed, from a byte offset on."""

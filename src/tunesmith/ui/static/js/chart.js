@@ -7,7 +7,7 @@ import uPlot from "../vendor/uplot.js";
 import { token } from "./appearance.js";
 import { make, setText } from "./dom.js";
 import { Smooth, join, latest, thin } from "./points.js";
-import { number, signif } from "./words.js";
+import { clock, number, signif } from "./words.js";
 
 export { bars, sparkline } from "./smallchart.js";
 
@@ -143,7 +143,7 @@ export class LineChart {
       },
       scales: { x: { time: Boolean(time) }, y: { distr: log ? 3 : 1, range: log ? undefined : (_, low, high) => this.reach(low, high) } },
       axes: [
-        { ...axis, size: time ? 46 : 30, values: time ? undefined : (_, values) => values.map(x => Number.isInteger(x) || options.xFormat ? (options.xFormat ?? number)(x) : "") },
+        { ...axis, size: time ? 46 : 30, values: time ? (_, values, _axis, _space, every) => clock(values, every) : (_, values) => values.map(x => Number.isInteger(x) || options.xFormat ? (options.xFormat ?? number)(x) : "") },
         { ...axis, size: 62, values: (_, values) => values.map(y => y == null ? "" : yFormat(y)) },
       ],
       series: [{}, ...this.lines().map(line => this.line(line))],

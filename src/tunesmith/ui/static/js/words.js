@@ -51,3 +51,19 @@ export function ago(moment) {
 
 /** `1 row`, `2 rows` @param {number} count @param {string} noun */
 export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const MINUTE = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const SECOND = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+/** The marks of a time axis, with the day where a new one begins. @param {number[]} moments seconds since 1970 @param {number} every seconds between two of them */
+export function clock(moments, every) {
+  let before = "";
+  return moments.map(moment => {
+    const date = new Date(moment * 1000), day = DAY.format(date);
+    if (every >= 86_400) return day;
+    const text = (every < 60 ? SECOND : MINUTE).format(date), isNew = day !== before;
+    before = day;
+    return isNew ? `${text}\n${day}` : text;
+  });
+}

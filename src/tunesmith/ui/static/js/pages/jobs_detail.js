@@ -5,6 +5,7 @@ import { lineChart } from "../chart.js";
 import { $, make, showProblem, throttle } from "../dom.js";
 import { bytes, signif } from "../words.js";
 import { remember, RunCharts, settings, startTools } from "./jobs_charts.js";
+import { startKeys } from "./jobs_keys.js";
 import { startPicker } from "./jobs_picker.js";
 import { Run } from "./jobs_runs.js";
 
@@ -91,13 +92,18 @@ async function overlay(charts, other, on) {
   charts.draw();
 }
 
-/** p pauses or resumes, s stops, k writes a checkpoint, c clones; 1 to 5 are the tabs. @param {KeyboardEvent} event */
-function pressed(event) {
-  const target = /** @type {HTMLElement} */ (event.target);
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || target.closest("input, textarea, select, [popover]:popover-open, dialog[open]")) return;
+/** @param {string} key of one of the actions that the job's state allows */
+const act = key => /** @type {HTMLElement | null} */ (document.querySelector(`#job-actions [data-key="${key}"]`))?.click();
+
+function startPageKeys() {
   const tabs = /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".tabbar a"));
-  if (/^[1-9]$/.test(event.key)) return tabs[Number(event.key) - 1]?.click();
-  if ("pskc".includes(event.key)) /** @type {HTMLElement | null} */ (document.querySelector(`#job-actions [data-key="${CSS.escape(event.key)}"]`))?.click();
+  startKeys({
+    p: ["Start, pause or resume", () => act("p")],
+    s: ["Stop", () => act("s")],
+    k: ["Checkpoint now", () => act("k")],
+    c: ["Clone with changes", () => act("c")],
+    ...Object.fromEntries([...tabs].map((tab, i) => [String(i + 1), [tab.firstChild?.textContent ?? "", () => tab.click()]])),
+  });
 }
 
 function startDialogs() {
@@ -105,6 +111,6 @@ function startDialogs() {
   document.addEventListener("tunesmith:done", event => { const form = /** @type {Element} */ (event.target); if (form.matches("form[data-close]")) form.closest("dialog")?.close(); });
 }
 
-document.addEventListener("keydown", pressed);
+startPageKeys();
 startDialogs();
 if ($("charts")) void startCharts();

@@ -5,6 +5,7 @@ import { refreshParts } from "../actions.js";
 import { $, sure } from "../dom.js";
 import { toast } from "../toast.js";
 import { plural } from "../words.js";
+import { startKeys } from "./jobs_keys.js";
 
 const MOST_COMPARED = 8, AT_ONCE = 4;
 /** @type {Record<string, {when: string[], done: string}>} */
@@ -74,16 +75,13 @@ async function bulk(button) {
   refreshParts();
 }
 
-/** The row before or after, by j and k; x selects it. @param {KeyboardEvent} event */
-function pressed(event) {
-  const target = /** @type {HTMLElement} */ (event.target);
-  if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input:not([type=checkbox]), textarea, select, dialog[open]")) return;
-  const links = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".job-name")]);
-  const at = links.findIndex(link => link.closest("tr")?.contains(document.activeElement));
-  if (event.key === "j") links[Math.min(at + 1, links.length - 1)]?.focus();
-  else if (event.key === "k") links[Math.max(at - 1, 0)]?.focus();
-  else if (event.key === "x" && at >= 0) links[at].closest("tr")?.querySelector("input")?.click();
-  else if (event.key === "Escape" && selected.size) { selected.clear(); draw(); }
+/** @returns {HTMLElement[]} */
+const links = () => /** @type {any[]} */ ([...document.querySelectorAll(".job-name")]);
+const place = () => links().findIndex(link => link.closest("tr")?.contains(document.activeElement));
+
+function nothing() {
+  selected.clear();
+  draw();
 }
 
 document.addEventListener("change", event => {
@@ -98,8 +96,13 @@ if ($("bulk")) {
     const button = /** @type {HTMLElement | null} */ (/** @type {Element} */ (event.target).closest("[data-bulk]"));
     if (button && button.getAttribute("aria-busy") !== "true") void bulk(button);
   });
-  $("bulk-clear").addEventListener("click", () => { selected.clear(); draw(); });
-  document.addEventListener("keydown", pressed);
+  $("bulk-clear").addEventListener("click", nothing);
+  startKeys({
+    j: ["Next job", () => links()[Math.min(place() + 1, links().length - 1)]?.focus()],
+    k: ["Job before", () => links()[Math.max(place() - 1, 0)]?.focus()],
+    x: ["Select the job", () => links()[place()]?.closest("tr")?.querySelector("input")?.click()],
+    Escape: ["Clear the selection", nothing],
+  });
   document.addEventListener("htmx:after:swap", draw);
   draw();
 }
