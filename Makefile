@@ -23,6 +23,7 @@ check: .venv/.dev .venv/.vendor
 	$(BIN)/ruff format --check src tests bench examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" build/npm/node_modules/.bin/tsc --project jsconfig.json
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_documentation.py
 
 # The full counts of the bars; the tests above run a tenth of them.

@@ -23,6 +23,7 @@ COPIED = {
     "basecoat-css/dist/js/all.min.js": "basecoat.js",
     "htmx.org/dist/htmx.min.js": "htmx.js",
     "uplot/dist/uPlot.min.css": "uplot.css",
+    "uplot/dist/uPlot.d.ts": "uplot.d.ts",
 }
 FONTS = ("inter-latin-wght-normal.woff2", "inter-latin-ext-wght-normal.woff2")
 LICENSES = (
@@ -103,3 +104,5 @@ def vendor() -> None:
 
 if __name__ == "__main__":
     vendor()
+    if not (NPM_FOLDER / "node_modules").is_dir():  # the tests and checks need what is not copied
+        install()

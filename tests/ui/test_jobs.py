@@ -249,6 +249,11 @@ def test_a_job_is_steered_and_the_queue_is_ordered(start_server: Callable[..., S
     expect(page.locator("#job-actions")).to_contain_text("Resume", timeout=60_000)
     page.keyboard.press("p")
     expect(page.locator("#job-now")).to_have_attribute("data-status", "running", timeout=60_000)
+    page.keyboard.press("g")
+    page.keyboard.press("s")  # to the system's page, which is not to stop the job
+    page.wait_for_url("**/system")
+    page.go_back()
+    expect(page.locator("#sure")).to_be_hidden()
     page.get_by_role("button", name="More for this job").click()
     page.get_by_role("button", name="Change learning rate").click()
     page.get_by_label("Peak learning rate").fill("3")

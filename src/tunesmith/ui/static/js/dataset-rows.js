@@ -36,6 +36,11 @@ export class Rows {
     this.active = numbers ? 0 : Math.max(0, Math.min(data.total - 1, query.has("at") ? Number(query.get("at")) - 1 || 0 : lastIndex));
     /** @type {Map<number, {element: HTMLElement, state: string}>} */
     this.drawn = new Map();
+    /** @type {any} where rows come from */
+    this.source = undefined;
+    /** @type {string | undefined} what is searched for */
+    this.text = undefined;
+    this.perLine = 1;
     this.build(query.get("q") ?? "");
     this.setView(this.view, Boolean(query.get("at")) || lastIndex > 0);
     if (query.get("q")) this.search(query.get("q") ?? "");

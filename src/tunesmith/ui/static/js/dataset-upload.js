@@ -178,7 +178,7 @@ class Item {
     const form = make("form", undefined, { class: "upload-form" }, [field("Name", this.name), field("Tags", this.tags), field("Description", this.about, true)]);
     const save = make("button", undefined, { class: "btn", type: "submit" }, [icon("check"), "Save dataset"]);
     form.append(make("div", undefined, { class: "row is-whole" }, [save]));
-    form.addEventListener("submit", event => { event.preventDefault(); void this.save(true); });
+    form.addEventListener("submit", (/** @type {SubmitEvent} */ event) => { event.preventDefault(); void this.save(true); });
     const reading = make("details", undefined, { class: "reading" }, [make("summary", undefined, {}, ["How it is read", icon("chevron-down")]), mappingControls(shapes, p.columns, { shape: p.shape, mapping: p.mapping }, p.type, reading => this.read(reading))]);
     if (!p.report.valid) reading.setAttribute("open", "");
     this.more.replaceChildren(this.found, reading, form);

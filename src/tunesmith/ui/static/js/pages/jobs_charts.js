@@ -56,7 +56,10 @@ export class RunCharts {
   constructor(place, runs) {
     this.place = Object.assign(place, { charts: this }); // found there by tests, and by those who look into a page
     this.runs = runs;
-    Object.assign(this, { smoothing: 0, log: false, axis: "step" }, settings());
+    const { smoothing, log, axis } = settings();
+    this.smoothing = smoothing;
+    this.log = log;
+    this.axis = axis;
     /** @type {Map<string, any>} title → chart */
     this.charts = new Map();
     /** @type {Set<Run>} */
