@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from tests.conftest import ServerProcess, kill_processes_of
 from tests.ui.ground import PAGES, TINY, add_tiny_model, conversations, train, upload
 
-STEPS = 24
+STEPS = 12
 
 
 def expect(what: Any, **options: Any) -> Any:
@@ -51,11 +52,12 @@ def curve(page: Any) -> str:
     return str(page.locator("[role=img][aria-label^='Loss']").first.get_attribute("aria-label") or "")
 
 
+@pytest.mark.timeout(600)
 def test_from_a_file_to_a_model_in_use(
-    start_server: Callable[..., ServerProcess], tmp_path: Path, tiny_model: Path, page: Any
+    start_server: Callable[..., ServerProcess], tmp_path: Path, starter_model: Path, page: Any
 ) -> None:
-    """Upload, wizard, training watched over a restart of the server, chat, download."""
-    add_tiny_model(tmp_path / "home", tiny_model)
+    """Upload, wizard, SmolLM2's training watched over a restart of the server, chat, download."""
+    shutil.copytree(starter_model, tmp_path / "home" / "models" / starter_model.name)
     file = tmp_path / "support.jsonl"
     file.write_text(conversations(60))
     server = start_server()
