@@ -11,6 +11,14 @@ from tunesmith.core.clock import utc_now
 NONE = "–"
 """What stands where there is no value."""
 SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
+MODEL_SIZES = {
+    "under-500m": "Under 500M",
+    "500m-2b": "500M to 2B",
+    "2b-5b": "2B to 5B",
+    "5b-10b": "5B to 10B",
+    "over-10b": "Over 10B",
+}
+"""Sizes of models, in weights, that one may ask for."""
 AGO = ((86400 * 365, "y"), (86400 * 30, "mo"), (86400, "d"), (3600, "h"), (60, "min"))
 
 

@@ -17,6 +17,7 @@ from tunesmith.recipes.auto import read_machine
 from tunesmith.recipes.catalog import RECIPES
 from tunesmith.schemas.models import Category, HubSort, MemoryNeed, ModelDetail, ModelSort
 from tunesmith.ui.render import page
+from tunesmith.ui.words import MODEL_SIZES
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,13 +27,6 @@ SHOWN = 48
 """Models on one page."""
 FOUND = 30
 """Search results on one page."""
-SIZES = {
-    "under-500m": "Under 500M",
-    "500m-2b": "500M to 2B",
-    "2b-5b": "2B to 5B",
-    "5b-10b": "5B to 10B",
-    "over-10b": "Over 10B",
-}
 SORTS = {"newest": "Newest first", "name": "Name", "size": "Largest first", "score": "Best loss first"}
 HUB_SORTS = {
     "trending": "Trending",
@@ -152,14 +146,14 @@ def _hub(state: AppState, request: Request, collected: frozenset[str]) -> dict[s
     asked = request.query_params
     query = hub.Query(
         asked.get("q", "")[:200], _one_of(get_args(Category), asked.get("category", "text-generation")),  # type: ignore[arg-type]
-        asked.get("provider", "")[:96], _one_of(SIZES, asked.get("size")), asked.get("licence", "")[:100],  # type: ignore[arg-type]
+        asked.get("provider", "")[:96], _one_of(MODEL_SIZES, asked.get("size")), asked.get("licence", "")[:100],  # type: ignore[arg-type]
         _one_of(get_args(HubSort), asked.get("sort")) or "trending",  # type: ignore[arg-type]
     )  # fmt: skip
     start = _number(asked.get("cursor"))
     found = search(state.settings, query, cursor=start, limit=FOUND, collected=collected) if is_part(request) else None
     more = found.next_cursor if found else None
     return {
-        "found": found, "query": query, "sizes": [("", "Any size"), *SIZES.items()], "sorts": list(HUB_SORTS.items()),
+        "found": found, "query": query, "sizes": [("", "Any size"), *MODEL_SIZES.items()], "sorts": list(HUB_SORTS.items()),
         "categories": [("", "Any category"), *((c, c.replace("-", " ").capitalize()) for c in get_args(Category))],
         "providers": PROVIDERS, "licences": LICENCES, "first_url": _with(request, cursor=None) if start else "",
         "next_url": _with(request, cursor=more) if more else "",

@@ -25,6 +25,7 @@ from tunesmith.schemas.models import Category, FoundModel, MemoryNeed, ModelRead
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 from tunesmith.ui.render import page
+from tunesmith.ui.words import MODEL_SIZES
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,13 +45,6 @@ STEPS = (
     ("saving", "Saving and start", "save"),
     ("review", "Review", "clipboard-check"),
 )
-SIZES = {
-    "under-500m": "Under 500M",
-    "500m-2b": "500M to 2B",
-    "2b-5b": "2B to 5B",
-    "5b-10b": "5B to 10B",
-    "over-10b": "Over 10B",
-}
 
 
 class ModelCard(NamedTuple):
@@ -133,7 +127,7 @@ def show(
         saving_groups=SAVING_GROUPS,
         waiting=waiting_jobs(session),
         off_peak=state.settings.off_peak,
-        sizes=SIZES,
+        sizes=MODEL_SIZES,
         query=wanted,
         find=find,
     )
