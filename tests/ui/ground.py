@@ -20,8 +20,8 @@ PAGES = ["/", "/datasets", "/datasets/new", "/datasets/1", "/datasets/1?tab=stat
          "/jobs/1?tab=checkpoints", "/jobs/1?tab=parameters", "/jobs/1?tab=artifacts", "/jobs/compare?ids=1,2", "/models",
          "/models/job:1", "/models/tests/tiny", "/playground", "/playground?with=job:1&with=tests/tiny", "/settings",
          "/settings?tab=limits", "/settings?tab=appearance", "/system", "/models?tab=hub", "/models?tab=collection", "/models/tests/tiny?tab=ratings",
-         "/models/job:1?tab=files", "/models/job:1?tab=use", "/nothing-there"]  # fmt: skip
-"""Every page and tab, of a server that `fill` has filled. `/docs` is Swagger UI, which is not ours."""
+         "/models/job:1?tab=files", "/models/job:1?tab=use", "/docs", "/nothing-there"]  # fmt: skip
+"""Every page and tab, of a server that `fill` has filled."""
 
 
 def conversations(count: int, seed: int = 7) -> str:

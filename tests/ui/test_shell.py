@@ -32,7 +32,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     kill_processes_of(server.home)
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/docs"])
+@pytest.mark.parametrize("path", PAGES)
 def test_a_page_runs_nothing_inline_and_asks_nobody_else(filled: ServerProcess, path: str) -> None:
     answer = httpx.get(f"{filled.url}{path}", headers=ASK_AS_BROWSER, follow_redirects=True)
     assert answer.status_code == (404 if path == "/nothing-there" else 200), filled.log()[-1500:]
@@ -63,6 +63,23 @@ def test_files_are_kept_by_browsers_and_nothing_else_is_served(filled: ServerPro
         assert answer.status_code == 404, name
     assert httpx.get(f"{filled.url}/icons/copy.svg").headers["content-type"].startswith("image/svg+xml")
     assert httpx.get(f"{filled.url}/icons/absent.svg").status_code == 404
+
+
+def test_the_api_page_has_every_operation_with_a_line_to_copy(filled: ServerProcess, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    document = httpx.get(f"{filled.url}/openapi.json").json()
+    told = [operation for methods in document["paths"].values() for operation in methods.values()]
+    page.goto(f"{filled.url}/docs#{told[0]['operationId']}")
+    expect(page.locator("#count")).to_have_text(f"{len(told)} operations")
+    for operation in told:
+        assert page.locator(f"#{operation['operationId']} .code code").count() == 1, operation["operationId"]
+    expect(page.locator("details[open]")).to_have_attribute("id", told[0]["operationId"])
+    axe(page)
+    page.fill("#wanted", "learning rate post")
+    expect(page.locator(".operation:visible .path").first).to_have_text("/api/v1/jobs/")
+    line = page.locator(".operation:visible .code code").last.text_content()
+    assert line.startswith("curl -X POST") and filled.url in line
 
 
 def test_an_error_is_a_page_for_people_and_json_for_programs(filled: ServerProcess) -> None:

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +17,6 @@ from tunesmith.core.errors import NotFound, Unavailable
 
 STATIC = Path(__file__).parent / "static"
 VENDOR = STATIC / "vendor"
-SWAGGER_PACKAGE = "fastapi_offline"
-"""The package that ships Swagger UI's files; it is found, never imported."""
-SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 MEDIA_TYPES = {
     ".js": "text/javascript",
     ".css": "text/css",
@@ -50,31 +46,13 @@ def _file(path: Path) -> File:
     return File(path, stat.st_mtime_ns, stat.st_size)
 
 
-@cache
-def _swagger_folder() -> Path | None:
-    found = find_spec(SWAGGER_PACKAGE)
-    return Path(found.origin).parent / "static" if found and found.origin else None
-
-
-def swagger_folder() -> Path:
-    """Where Swagger UI's files are. Raises `Unavailable` when its package is not installed."""
-    folder = _swagger_folder()
-    if folder is None:
-        raise Unavailable("The files of the API page are not installed.", hint="pip install fastapi-offline")
-    return folder
-
-
 def files() -> dict[str, File]:
     """Everything that is served, by its path below `/static/<digest>/`. About half a millisecond."""
-    found = {
+    return {
         path.relative_to(STATIC).as_posix(): _file(path)
         for path in sorted(STATIC.rglob("*"))
         if path.suffix in MEDIA_TYPES and path.is_file()
     }
-    folder = _swagger_folder()
-    if folder:
-        found |= {f"swagger/{name}": _file(folder / name) for name in SWAGGER_FILES}
-    return found
 
 
 @lru_cache(maxsize=1000)

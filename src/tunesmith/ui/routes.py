@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse
 
 from tunesmith.core.errors import NotFound
 from tunesmith.ui import files
-from tunesmith.ui.pages import dashboard, datasets, jobs, models, new_job, playground, settings, system
-from tunesmith.ui.render import HEADERS, page
+from tunesmith.ui.pages import dashboard, datasets, jobs, models, new_job, playground, reference, settings, system
+from tunesmith.ui.render import HEADERS
 
 router = APIRouter(include_in_schema=False)
-for part in (dashboard, datasets, new_job, jobs, models, playground, settings, system):
+for part in (dashboard, datasets, new_job, jobs, models, playground, settings, system, reference):
     router.include_router(part.router)
 
 FOREVER = "public, max-age=31536000, immutable"
-
-
-@router.get("/docs")
-def docs(request: Request) -> HTMLResponse:
-    """Every operation of the API, to read and to try. Raises `Unavailable` when Swagger UI is not installed."""
-    files.swagger_folder()
-    return page(request, "docs.html", title="API", section="docs")
 
 
 @router.get("/icons/{name}.svg")
