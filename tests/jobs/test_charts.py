@@ -167,7 +167,11 @@ def test_jobs_side_by_side(idle: TestClient, home: Path) -> None:
     found = idle.get("/jobs/compare", params={"ids": ",".join(map(str, ids))}).json()
     assert [each["job"]["id"] for each in found["jobs"]] == ids
     assert found["jobs"][0]["curves"]["loss"] == {"steps": [10], "values": [1.0]}
-    assert [each["samples"] for each in found["jobs"]] == [[{"prompt": "Hello", "answer": "Good day."}], [], []]
+    assert [each["samples"] for each in found["jobs"]] == [
+        [{"prompt": "Hello", "expected": "", "answer": "Good day."}],
+        [],
+        [],
+    ]
     settings = {item["name"]: item for item in found["settings"]}
     assert settings["script"]["differs"] and not settings["method"]["differs"]
     scores = {item["name"]: (item["values"], item["best"]) for item in found["scores"]}

@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -16,7 +17,7 @@ from tunesmith.core.events import EvaluationEvent, NoticeEvent, StepEvent
 from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.report import write_report
-from tunesmith.recipes.blocks.validate import validate_model
+from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
 
 HOSTILE = "</h1><script>alert(1)</script>{{ 7 * 7 }}\n---\nlicense: mine"
 SPEC = JobSpec(
@@ -126,11 +127,26 @@ def test_a_model_is_checked_before_it_is_called_finished(
     (folder / "README.md").write_text("card")
     harm(folder)  # type: ignore[operator]
     if not word:
-        result = validate_model(folder, "standard_model", "")
+        question = Question(np.arange(20, 30), np.arange(30, 34))
+        result = validate_model(folder, "standard_model", "", [question])
         assert result["loads"] and result["generates"] and isinstance(result["sample"], str)
+        (sample,) = result["samples"]
+        assert sample["prompt"] and sample["expected"] and isinstance(sample["answer"], str)
         assert json.loads((folder / "validation.json").read_text()) == result
         return
     with pytest.raises(JobFailure) as refused:
         validate_model(folder, "standard_model", "")
     assert word in refused.value.message
     assert not (folder / "validation.json").exists()
+
+
+def test_a_row_is_cut_where_its_first_answer_begins() -> None:
+    ids = np.arange(10)
+
+    def cut(*learnt: int) -> tuple[list[int], list[int]]:
+        prompt, expected = question_of(ids, np.isin(ids, learnt))
+        return prompt.tolist(), expected.tolist()
+
+    assert cut(4, 5, 6, 9) == ([0, 1, 2, 3], [4, 5, 6])
+    assert cut(8, 9) == (list(range(8)), [8, 9])
+    assert cut(*range(10)) == ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9])

@@ -345,6 +345,8 @@ class JobSample(BaseModel):
     """What a finished model answered when it was checked."""
 
     prompt: str
+    expected: str = ""
+    """What the held-out row says; empty when there was none."""
     answer: str
 
 

@@ -25,6 +25,8 @@ SCORES = ("loss", "eval_loss", "best_eval_loss", "elapsed_s", "step")
 HIGHER_IS_BETTER = ("accuracy", "f1", "bleu", "rouge", "exact_match", "tokens_per_s", "samples_per_s", "mfu")
 """Ends of names of scores that are better when higher; losses, errors and times are better when lower."""
 NO_CONTEST = ("step", "elapsed_s", "tokens_seen")
+MAX_PROMPT_CHARS = 2000
+"""Of a long prompt the end is shown."""
 CHECK_PROMPT = "Hello"
 """What `recipes.blocks.validate` says to every finished model."""
 
@@ -96,7 +98,15 @@ def samples(folder: JobDir) -> list[JobSample]:
     for path in sorted(folder.artifacts.glob("*/validation.json")):
         try:
             told = json.loads(path.read_bytes())
-            found.append(JobSample(prompt=str(told.get("prompt", CHECK_PROMPT)), answer=str(told["sample"])))
+            kept = told.get("samples") or [{"prompt": CHECK_PROMPT, "answer": told["sample"]}]
+            found += [
+                JobSample(
+                    prompt=str(each["prompt"])[-MAX_PROMPT_CHARS:],
+                    expected=str(each.get("expected", "")),
+                    answer=str(each["answer"]),
+                )
+                for each in kept
+            ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # a custom script may leave a file of that name
     return found

@@ -18,6 +18,7 @@ from tunesmith.engine import compiling
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.fusing import fuse
 from tunesmith.engine.lora import add_lora, linear_names
+from tunesmith.engine.packing import IGNORE
 from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop, apply_neftune
@@ -25,8 +26,12 @@ from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, la
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.report import write_report
 from tunesmith.recipes.blocks.tracking import tracked
-from tunesmith.recipes.blocks.validate import validate_model
+from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
+
+
+NUM_SAMPLES = 3
+"""Held-out rows that the finished model answers."""
 
 
 def target_names(model: Any, targets: str | list[str]) -> list[str]:
@@ -105,7 +110,8 @@ def fit(
         metrics |= loop.evaluate()
     run.metrics(metrics)
     if run.is_main:
-        leave(run, params, model, tokenizer, produces, save, metrics)
+        asked = held_out if len(held_out[1]) else (rows, train)
+        leave(run, params, model, tokenizer, produces, save, metrics, questions(*asked))
     return outcome
 
 
@@ -193,6 +199,15 @@ def leave_merged_base(run: RunContext, base: ModelRef) -> Path:
     return run.dir.artifacts / "base_model"
 
 
+def questions(rows: TokenRows, places: np.ndarray) -> list[Question]:
+    """The first few rows at `places`, for the finished model to answer: the same for every job that holds out the same."""
+    found = []
+    for place in places[:NUM_SAMPLES]:
+        ids, labels = rows.row(int(place))
+        found.append(question_of(ids, labels != IGNORE))
+    return found
+
+
 def leave(
     run: RunContext,
     params: SftParams,
@@ -201,6 +216,7 @@ def leave(
     produces: str,
     save: Callable[[Any, Path], None],
     metrics: dict[str, float],
+    asked: list[Question],
 ) -> None:
     """The model folder (weights, tokenizer, card, configuration), checked by loading it; then the report."""
     run.phase("saving", produces)
@@ -213,6 +229,6 @@ def leave(
         save(model, folder)
         tokenizer.save_pretrained(folder)
         write_card(folder, run.spec, settings, metrics)
-        validate_model(folder, produces, base_path)
+        validate_model(folder, produces, base_path, asked)
     with run.artifact("report") as folder:
         write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics)

@@ -57,7 +57,7 @@ function startTable() {
 async function askAll(question, signal) {
   const places = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[data-answer]")]).filter(place => place.dataset.ready);
   for (const place of places) {
-    const [asked, ...others] = place.querySelectorAll("[data-asked]"), [said, ...more] = place.querySelectorAll(".said");
+    const [asked, ...others] = place.querySelectorAll("[data-asked]"), [said, ...more] = place.querySelectorAll(".said, [data-expected]");
     for (const old of [...others, ...more]) old.remove();
     asked.textContent = `“${question}”`;
     said.textContent = "…";
