@@ -29,7 +29,6 @@ from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
 
-
 NUM_SAMPLES = 3
 """Held-out rows that the finished model answers."""
 

@@ -53,6 +53,7 @@ def validate_model(folder: Path, produces: str, base_path: str, questions: Seque
     except BadData as error:
         _fail(produces, error.message)
     sample, samples = _load_and_generate(folder, base_path if adapter else None, produces, questions)
+    gc.collect()  # models hold themselves in circles
     result = {
         "files": sorted(p.name for p in folder.iterdir()),
         "format": f"safetensors, {num_tensors} tensors",
@@ -105,8 +106,6 @@ def _load_and_generate(
         for question in questions
         if len(question.prompt_ids)
     ]
-    del model
-    gc.collect()
     return sample, samples
 
 

@@ -67,7 +67,8 @@ class Reference:
         values = [self.value(p["name"], p["schema"], p.get("required", False), p["in"], p) for p in parameters]
         answers = []
         for status, answer in told["responses"].items():
-            content = next(iter(answer.get("content", {}).values()), {}).get("schema")
+            contents: list[Schema] = list(answer.get("content", {}).values())
+            content = contents[0].get("schema") if contents else None
             answers.append((status, self.kind(content) if content else answer["description"]))
         return Operation(
             told["operationId"], method.upper(), path, told.get("summary", ""), told.get("description", ""),
