@@ -62,8 +62,9 @@ class Reference:
 
     def operation(self, method: str, path: str, told: Schema) -> Operation:
         parameters = told.get("parameters", [])
-        kind, body = next(iter(told.get("requestBody", {}).get("content", {}).items()), ("", {}))
-        schema = self.resolve(body.get("schema", {}))
+        bodies: Schema = told.get("requestBody", {}).get("content", {})
+        kind = next(iter(bodies), "")
+        schema = self.resolve(bodies[kind].get("schema", {}) if kind else {})
         values = [self.value(p["name"], p["schema"], p.get("required", False), p["in"], p) for p in parameters]
         answers = []
         for status, answer in told["responses"].items():
