@@ -25,9 +25,9 @@ def is_ours(url: str) -> bool:
     return url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """One Chromium for all tests of a process. Skips where Debian's chromium is not installed."""
+    """One Chromium for all tests of a file: its event loop would be in the way of others in the process. Skips where Debian's chromium is not installed."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     from playwright.sync_api import sync_playwright

@@ -121,6 +121,7 @@ def test_one_model_tells_all_that_is_known(server: ServerProcess, page: Any) -> 
     link = page.get_by_role("link", name="model.safetensors").get_attribute("href")
     assert link == "/api/v1/jobs/2/artifacts/lora_model/model.safetensors"
     page.get_by_role("link", name="Versions").click()
+    page.wait_for_url("**tab=versions")
     assert page.get_by_role("row").count() == 3
     page.goto(f"{server.url}/models/org/bot?tab=card")
     card = page.locator(".prose")

@@ -75,7 +75,7 @@ def test_the_same_seed_says_the_same_and_an_answer_can_be_had_again(server: Serv
     page.locator(".turn-answer[aria-busy]").wait_for()
     assert answers(page, 1) == before and page.locator(".turn").count() == 2
     page.get_by_label("Seed").fill("4")  # settings are open, as the address names some
-    assert "seed=4" in page.url
+    page.wait_for_url("**seed=4*")
     page.get_by_role("button", name="Answer again").click()
     page.locator(".turn-answer[aria-busy]").wait_for()
     assert answers(page, 1) != before

@@ -42,7 +42,7 @@ class Preferences(BaseModel):
     """Largest upload, bytes."""
     max_rows: int = Field(50_000_000, ge=1, le=10**12)
     """Most rows in a dataset."""
-    dataset_memory_bytes: int = Field(4 * 1024**3, ge=256 * MIB, le=MAX_BYTES)
+    dataset_memory_bytes: int = Field(4 * 1024**3, ge=64 * MIB, le=MAX_BYTES)
     """Address-space limit of one dataset-processing process, bytes."""
     serving_idle_s: float = Field(600.0, gt=0, le=30 * 24 * 3600)
     """Seconds without a chat after which a serving process is stopped."""
