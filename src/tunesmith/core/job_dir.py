@@ -104,10 +104,9 @@ def write_atomic(path: Path, data: bytes | str | BaseModel | dict[str, Any], mod
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), mode)
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # in its place by now, when all went well
             os.unlink(temporary)
-        raise
     fsync_dir(path.parent)
 
 
@@ -185,7 +184,6 @@ def new_folder(final: Path, before_rename: Callable[[Path], None] | None = None)
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # in its place by now, when all went well
     fsync_dir(final.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -255,8 +256,7 @@ class Scheduler:
 
     def _start_one(self) -> bool:
         """Start the job whose turn it is, in one transaction that ends with its identity written down."""
-        prepared = None
-        try:
+        with contextlib.ExitStack() as undo:
             with self.database.unit_of_work() as session:
                 life = Lifecycle(session, self.bus)
                 if not life.jobs.lock_for_scheduling():
@@ -273,6 +273,7 @@ class Scheduler:
                     life.transition(job, JobStatus.FAILED, failure=why)
                     return True
                 prepared = self.executor.prepare(job_dir, self._order(job, devices))
+                undo.callback(prepared.abandon)
                 job.attempt = prepared.launch.attempt
                 job.launch = prepared.launch.model_dump(mode="json")
                 life.jobs.hold_devices(self.host, job.id, devices)
@@ -281,10 +282,7 @@ class Scheduler:
                 life.jobs.renew_lease(job, self.server_id, self.settings.lease_s)
                 self._write_control(job, job_dir)
                 write_atomic(job_dir.launch, prepared.launch)
-        except BaseException:
-            if prepared:
-                prepared.abandon()
-            raise
+            undo.pop_all()
         prepared.go()
         return True
 

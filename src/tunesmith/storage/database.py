@@ -71,12 +71,8 @@ class Database:
         with self._sessions() as session:
             if readonly and self.is_sqlite:
                 session.connection(execution_options={"readonly": True})
-            try:
-                yield session
-                session.commit()
-            except BaseException:
-                session.rollback()
-                raise
+            yield session
+            session.commit()  # closing a session that was not committed rolls it back
         for call in session.info.get("after_commit", ()):
             call()
 

@@ -90,11 +90,11 @@ def new_checkpoint(job_dir: JobDir, step: int, attempt: int, check: Callable[[],
     try:
         with new_folder(final, before_rename=complete) as folder:
             yield folder
-    except BaseException:
+    finally:
         if old.exists() and not final.exists():
             os.rename(old, final)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def prune(job_dir: JobDir, keep: int, also: tuple[Path, ...]) -> None:
