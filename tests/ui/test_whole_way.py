@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ServerProcess, kill_processes_of
 from tests.ui.ground import PAGES, TINY, add_tiny_model, conversations, train, upload
 
-STEPS = 12
+STEPS = 6
 
 
 def expect(what: Any, **options: Any) -> Any:
@@ -52,7 +52,7 @@ def curve(page: Any) -> str:
     return str(page.locator("[role=img][aria-label^='Loss']").first.get_attribute("aria-label") or "")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_from_a_file_to_a_model_in_use(
     start_server: Callable[..., ServerProcess], tmp_path: Path, starter_model: Path, page: Any
 ) -> None:
@@ -67,14 +67,14 @@ def test_from_a_file_to_a_model_in_use(
     start_training(page)
 
     page.wait_for_function(
-        "() => / at \\d/.test(document.querySelector('[role=img][aria-label^=Loss]')?.ariaLabel ?? '')", timeout=150_000
+        "() => / at \\d/.test(document.querySelector('[role=img][aria-label^=Loss]')?.ariaLabel ?? '')", timeout=300_000
     )
     page.evaluate("() => { window.same = true; }")
     server.kill()
     expect(page.locator("#offline")).to_be_visible(timeout=20_000)
     server.start()
     expect(page.locator("#offline")).to_be_hidden(timeout=30_000)
-    expect(page.locator("main .status[data-status=completed]").first).to_be_visible(timeout=150_000)
+    expect(page.locator("main .status[data-status=completed]").first).to_be_visible(timeout=300_000)
     page.wait_for_function(
         f"() => document.querySelector('[role=img][aria-label^=Loss]').ariaLabel.includes(' at {STEPS}')"
     )
@@ -90,7 +90,7 @@ def test_from_a_file_to_a_model_in_use(
     page.wait_for_url(re.compile(r"/playground\?with=job(:|%3A)1"))
     page.fill("#message", "Where is the parcel?")
     page.keyboard.press("Enter")
-    expect(page.locator(".turn-answer:not([aria-busy])")).to_have_count(1, timeout=150_000)
+    expect(page.locator(".turn-answer:not([aria-busy])")).to_have_count(1, timeout=300_000)
     expect(page.locator(".turn-answer .problem")).to_have_count(0)
     page.goto(server.url)
     expect(page.get_by_role("main")).to_contain_text("1 completed")
