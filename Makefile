@@ -24,11 +24,12 @@ check: .venv/.dev .venv/.vendor
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" build/npm/node_modules/.bin/tsc --project jsconfig.json
+	$(BIN)/python -m tests.vulnerabilities
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_documentation.py
 
 # The full counts of the bars; the tests above run a tenth of them.
 soak: .venv/.dev .venv/.vendor
-	TUNESMITH_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/jobs/test_idempotency.py tests/executors/test_out_of_memory.py --timeout=7200
+	TUNESMITH_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/security tests/accounts tests/jobs/test_idempotency.py tests/executors/test_out_of_memory.py --timeout=7200
 	$(BIN)/python -m pytest -m soak --timeout=7200
 
 openapi: .venv/.dev

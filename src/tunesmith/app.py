@@ -6,11 +6,20 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse
 
+from tunesmith.core.acting import Scope, everything_seen
 from tunesmith.core.version import VERSION
 from tunesmith.executors.serving import ServingPool
+from tunesmith.features.accounts.admin_api import router as users
+from tunesmith.features.accounts.api import router as accounts
+from tunesmith.features.accounts.doorkeeper import Doorkeeper
+from tunesmith.features.accounts.oidc_api import router as oidc
+from tunesmith.features.accounts.tokens import derive, load_secret
+from tunesmith.features.audit.api import router as audit
+from tunesmith.features.audit.repository import watch_what_is_made
+from tunesmith.features.audit.service import AuditLog
 from tunesmith.features.catalog.api import router as models
 from tunesmith.features.chat.api import router as chat
 from tunesmith.features.datasets.api import router as datasets
@@ -18,18 +27,22 @@ from tunesmith.features.datasets.processing import Processing
 from tunesmith.features.jobs.api import router as jobs
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.live_api import router as jobs_live
+from tunesmith.features.jobs.quota_api import router as quotas
+from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.monitoring.api import router as system
 from tunesmith.features.monitoring.live_api import router as system_live
 from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.http.errors import install_error_handlers
-from tunesmith.http.guard import HostOriginGuard
-from tunesmith.http.limits import JsonLimit
+from tunesmith.http.gate import Gate
+from tunesmith.http.guard import HostOriginGuard, own_names
+from tunesmith.http.limits import BodyLimit
+from tunesmith.http.policy import PolicedApp, Policies, needs, policies
 from tunesmith.http.session import AppState
 from tunesmith.live.bus import Bus
 from tunesmith.scheduler.loop import Scheduler
 from tunesmith.schemas.common import ErrorBody
 from tunesmith.settings import Settings
-from tunesmith.storage.database import Database
+from tunesmith.storage.database import Database, Session
 from tunesmith.ui.render import error_page
 from tunesmith.ui.routes import router as ui
 
@@ -46,6 +59,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     processing = Processing(settings, database, bus)
     monitor = Monitor(settings, database, bus)
 
+    def why_waiting(session: Session) -> dict[int, str]:
+        with everything_seen():
+            return scheduler.placement(Lifecycle(session, bus)).waits
+
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         database.take_process_lock()
@@ -61,11 +78,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             scheduler.stop()
             database.close()
 
-    app = FastAPI(
+    app = PolicedApp(
         title="Tunesmith",
         version=VERSION,
         summary="From a file of examples to a tuned model in use.",
         lifespan=lifespan,
+        openapi_url=None,  # below, with what it needs
         docs_url=None,  # ui/routes.py has a page that asks no other host
         redoc_url=None,
         responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")},
@@ -80,17 +98,50 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dataset_users=lambda session, dataset_id: [
             f"job {job.id} ({job.status})" for job in Lifecycle(session, bus).jobs.uses_dataset(dataset_id)
         ],
-        why_waiting=lambda session: scheduler.placement(Lifecycle(session, bus)).waits,
+        why_waiting=why_waiting,
     )
     app.state.monitor = monitor
+    _guard(app, settings, database)
     install_error_handlers(app, page=error_page)
-    app.add_middleware(JsonLimit)
-    app.add_middleware(HostOriginGuard, allowed_hosts=settings.allowed_hosts)
 
+    _mount(app)
+    return app
+
+
+def _mount(app: FastAPI) -> None:
+    """Every route, each with what it needs."""
     api = APIRouter(prefix="/api/v1")
-    for router in (datasets, jobs_live, jobs, models, chat, system_live, system):
+    for router in (accounts, quotas, users, audit, datasets, jobs_live, jobs, models, chat, system_live, system):
         api.include_router(router)
     app.include_router(api)
-    app.add_api_route("/api/docs", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.add_api_route("/api/docs", needs(Scope.READ)(_to_reference), include_in_schema=False)
+    app.add_api_route("/openapi.json", needs(Scope.READ)(_described), include_in_schema=False)
+    app.include_router(oidc)
     app.include_router(ui)
-    return app
+    app.state.policies = Policies(policies(app))
+
+
+def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
+    """From the outside in: the host and origin of a request, who sends it, and its size."""
+    secret = load_secret(settings.home, settings.secret.get_secret_value() if settings.secret else None)
+    app.state.audit = AuditLog(database, settings.home, derive(secret, "audit"))
+    app.state.doorkeeper = Doorkeeper(
+        settings,
+        database,
+        secret,
+        jobs_seen=lambda session: JobRepository(session).ids(),
+        record=app.state.audit.record,
+    )
+    database.before_commit = app.state.audit.before_commit
+    database.watch_new_rows(watch_what_is_made)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Gate, policies=lambda: app.state.policies, doorkeeper=app.state.doorkeeper, page=error_page)
+    app.add_middleware(HostOriginGuard, allowed_hosts=[*settings.allowed_hosts, *own_names(settings)])
+
+
+def _to_reference() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+def _described(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())

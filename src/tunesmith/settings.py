@@ -6,9 +6,9 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -37,12 +37,50 @@ class Settings(Preferences, BaseSettings):
     """Port to listen on."""
     allowed_hosts: list[str] = []
     """Host names besides localhost that requests may name (JSON list)."""
+    auth: Literal["off", "on"] = "off"
+    """Whether people log in. Without it only this machine can reach the server, and whoever can is its one user."""
+    registration: Literal["open", "invitation", "closed"] = "invitation"
+    """Who may make an account: anybody who reaches the server, those with an invitation, or only administrators for others."""
+    password_min_length: int = Field(6, ge=6, le=200)
+    """Least characters of a password."""
+    public_url: str | None = Field(None, pattern=r"^https?://[^/\s]+/?$")
+    """Address under which people reach the server. With `https` cookies are sent over it alone; links in mail begin with it."""
+    access_token_s: int = Field(900, ge=30, le=86_400)
+    """Life of an access token, seconds."""
+    session_s: int = Field(30 * 86_400, ge=60, le=366 * 86_400)
+    """How long a login lasts without being used, seconds."""
+    secret: SecretStr | None = Field(None, min_length=32)
+    """What tokens are signed with, 32 characters or more; the same on all servers of one database. Absent: made, and kept in the home folder."""
+    quota_storage_bytes: int | None = Field(None, ge=0)
+    """Most disk space of an account's datasets, uploads and jobs, bytes, unless an administrator gives it another; absent means no limit."""
+    quota_jobs: int | None = Field(None, ge=0)
+    """Most jobs of an account that wait or run at the same time; absent means no limit."""
+    quota_gpu_hours: float | None = Field(None, ge=0)
+    """Most GPU hours of an account in a calendar month; absent means no limit."""
+    smtp_url: SecretStr | None = None
+    """`smtp://user:password@host:587` (STARTTLS) or `smtps://…`, for mail with invitations and password links; absent: links are shown to the administrator."""
+    mail_from: str = "tunesmith@localhost"
+    """Sender of mail."""
+    oidc_issuer: str | None = Field(None, pattern=r"^https?://\S+$")
+    """OpenID Connect provider, such as `https://accounts.example.org`; absent: no such login."""
+    oidc_client_id: str | None = None
+    """What this server is called there."""
+    oidc_client_secret: SecretStr | None = None
+    """And its secret."""
+    oidc_name: str = "single sign-on"
+    """How the login page names it."""
     dataset_workers: int = 1
     """Datasets processed at the same time."""
     warm_workers: bool = True
     """Keep a process with the training libraries imported, so that jobs begin at once (Linux; some 400 MB of memory)."""
     custom_scripts: bool = False
     """Allow the `custom` recipe, which runs a user's own Python file."""
+    custom_network: bool = False
+    """Let custom scripts use the network; without it they run only where this machine can keep them off it."""
+    worker_memory_bytes: int | None = Field(None, ge=64 * 1024**2)
+    """Most memory of one training process with all it starts, where control groups can be made, bytes; absent means no limit."""
+    allowed_addresses: list[str] = []
+    """Host names or networks (such as `10.1.0.0/16`) inside the company that datasets may be fetched from (JSON list)."""
     lease_s: float = 30.0
     """Seconds without a heartbeat after which a worker counts as lost."""
     tick_s: float = 1.0

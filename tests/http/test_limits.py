@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tunesmith.app import create_app
-from tunesmith.http.limits import MAX_JSON_BYTES
+from tunesmith.http.limits import MAX_BODY_BYTES
 from tunesmith.settings import Settings
 
 JSON = {"content-type": "application/json"}
@@ -26,7 +26,7 @@ def test_a_request_without_end_is_refused_before_it_fills_the_memory(client: Tes
 
     def endless() -> Iterator[bytes]:
         nonlocal sent
-        while sent < 20 * MAX_JSON_BYTES:
+        while sent < 20 * MAX_BODY_BYTES:
             sent += 1024**2
             yield b" " * 1024**2
 

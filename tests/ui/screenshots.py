@@ -14,13 +14,17 @@ from typing import Any
 from tests.conftest import ServerProcess, kill_processes_of
 from tests.tiny import make_tiny_model
 from tests.ui.conftest import CHROMIUM, FLAGS, REPO
-from tests.ui.ground import PAGES, fill, train
+from tests.ui.ground import PAGES, conversations, fill, train, upload
 
 PLACE = REPO / "build" / "screenshots"
 IMAGES = REPO / "docs" / "images"
 WIDTHS = {375: 812, 1280: 860, 2560: 1440}
 FOR_README = {"/": "dashboard.png", "/jobs/1": "job.png", "/jobs/new?from=1": "new-job.png"}
 COLORS = 200
+PUBLIC_PAGES = ["/login", "/register", "/forgot-password", "/reset-password#token=x"]
+ACCOUNT_PAGES = ["/account", "/account?tab=keys", "/account?tab=logins", "/account?tab=quotas", "/users", "/users?tab=invitations",
+                 "/audit", "/datasets", "/datasets/1"]  # fmt: skip
+PASSWORD = "quartz meadow lantern"
 
 
 def name_of(path: str) -> str:
@@ -43,6 +47,41 @@ def all_pages(browser: Any, url: str) -> int:
             page = context.new_page()
             for path in PAGES:
                 take(page, url, path, PLACE / f"{name_of(path)}-{width}-{theme}.png")
+                count += 1
+            context.close()
+    return count
+
+
+def add_team(server: ServerProcess) -> None:
+    """Three accounts, a key, an invitation and a dataset; `server.client` acts for the administrator."""
+    ask = server.client
+    ask.post("/auth/register", json={"username": "ada", "email": "ada@example.org", "password": PASSWORD})
+    told = ask.post("/auth/login", json={"username": "ada", "password": PASSWORD}).json()
+    ask.headers["Authorization"] = f"Bearer {told['access_token']}"
+    for name, role in (("grace", "member"), ("linus", "viewer")):
+        ask.post("/users/", json={"username": name, "email": f"{name}@example.org", "role": role, "password": PASSWORD})
+    ask.patch("/users/2", json={"quota_storage_bytes": 50 * 10**9, "quota_jobs": 4})
+    ask.post("/auth/keys", json={"name": "nightly training", "scopes": ["train"]})
+    ask.post("/invitations/", json={"email": "edsger@example.org"})
+    upload(server, "Support answers", "support.jsonl", conversations(60))
+
+
+def account_pages(browser: Any, url: str) -> int:
+    """The pages of a server with accounts, before and after logging in."""
+    count = 0
+    for theme in ("dark", "light"):
+        for width, height in WIDTHS.items():
+            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+            page = context.new_page()
+            for path in (*PUBLIC_PAGES, *ACCOUNT_PAGES):
+                if path == ACCOUNT_PAGES[0]:
+                    page.goto(f"{url}/login")
+                    page.fill("[name=username]", "ada")
+                    page.fill("[name=password]", PASSWORD)
+                    with page.expect_navigation():
+                        page.click("main form button")
+                page.goto("about:blank")
+                take(page, url, path, PLACE / f"team-{name_of(path)}-{width}-{theme}.png")
                 count += 1
             context.close()
     return count
@@ -71,18 +110,22 @@ def main() -> None:
         sys.exit("chromium is not installed; apt-get install chromium")
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder) / "home").start()
+        team = ServerProcess(Path(folder) / "team", {"TUNESMITH_AUTH": "on"}).start()
         try:
+            add_team(team)
             fill(server, make_tiny_model(Path(folder) / "tiny"), trained=2, steps=48)
             train(server, 1, "support-bot-long", max_steps=4000, eval_steps=40)
             server.wait_for("/jobs/4", lambda job: job["step"] > 5, 600)
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
                 for_readme(browser, server.url)
-                print(f"{all_pages(browser, server.url)} pictures in {PLACE.relative_to(REPO)}")
+                count = all_pages(browser, server.url) + account_pages(browser, team.url)
+                print(f"{count} pictures in {PLACE.relative_to(REPO)}")
                 browser.close()
         finally:
-            server.stop()
-            kill_processes_of(server.home)
+            for one in (server, team):
+                one.stop()
+                kill_processes_of(one.home)
 
 
 if __name__ == "__main__":

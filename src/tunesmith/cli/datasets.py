@@ -50,6 +50,23 @@ def upload_file(client: Client, path: Path, name: str | None = None, *, wait: bo
         return client.datasets.wait(made.id, progress=done)
 
 
+@app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="Where the file is, http:// or https://; the server fetches it.")],
+    name: Annotated[str | None, typer.Option(help="Its name; the file's when left out.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is read.")] = True,
+) -> None:
+    """Let the server fetch a file from an address and make it a dataset."""
+    with Client() as client:
+        with waiting("fetching"):
+            made = client.datasets.from_url(url, name, wait=False)
+        if wait:
+            with waiting(f"reading {made.file_name}") as done:
+                made = client.datasets.wait(made.id, progress=done)
+    row = (made.id, made.name, made.status, made.shape, made.num_rows, made.num_errors, made.num_warnings)
+    show(made, table(("id", "name", "status", "shape", "rows", "errors", "warnings"), [row]))
+
+
 @app.command("list")
 def list_(
     q: Annotated[str | None, typer.Option("--search", help="Text in name or description.")] = None,

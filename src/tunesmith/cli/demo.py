@@ -118,7 +118,7 @@ def _server(port: int, log: Path) -> tuple[Client, subprocess.Popen[bytes] | Non
         ) from error
     else:
         return client, None
-    environment = {**os.environ, "TUNESMITH_PORT": str(port)}
+    environment = {**os.environ, "TUNESMITH_PORT": str(port), "TUNESMITH_AUTH": "off"}
     with log.open("ab") as file:
         server = subprocess.Popen(
             [sys.executable, "-m", "tunesmith", "up", "--port", str(port)], env=environment, stdout=file, stderr=file

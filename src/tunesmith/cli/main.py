@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from tunesmith.cli import datasets, jobs, system, talk
+from tunesmith.cli import accounts, audit, datasets, jobs, system, talk
 from tunesmith.cli.demo import demo
 from tunesmith.cli.doctor import doctor
 from tunesmith.cli.output import Output, complain
@@ -24,10 +24,16 @@ app = typer.Typer(
 app.command()(up)
 app.command()(demo)
 app.command()(doctor)
+app.command()(accounts.login)
+app.command()(accounts.logout)
+app.command()(accounts.whoami)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(talk.models, name="models")
 app.add_typer(system.app, name="system")
+app.add_typer(accounts.keys, name="keys")
+app.add_typer(accounts.users, name="users")
+app.add_typer(audit.app, name="audit")
 app.command()(talk.chat)
 app.command()(train)
 

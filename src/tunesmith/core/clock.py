@@ -14,3 +14,8 @@ def utc_now() -> datetime:
 def monotonic_s() -> float:
     """Seconds on a clock that never jumps; for durations only."""
     return time.monotonic()
+
+
+def as_utc(instant: datetime) -> datetime:
+    """The same instant in UTC; one without a zone is taken for UTC."""
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

@@ -4,7 +4,9 @@ TunesmithError
 ├── InvalidInput            422  something in the request is wrong; `details` names each place
 │   └── BadData             422  rows of a dataset are wrong; `details` names row and column
 ├── BadRequest              400  the request itself cannot be read
+├── NotLoggedIn             401
 ├── PermissionDenied        403
+│   └── QuotaExceeded       403
 ├── NotFound                404  absent and not-yours look the same
 ├── Conflict                409  the thing is in a state that does not allow this
 │   └── InUse               409
@@ -63,10 +65,20 @@ class BadRequest(TunesmithError):
     status = 400
 
 
+class NotLoggedIn(TunesmithError):
+    """Log in first."""
+
+    status = 401
+
+
 class PermissionDenied(TunesmithError):
     """You may not do this."""
 
     status = 403
+
+
+class QuotaExceeded(PermissionDenied):
+    """This would be more than your account may have."""
 
 
 class NotFound(TunesmithError):

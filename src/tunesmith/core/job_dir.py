@@ -56,6 +56,14 @@ class JobDir:
     def read_control(self) -> Control:
         return read_model(self.control, Control) or Control()
 
+    def size_bytes(self) -> int:
+        """Of all files in it; those that go while we look do not count."""
+        total = 0
+        for file in self.path.rglob("*"):
+            with contextlib.suppress(OSError):
+                total += file.lstat().st_size
+        return total
+
     def read_exit(self) -> ExitRecord | None:
         return read_model(self.exit, ExitRecord)
 

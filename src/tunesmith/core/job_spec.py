@@ -66,6 +66,10 @@ class JobSpec(_Frozen):
     """Where tokenised data and compiled code are kept between jobs."""
     offline: bool = False
     """Never ask a hub."""
+    worker_memory_bytes: int | None = None
+    """Most memory that the worker and all it starts may use, where the kernel can be told; absent means no limit."""
+    custom_network: bool = False
+    """Whether a custom script may use the network."""
 
 
 class Launch(_Frozen):

@@ -21,6 +21,8 @@ from tunesmith.dataprep.source import DAMAGED_ZIP, open_zip
 
 MAX_ENTRIES = 1_000_000
 MAX_RATIO = 200
+FREE_BYTES = 64 * 1024**2
+"""What any archive may grow to, whatever the ratio."""
 KINDS = {
     "image": (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
     "audio": (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus"),
@@ -36,8 +38,10 @@ def media_kind(name: str) -> str | None:
     return next((kind for kind, endings in KINDS.items() if name.lower().endswith(endings)), None)
 
 
-def check_archive(archive: zipfile.ZipFile, max_bytes: int) -> list[zipfile.ZipInfo]:
-    """The files to unpack. Raises `BadData` or `TooLarge` before a single byte is written."""
+def check_archive(archive: zipfile.ZipFile, max_bytes: int, size_bytes: int) -> list[zipfile.ZipInfo]:
+    """The files to unpack. Raises `BadData` or `TooLarge` before a single byte is written. `size_bytes` is the archive's
+    own: entries may share one compressed stream, so that each alone looks harmless."""
+    max_bytes = min(max_bytes, max(FREE_BYTES, size_bytes * MAX_RATIO))
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
         raise TooLarge(f"The archive has {len(entries)} entries; {MAX_ENTRIES} are read.")
@@ -82,7 +86,7 @@ def read_archive(
     """`(image | audio | video, tables)`. Media are unpacked to `media_dir` under names of their own, bytes counted; not
     more than `most` of them."""
     archive = open_zip(path)
-    files = check_archive(archive, max_bytes)
+    files = check_archive(archive, max_bytes, path.stat().st_size)
     counts = Counter(kind for info in files if (kind := media_kind(info.filename)))
     if not counts:
         raise BadData(
@@ -139,8 +143,10 @@ def _rows(
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> bool:
-    """Copy one member, counting what really comes out; whether it was whole."""
+    """Copy one member, counting what really comes out; whether it was whole. One without a byte leaves no file."""
     left = info.file_size
+    if left == 0:
+        return False
     try:
         with archive.open(info) as source, target.open("wb") as out:
             while chunk := source.read(1 << 20):

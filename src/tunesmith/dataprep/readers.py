@@ -56,14 +56,18 @@ def column_names(header: list[str]) -> list[str]:
             f"The file has {len(header)} columns; {MAX_COLUMNS} are read.", hint="Keep the columns that are needed."
         )
     names: list[str] = []
+    taken: set[str] = set()
+    repeats: dict[str, int] = {}
     for number, name in enumerate(header, start=1):
         plain = _as_text(name.strip().replace("\x00", "")) or f"column_{number}"
         if plain == "*" or (plain.startswith("^") and plain.endswith("$")) or plain in ("__row", "__drop"):
             plain = plain.strip("^$_") + "_"
-        unique, again = plain, 1
-        while unique in names:
+        unique, again = plain, repeats.get(plain, 1)
+        while unique in taken:
             again += 1
             unique = f"{plain}_{again}"
+        repeats[plain] = again
+        taken.add(unique)
         names.append(unique)
     return names
 

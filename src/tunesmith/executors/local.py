@@ -9,32 +9,67 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 from tunesmith.core.job_dir import JobDir
-from tunesmith.core.job_spec import Launch
+from tunesmith.core.job_spec import JobSpec, Launch
 from tunesmith.executors.base import Observation, Order, Prepared
 from tunesmith.executors.identity import age_s, boot_id, is_alive, start_time
+from tunesmith.executors.limits import MEMORY_VARIABLE
 from tunesmith.executors.zygote import MARK
 
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT",
-    "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
-    "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "TRACKIO_SPACE_ID",
+    "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "CUDA_HOME", "OMP_NUM_THREADS",
 )  # fmt: skip
-"""The server's variables that a worker gets. None of them is a secret of the server."""
+"""The server's variables that every worker gets. None of them is a secret."""
+HUB_TOKEN = ("HF_TOKEN",)
+OF_TRACKERS = {
+    "wandb": ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"),
+    "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"),
+    "trackio": ("TRACKIO_SPACE_ID", *HUB_TOKEN),
+}
+"""What a worker gets besides when its job reports to that tracker."""
 KILL_WITHIN_S = 12.0
 FOREIGN_SILENCE_S = 60.0
 """How long an attempt of another machine, or of this one before it was restarted, must be silent to count as gone."""
 
 
+def credentials(spec: JobSpec | None) -> set[str]:
+    """Names of the variables that this job needs and others do not get: a token goes to whom it is for. A user's own
+    script gets none."""
+    if spec is None or spec.recipe == "custom":
+        return set()
+    reports_to = spec.params.get("report_to") or ()
+    wanted = {name for tracker in reports_to for name in OF_TRACKERS.get(tracker, ())}
+    if spec.model and not spec.offline and is_hub_id(spec.model.path):
+        wanted.update(HUB_TOKEN)
+    return wanted
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a model must be asked for at the hub: everything that is here has an absolute path."""
+    return not Path(path).is_absolute()
+
+
+def _spec_of(job_dir: JobDir) -> JobSpec | None:
+    """None where there is none yet, or one that the worker will say cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return job_dir.read_spec()
+    return None
+
+
 def worker_environment(job_dir: JobDir, order: Order) -> dict[str, str]:
-    """Made from an allow-list."""
+    """Made from an allow-list, and from what the job needs."""
     tmp = job_dir.path / "tmp"
     tmp.mkdir(exist_ok=True, mode=0o700)
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    spec = _spec_of(job_dir)
+    environment = {name: os.environ[name] for name in {*PASSED_ON, *credentials(spec)} if name in os.environ}
+    if spec and spec.worker_memory_bytes:
+        environment[MEMORY_VARIABLE] = str(spec.worker_memory_bytes)
     environment |= {
         MARK: f"{job_dir.path}#{order.attempt}",
         "TMPDIR": str(tmp),

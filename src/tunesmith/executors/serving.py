@@ -20,7 +20,7 @@ from tunesmith.core.errors import Unavailable
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.executors.identity import boot_id, is_alive, start_time
-from tunesmith.executors.local import PASSED_ON
+from tunesmith.executors.local import HUB_TOKEN, PASSED_ON, is_hub_id
 
 START_WITHIN_S = 600.0
 """Longest that loading a model may take."""
@@ -92,7 +92,8 @@ class ServingPool:
         (folder / "endpoint.json").unlink(missing_ok=True)
         spec = {"base_path": base.path, "revision": base.revision, "offline": self.offline, "idle_s": self.idle_s}
         write_atomic(folder / "serving.json", spec)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        wanted = [*PASSED_ON, *(HUB_TOKEN if is_hub_id(base.path) else ())]
+        environment = {name: os.environ[name] for name in wanted if name in os.environ}
         if self.offline:
             environment["HF_HUB_OFFLINE"] = "1"
         with (folder / "log.txt").open("wb") as log:

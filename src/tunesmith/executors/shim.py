@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from tunesmith.core.job_dir import JobDir, write_atomic
 from tunesmith.core.job_spec import ShimRecord
+from tunesmith.executors.limits import MEMORY_VARIABLE, WorkerGroup, limit_process
 
 HEARTBEAT_EVERY_S = 2.0
 TIMEOUT_GRACE_S = 60.0
@@ -41,8 +42,12 @@ def end_with_parent() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def out_of_memory_kills() -> int:
-    """How often the kernel has killed for memory: in this cgroup (version 2, then 1) where that is told, else on the machine."""
+def out_of_memory_kills(group: WorkerGroup | None = None) -> int:
+    """How often the kernel has killed for memory: in `group`, else in this cgroup (version 2, then 1) where that is told, else
+    on the machine."""
+    if group:
+        with contextlib.suppress(OSError):
+            return _counter(group.counter())
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -132,14 +137,23 @@ def kill_leftovers() -> None:
         time.sleep(0.02)
 
 
-def prepare_worker() -> None:
-    """In the worker, before it begins: default signals, and an end with the shim's."""
+def prepare_worker(group: WorkerGroup | None) -> None:
+    """In the worker, before it begins: default signals, limits, and an end with the shim's."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     end_with_parent()
+    if group:
+        group.enter()
+    limit_process()
 
 
-def run(job_dir: JobDir, attempt: int, timeout_s: float | None, start: Callable[[], Worker]) -> None:
+def memory_limit() -> int | None:
+    """What the server told, bytes."""
+    told = os.environ.get(MEMORY_VARIABLE, "")
+    return int(told) if told.isdigit() else None
+
+
+def run(job_dir: JobDir, attempt: int, timeout_s: float | None, start: Callable[[WorkerGroup | None], Worker]) -> None:
     """Wait for the word to go, `start` the worker, stay until it ends, and write down how."""
     if not os.read(0, 1):
         sys.exit("the server ended before it had written down this launch")
@@ -147,8 +161,9 @@ def run(job_dir: JobDir, attempt: int, timeout_s: float | None, start: Callable[
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    before = out_of_memory_kills()
-    worker = start()
+    group = WorkerGroup.make(memory_limit())
+    before = out_of_memory_kills(group)
+    worker = start(group)
     timed_out = wait(worker, job_dir, attempt, timeout_s)
     kill_leftovers()
     code = worker.returncode or 0
@@ -156,9 +171,11 @@ def run(job_dir: JobDir, attempt: int, timeout_s: float | None, start: Callable[
         attempt=attempt,
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
-        out_of_memory=code == -signal.SIGKILL and not timed_out and out_of_memory_kills() > before,
+        out_of_memory=code == -signal.SIGKILL and not timed_out and out_of_memory_kills(group) > before,
         timed_out=timed_out,
     )
+    if group:
+        group.remove()
     for _ in range(600):  # a full disk may empty; the server would otherwise only see that the worker is gone
         with contextlib.suppress(OSError):
             write_atomic(job_dir.shim, record)
@@ -174,8 +191,8 @@ def main() -> None:
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
 
-    def start() -> Worker:
-        return subprocess.Popen(arguments.command, stdin=subprocess.DEVNULL, preexec_fn=prepare_worker)
+    def start(group: WorkerGroup | None) -> Worker:
+        return subprocess.Popen(arguments.command, stdin=subprocess.DEVNULL, preexec_fn=lambda: prepare_worker(group))
 
     run(JobDir(arguments.job_dir), arguments.attempt, arguments.timeout, start)
 

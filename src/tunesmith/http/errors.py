@@ -11,10 +11,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from starlette.exceptions import HTTPException
 
-from tunesmith.core.errors import DiskFull, InvalidInput, NotFound, TunesmithError
+from tunesmith.core.errors import Conflict, DiskFull, InvalidInput, NotFound, TunesmithError
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,11 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
         return answer(
             request, InvalidInput("A value cannot be stored.", hint="Text without NUL, numbers within 64 bits.")
         )
+
+    @app.exception_handler(IntegrityError)
+    def taken(request: Request, error: IntegrityError) -> Response:
+        log.warning("the database refused a row: %s", error.orig)
+        return answer(request, Conflict("Somebody else took this name just now.", hint="Choose another one."))
 
     @app.exception_handler(HTTPException)
     def plain(request: Request, error: HTTPException) -> Response:

@@ -1,4 +1,4 @@
-"""Single-user mode on loopback: only requests that name this host and come from its own pages get in.
+"""Only requests that name this host and come from its own pages get in.
 
 A web page elsewhere must not reach the server through the user's browser: DNS rebinding is stopped by the `Host` list,
 cross-site requests by `Origin`. Decided on the ASGI scope (never on `request.url`, which `Host` can poison).
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.core.errors import BadRequest, PermissionDenied, TunesmithError
+from tunesmith.settings import Settings
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -50,6 +51,15 @@ class HostOriginGuard:
                 await send({"type": "websocket.close", "code": 1008, "reason": "host or origin refused"})
                 return
         await self.app(scope, receive, send)
+
+
+def own_names(settings: Settings) -> list[str]:
+    """Names that the settings give this server without listing them as allowed: its public address, and the one that it
+    listens on."""
+    names = [host_name(settings.public_url.partition("://")[2].rstrip("/"))] if settings.public_url else []
+    if settings.host not in ("0.0.0.0", "::"):
+        names.append(f"[{settings.host}]" if ":" in settings.host else settings.host.lower())
+    return names
 
 
 def host_name(host: str) -> str:

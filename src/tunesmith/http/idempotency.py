@@ -19,6 +19,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from tunesmith.core.acting import owner_id
 from tunesmith.core.errors import Conflict, InvalidInput
 from tunesmith.http.session import AppState
 from tunesmith.storage.idempotency import IdempotencyRepository
@@ -54,6 +55,7 @@ def once(
     if key is None:
         with state.database.unit_of_work() as session:
             return _answer(work(session).model_dump_json(), status)
+    scope = scope if owner_id() is None else f"{owner_id()} {scope}"  # each account has keys of its own
     fingerprint = hashlib.sha256(_canonical(request)).hexdigest()
     with _at_work((id(state.database), scope, key)), state.database.unit_of_work() as session:
         answers = IdempotencyRepository(session)

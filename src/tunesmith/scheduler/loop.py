@@ -180,6 +180,7 @@ class Scheduler:
 
     def _finish(self, job_id: int, launch: Launch, job_dir: JobDir, view: View) -> None:
         """Nothing of the attempt lives any more: say what became of the job, and give its devices back."""
+        size_bytes = job_dir.size_bytes()
         with self.database.unit_of_work() as session:
             life = Lifecycle(session, self.bus)
             job = life.jobs.take(job_id)
@@ -190,6 +191,7 @@ class Scheduler:
             step = next_step(dataclasses.replace(view, wants_stop=job.wants_stop, wants_pause=job.wants_pause))
             assert not isinstance(step, Nothing | Kill)  # these are for the living
             job.launch = job.server_id = job.lease_until = job.stopping_since = None
+            job.size_bytes = size_bytes
             life.jobs.release_devices(job.id)
             if isinstance(step, Requeue):
                 if step.out_of_memory:

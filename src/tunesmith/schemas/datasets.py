@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from tunesmith.core.acting import Visibility
 from tunesmith.schemas.common import Wire
 
 
@@ -27,6 +28,9 @@ class DatasetRead(BaseModel):
     name: str
     description: str
     tags: list[str]
+    owner: str | None = None
+    """Whose it is; null where there are no accounts."""
+    visibility: Visibility = Visibility.PRIVATE
     type: DatasetType | None
     """Known once processed."""
     status: DatasetStatus
@@ -64,6 +68,8 @@ class DatasetUpdate(Wire):
     tags: list[str] | None = Field(None, max_length=50)
     shape: str | None = Field(None, max_length=50)
     mapping: dict[str, str] | None = None
+    visibility: Visibility | None = None
+    """`team`: everybody with an account sees it and may train on it; changing it stays its owner's."""
 
 
 class Finding(BaseModel):
@@ -170,6 +176,16 @@ class RepairRequest(Wire):
     max_input_chars: int = Field(2048, ge=1)
     min_output_chars: int = Field(5, ge=0)
     max_output_chars: int = Field(1024, ge=1)
+
+
+class FromUrl(Wire):
+    """A file that the server fetches itself."""
+
+    url: str = Field(min_length=1, max_length=2048, examples=["https://example.org/support.jsonl"])
+    """A public address, or one inside that the administrator has allowed. Names and passwords in it are refused."""
+    name: str | None = Field(None, max_length=200)
+    """The file's when left out."""
+    description: str = Field("", max_length=10_000)
 
 
 class UploadCommit(UploadRead):

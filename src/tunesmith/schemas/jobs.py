@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
+from tunesmith.core.acting import Visibility
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import JobStatus, Phase, Priority
 from tunesmith.schemas.common import Wire
@@ -76,6 +77,8 @@ class JobUpdate(Wire):
     tags: list[Tag] | None = Field(None, max_length=50)
     priority: Priority | None = None
     not_before: Instant | None = None
+    visibility: Visibility | None = None
+    """`team`: everybody with an account sees the job and may use its model; changing it stays its owner's."""
 
 
 class LearningRateChange(Wire):
@@ -112,6 +115,9 @@ class JobRead(BaseModel):
     not_before: datetime | None
     after_job_id: int | None
     tags: list[str]
+    owner: str | None = None
+    """Whose it is; null where there are no accounts."""
+    visibility: Visibility = Visibility.PRIVATE
     status: JobStatus
     status_reason: str
     phase: Phase | None

@@ -33,15 +33,19 @@ from tunesmith.schemas.system import (
     SettingRead,
     StorageUse,
 )
-from tunesmith.sdk.connection import Connection, NotTunesmith, Progress, json_of
+from tunesmith.sdk.accounts import Account, Audit, Users
+from tunesmith.sdk.connection import Connection, NotTunesmith, Progress, json_of, pages
 from tunesmith.sdk.stream import chat, follow
 
 LOOK_EVERY_S = 0.2
+FETCH_TIMEOUT_S = 3660.0
+"""A little more than the server gives itself to fetch a file."""
 Messages = Sequence[dict[str, str]] | str
 
 
 class Client:
-    """A Tunesmith server. `url` is `TUNESMITH_URL`, else this machine's.
+    """A Tunesmith server. `url` is `TUNESMITH_URL`, else this machine's; `token` is an API key, else `TUNESMITH_API_KEY`,
+    else what `tunesmith login` has stored for that server.
 
     >>> client = Client()
     >>> dataset = client.datasets.upload("support.jsonl")
@@ -56,6 +60,9 @@ class Client:
         self.jobs = Jobs(self.connection)
         self.models = Models(self.connection)
         self.system = System(self.connection)
+        self.account = Account(self.connection)
+        self.users = Users(self.connection)
+        self.audit = Audit(self.connection)
 
     def close(self) -> None:
         self.connection.close()
@@ -80,6 +87,14 @@ class Datasets:
         made = DatasetRead.model_validate(self._connection.upload(Path(path), name, progress))
         return self.wait(made.id) if wait else made
 
+    def from_url(self, url: str, name: str | None = None, *, description: str = "", wait: bool = True) -> DatasetRead:
+        """Let the server fetch a file from an address; with `wait` until it is read. Raises `InvalidInput` for an address
+        that it may not fetch from, `BadData` when the file cannot be read."""
+        body = {"url": url, "name": name, "description": description}
+        answer = self._connection.request("POST", "/datasets/from-url", json=body, timeout=FETCH_TIMEOUT_S)
+        made = DatasetRead.model_validate(json_of(answer))
+        return self.wait(made.id) if wait else made
+
     def wait(self, dataset_id: int, *, progress: Callable[[float], None] | None = None) -> DatasetRead:
         """Wait until it is read; `progress` is told how far that is, 0 to 1. Raises `BadData` when it could not be."""
         while True:
@@ -95,7 +110,7 @@ class Datasets:
 
     def list(self, **filters: Any) -> Iterator[DatasetRead]:
         """All datasets, newest first; `type`, `status`, `tag`, `q` filter, `sort` (created, name, rows, size) and `order` sort."""
-        return (DatasetRead.model_validate(item) for item in _pages(self._connection, "/datasets/", filters))
+        return (DatasetRead.model_validate(item) for item in pages(self._connection, "/datasets/", filters))
 
     def get(self, dataset_id: int) -> DatasetRead:
         return DatasetRead.model_validate(self._connection.get(f"/datasets/{dataset_id}"))
@@ -186,7 +201,7 @@ class Jobs:
 
     def list(self, **filters: Any) -> Iterator[Job]:
         """All jobs, newest first; `status`, `method`, `tag`, `q` filter."""
-        return (self._job(item) for item in _pages(self._connection, "/jobs/", filters))
+        return (self._job(item) for item in pages(self._connection, "/jobs/", filters))
 
     def get(self, job_id: int) -> Job:
         return self._job(self._connection.get(f"/jobs/{job_id}"))
@@ -323,7 +338,7 @@ class Models:
 
     def list(self, **filters: Any) -> list[ModelRead]:
         """All at hand; filters: q, kind (base, tuned), method, base, licence, sort."""
-        return [ModelRead.model_validate(item) for item in _pages(self._connection, "/models/", filters)]
+        return [ModelRead.model_validate(item) for item in pages(self._connection, "/models/", filters)]
 
     def get(self, name: str) -> ModelDetail:
         """All that is known of a model: lineage, files, versions, check, card, commands. Raises `NotFound`."""
@@ -335,7 +350,7 @@ class Models:
 
     def ratings(self, **filters: Any) -> Iterator[RatingRead]:
         """What people think of answers, newest first; filters: model, verdict (up, down), q."""
-        for item in _pages(self._connection, "/ratings/", filters):
+        for item in pages(self._connection, "/ratings/", filters):
             yield RatingRead.model_validate(item)
 
     def chat(
@@ -417,13 +432,3 @@ def _chat(connection: Connection, path: str, body: dict[str, Any], *, stream: bo
         return chat(connection, path, {**body, "stream": True})
     answer = connection.request("POST", path, json={**body, "stream": False}, timeout=600)
     return ChatAnswer.model_validate(json_of(answer))
-
-
-def _pages(connection: Connection, path: str, filters: dict[str, Any]) -> Iterator[Any]:
-    cursor: int | None = None
-    while True:
-        page = connection.get(path, cursor=cursor, **filters)
-        yield from page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return

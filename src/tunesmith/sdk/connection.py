@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 
 from tunesmith.core import errors
+from tunesmith.sdk import credentials
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 CHUNK_BYTES = 1024 * 1024
@@ -39,8 +40,15 @@ class Connection:
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout_s: float = 60.0) -> None:
         self.url = (url or os.environ.get("TUNESMITH_URL") or DEFAULT_URL).rstrip("/")
         check_url(self.url)
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.http = httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=timeout_s)
+        self.http = httpx.Client(base_url=f"{self.url}/api/v1", timeout=timeout_s)
+        if token := token or credentials.find(self.url):
+            self.use_token(token)
+
+    def use_token(self, token: str) -> None:
+        """Send this access token or API key from now on."""
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise errors.InvalidInput("The API key has characters that no key has.", hint="Copy it again.")
+        self.http.headers["Authorization"] = f"Bearer {token}"
 
     def close(self) -> None:
         self.http.close()
@@ -145,6 +153,17 @@ class Connection:
                 done += len(chunk)
                 if progress:
                     progress(done, total)
+
+
+def pages(connection: Connection, path: str, filters: dict[str, Any]) -> Iterator[Any]:
+    """The items of every page."""
+    cursor: int | None = None
+    while True:
+        page = connection.get(path, cursor=cursor, **filters)
+        yield from page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
 
 
 def _given(params: dict[str, Any]) -> dict[str, Any]:

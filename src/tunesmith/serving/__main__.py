@@ -44,6 +44,8 @@ def main() -> None:
     model = Model(spec.base_path, offline=spec.offline, revision=spec.revision)
     token, activity = secrets.token_urlsafe(32), Activity()
     listener = socket.create_server(("127.0.0.1", 0))
+    # Connections inherit it: without it, each token may wait for the acknowledgement of the one before.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     endpoint = {"port": listener.getsockname()[1], "token": token, "pid": os.getpid()}
     write_atomic(folder / "endpoint.json", json.dumps(endpoint), mode=0o600)
     threading.Thread(target=end_when_idle, args=(spec, folder, activity), daemon=True).start()

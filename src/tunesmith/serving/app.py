@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import iterate_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
-from tunesmith.core.errors import InvalidInput, TunesmithError
+from tunesmith.core.errors import TunesmithError
 from tunesmith.serving.generation import Model, Piece, Sampling
 
 
@@ -84,10 +84,7 @@ def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
     async def chat(body: Completion, request: Request) -> Any:
         gone = asyncio.Event()
         messages = [message.model_dump() for message in body.messages]
-        try:
-            pieces = model.generate(messages, body.adapter_path, body.sampling(), gone.is_set)
-        except (TypeError, ValueError) as error:  # the template refused the conversation
-            raise InvalidInput(f"The model's chat template refuses this conversation: {str(error)[:200]}") from None
+        pieces = await run_in_threadpool(model.generate, messages, body.adapter_path, body.sampling(), gone.is_set)
         if body.stream:
             return StreamingResponse(_stream(pieces, body.model, gone, activity), media_type="text/event-stream")
         text, last = "", Piece("")

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from tunesmith.core.errors import InvalidInput, TooMany, Unavailable
+from tunesmith.core.errors import BadData, InvalidInput, JobFailure, TooMany, Unavailable
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.blocks.templates import Renderer
 
 MAX_ADAPTERS = 32
 """Adapters kept over the base; the one used longest ago goes first."""
@@ -71,6 +72,7 @@ class Model:
         self.device = pick_device()
         dtype = pick_dtype(self.device, None, fp16=False)
         self.tokenizer = load_tokenizer(self.base_path, revision=self.revision, offline=self.offline)
+        self.template = Renderer(self.tokenizer)
         ref = ModelRef(name="base", path=self.base_path, revision=self.revision)
         self.model: Any = load_causal_lm(ref, dtype=dtype, device=self.device, offline=self.offline)
         self.model.eval()
@@ -82,7 +84,8 @@ class Model:
     def generate(
         self, messages: list[dict[str, str]], adapter_path: str | None, sampling: Sampling, stopped: Callable[[], bool]
     ) -> Iterator[Piece]:
-        """Pieces of the answer as they come. Raises `TooMany` when too many wait, `InvalidInput` when it cannot fit."""
+        """Pieces of the answer as they come. Raises `TooMany` when too many wait, `InvalidInput` when it cannot fit or
+        the model's chat template refuses it."""
         prompt = self._prompt(messages, sampling.max_tokens)
         if self._waiting >= MAX_WAITING:
             raise TooMany("Too many chats are waiting for this model.", hint="Try again in a moment.")
@@ -90,10 +93,12 @@ class Model:
 
     def _prompt(self, messages: list[dict[str, str]], max_tokens: int) -> torch.Tensor:
         """(1, tokens)"""
-        encoded = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        ids: torch.Tensor = encoded["input_ids"]
+        try:
+            text = self.template.render(messages, prompt=True)
+        except (BadData, JobFailure) as error:
+            hint = error.hint or "Leave out the system message, or let user and assistant take turns."
+            raise InvalidInput(error.message, hint=hint, details=[{"loc": "messages", "message": "refused"}]) from None
+        ids: torch.Tensor = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         if ids.shape[1] + max_tokens > self.context_tokens:
             raise InvalidInput(
                 f"The conversation has {ids.shape[1]} tokens; with max_tokens {max_tokens} that is over the model's "

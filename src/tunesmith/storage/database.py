@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, text
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import Engine, create_engine, event, inspect, or_, text
+from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 
+from tunesmith.core.acting import Visibility, current
 from tunesmith.core.errors import Unavailable
+from tunesmith.storage.tables import Owned
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 SAFE_WAL = (3, 51, 3)
@@ -40,6 +42,9 @@ class Database:
         else:
             self.engine = create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        event.listen(self._sessions, "do_orm_execute", _only_what_may_be_seen)
+        self.before_commit: Callable[[Session], None] = lambda _session: None
+        """Called in each transaction that may have changed something, as its last part."""
 
     def _sqlite_engine(self, url: str) -> Engine:
         driver = _sqlite_driver()
@@ -72,9 +77,15 @@ class Database:
             if readonly and self.is_sqlite:
                 session.connection(execution_options={"readonly": True})
             yield session
+            if not readonly:
+                self.before_commit(session)
             session.commit()  # closing a session that was not committed rolls it back
         for call in session.info.get("after_commit", ()):
             call()
+
+    def watch_new_rows(self, look: Callable[[Session], None]) -> None:
+        """`look` is called before each flush."""
+        event.listen(self._sessions, "before_flush", lambda session, _context, _instances: look(session))
 
     def migrate(self) -> None:
         """Bring the schema to this version. Refuses a database that a newer Tunesmith has written."""
@@ -128,6 +139,23 @@ class Database:
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+
+EVERYONES = {"everyones": True}
+"""Execution option of a query that must see the rows of all: for names and numbers that exist once."""
+
+
+def _only_what_may_be_seen(query: ORMExecuteState) -> None:
+    """Every query of a request sees its owner's rows and those of the team, wherever in it they stand."""
+    who = current()
+    if who.sees_all or not query.is_select or query.execution_options.get("everyones"):
+        return
+    user_id, team = who.user_id, Visibility.TEAM.value
+    query.statement = query.statement.options(
+        with_loader_criteria(
+            Owned, lambda cls: or_(cls.owner_id == user_id, cls.visibility == team), include_aliases=True
+        )
+    )
 
 
 def after_commit(session: Session, call: Callable[[], None]) -> None:

@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Select, Text, cast, or_, select, tuple_, t
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from tunesmith.core.errors import BadRequest, NotFound
-from tunesmith.storage.tables import Base
+from tunesmith.core.acting import current
+from tunesmith.core.errors import BadRequest, NotFound, PermissionDenied
+from tunesmith.storage.tables import Base, Owned
 
 RowT = TypeVar("RowT", bound=Base)
 
@@ -25,12 +26,22 @@ class Repository(Generic[RowT]):
         self.session = session
 
     def get(self, row_id: int, *, for_update: bool = False) -> RowT:
-        """The row. Raises `NotFound`. `for_update` locks it until the transaction ends (PostgreSQL)."""
+        """The row. Raises `NotFound`. `for_update` locks it until the transaction ends (PostgreSQL), and raises
+        `PermissionDenied` for what is another's."""
         # Ids outside 64 bits would be an error inside the driver; they are simply not there.
         found = None if not 0 < row_id < 2**63 else self.session.get(self.row, row_id, with_for_update=for_update)
         if found is None:
             raise NotFound(f"There is no {self.noun} {row_id}.", hint=f"List them to see which {self.noun}s exist.")
+        if for_update and isinstance(found, Owned) and not current().may_change(found.owner_id):
+            raise PermissionDenied(
+                f"This {self.noun} is {found.owner or 'somebody'}'s; you may look at it, not change it.",
+                hint="Ask its owner or an administrator, or make a copy of your own.",
+            )
         return found
+
+    def find(self, row_id: int) -> RowT | None:
+        """The row, or None."""
+        return self.session.get(self.row, row_id)
 
     def add(self, row: RowT) -> RowT:
         self.session.add(row)

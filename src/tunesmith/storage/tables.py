@@ -5,9 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, MetaData, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, String, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from tunesmith.core import acting
+
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+"""An id; SQLite counts up by itself only in a column that is called INTEGER."""
 
 
 class Base(DeclarativeBase):
@@ -45,3 +50,14 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 JsonValue = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 """A JSON column: text on SQLite, jsonb on PostgreSQL. None is the database's NULL, so that `is_not(None)` means what it says."""
+
+
+class Owned:
+    """A row that is somebody's. Who may see it is decided in `storage/database.py`, who may change it in `Repository.get`."""
+
+    owner_id: Mapped[int | None] = mapped_column(BigId, default=acting.owner_id, index=True)
+    """None for what was made where there are no accounts: administrators see it."""
+    owner: Mapped[str | None] = mapped_column(String(64), default=acting.owner_name)
+    """The account's name, which never changes."""
+    visibility: Mapped[str] = mapped_column(String(10), default=acting.new_visibility, server_default="private")
+    """`acting.Visibility`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tunesmith.core.acting import Identity, Scope
+
 
 class Entry(NamedTuple):
     section: str
@@ -13,6 +15,8 @@ class Entry(NamedTuple):
     """A lucide icon."""
     key: str
     """`g` and then this key leads there."""
+    needs: Scope = Scope.READ
+    """Those who lack it do not see the entry."""
 
 
 NAVIGATION: tuple[tuple[str, tuple[Entry, ...]], ...] = (
@@ -30,8 +34,21 @@ NAVIGATION: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         "Manage",
         (
             Entry("system", "System", "/system", "cpu", "s"),
-            Entry("settings", "Settings", "/settings", "settings", "e"),
+            Entry("settings", "Settings", "/settings", "settings", "e", Scope.ADMIN),
             Entry("docs", "API", "/docs", "braces", "a"),
         ),
     ),
+    (
+        "Team",
+        (
+            Entry("users", "Users", "/users", "users", "u", Scope.ADMIN),
+            Entry("audit", "Audit log", "/audit", "scroll-text", "l", Scope.ADMIN),
+        ),
+    ),
 )
+
+
+def navigation(who: Identity) -> list[tuple[str, list[Entry]]]:
+    """What `who` may go to, by group."""
+    seen = [(group, [entry for entry in entries if who.may(entry.needs)]) for group, entries in NAVIGATION]
+    return [(group, entries) for group, entries in seen if entries]

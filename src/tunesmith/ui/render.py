@@ -11,10 +11,11 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tunesmith.core.acting import Role, Scope, current
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.version import VERSION
 from tunesmith.ui import files, words
-from tunesmith.ui.navigation import NAVIGATION
+from tunesmith.ui.navigation import navigation
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -32,6 +33,17 @@ def icon(name: str, label: str = "") -> Markup:
     return Markup('<svg class="icon" viewBox="0 0 24 24" {}>{}</svg>').format(said, Markup(files.icons()[name]))
 
 
+def may(scope: str) -> bool:
+    """Whether who looks at the page has that scope."""
+    return current().may(Scope(scope))
+
+
+def may_change(thing: Any) -> bool:
+    """Whether a dataset or job is theirs to change, so that its buttons are shown; the server looks again."""
+    who = current()
+    return who.may(Scope.TRAIN) and (who.user_id is None or who.role == Role.ADMIN or thing.owner == who.name)
+
+
 @cache
 def templates() -> Environment:
     made = Environment(
@@ -42,7 +54,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(words.FILTERS)
-    made.globals.update(icon=icon, lucide=icon, navigation=NAVIGATION, version=VERSION)
+    made.globals.update(icon=icon, lucide=icon, version=VERSION, may=may, may_change=may_change)
     return made
 
 
@@ -59,10 +71,12 @@ def page(
     """`template` as an answer.
 
     `section` is the entry of the navigation that the page belongs to; `breadcrumb` are (text, address) of the pages above.
-    A template also knows `here` (this address with its query), `asset(path)` (address of a file) and `icon(name)`.
+    A template also knows `here` (this address with its query), `asset(path)` (address of a file), `icon(name)`, `who` looks,
+    whether `accounts_on`, what they `may(scope)` and `may_change(thing)`, and `csrf`, which each change must bring.
     """
     folder = f"/static/{files.digest()}/"
     known = files.files()
+    who, door = current(), request.app.state.doorkeeper
 
     def asset(name: str) -> str:
         if name not in known:
@@ -81,6 +95,10 @@ def page(
             breadcrumb=breadcrumb,
             asset=asset,
             static=folder,
+            who=who,
+            navigation=navigation(who),
+            accounts_on=door.is_on,
+            csrf=door.csrf_token(who) if who.via == "session" else "",
             here=request.scope["path"] + (f"?{query}" if query else ""),
         )
     )
@@ -94,4 +112,10 @@ def error_page(request: Request, error: TunesmithError) -> HTMLResponse:
     )
 
 
-TITLES = {400: "This cannot be read", 404: "Not found", 422: "This address does not work", 503: "Not ready"}
+TITLES = {
+    400: "This cannot be read",
+    403: "Not allowed",
+    404: "Not found",
+    422: "This address does not work",
+    503: "Not ready",
+}

@@ -5,19 +5,50 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.errors import NotFound
+from tunesmith.http.policy import Access, declare, needs
 from tunesmith.ui import files
-from tunesmith.ui.pages import dashboard, datasets, jobs, models, new_job, playground, reference, settings, system
+from tunesmith.ui.pages import (
+    account,
+    audit,
+    dashboard,
+    datasets,
+    jobs,
+    login,
+    models,
+    new_job,
+    playground,
+    reference,
+    settings,
+    system,
+    users,
+)
 from tunesmith.ui.render import HEADERS
 
 router = APIRouter(include_in_schema=False)
-for part in (dashboard, datasets, new_job, jobs, models, playground, settings, system, reference):
+for part in (
+    dashboard,
+    datasets,
+    new_job,
+    jobs,
+    models,
+    playground,
+    settings,
+    system,
+    reference,
+    login,
+    account,
+    users,
+    audit,
+):
     router.include_router(part.router)
 
 FOREVER = "public, max-age=31536000, immutable"
 
 
 @router.get("/icons/{name}.svg")
+@needs(Access.PUBLIC)
 def icon(name: str) -> Response:
     """One icon, for `<use href="/icons/<name>.svg#i">` in what scripts draw. Raises `NotFound`."""
     drawn = files.icons().get(name)
@@ -29,6 +60,7 @@ def icon(name: str) -> Response:
 
 
 @router.get("/static/{digest}/{name:path}")
+@needs(Access.PUBLIC)
 def static(request: Request, digest: str, name: str) -> Response:
     """A file of the pages. An older page gets today's file, and keeps it for no longer than itself."""
     file = files.find(name)
@@ -40,3 +72,6 @@ def static(request: Request, digest: str, name: str) -> Response:
     if not file.is_text or "gzip" not in request.headers.get("accept-encoding", ""):
         return FileResponse(file.path, media_type=file.media_type, headers=headers)
     return Response(files.packed(file), media_type=file.media_type, headers={**headers, "Content-Encoding": "gzip"})
+
+
+declare(router, read=Scope.READ, write=Scope.READ)

@@ -98,7 +98,26 @@ def sparkpath(values: Sequence[float | None], width: int = 120, height: int = 28
     return "M" + "L".join(f"{x * across:.1f},{2 + (high - y) * down:.1f}" for x, y in points)
 
 
+BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
+SYSTEMS = (
+    ("Windows", "Windows"),
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Mac OS", "macOS"),
+    ("Linux", "Linux"),
+)
+
+
+def agent(text: str) -> str:
+    """`Firefox on Linux` of what a browser calls itself; the first name that fits, for they all claim to be others too."""
+    browser = next((name for mark, name in BROWSERS if mark in text), "A browser")
+    system = next((name for mark, name in SYSTEMS if mark in text), "")
+    return f"{browser} on {system}" if system else browser
+
+
 FILTERS = {
+    "agent": agent,
     "bytes": size,
     "number": number,
     "signif": signif,

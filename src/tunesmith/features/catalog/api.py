@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 
+from tunesmith.core.acting import Scope
 from tunesmith.features.catalog import collection, detail, hub, service
 from tunesmith.features.catalog.search import search
 from tunesmith.http.pagination import Cursor, Limit
+from tunesmith.http.policy import declare
 from tunesmith.http.session import DbSession, State
 from tunesmith.recipes.auto import read_machine
 from tunesmith.schemas.common import ErrorBody, Page
@@ -122,3 +124,6 @@ def remove_collected(collected_id: CollectedId, session: DbSession) -> None:
 def get_model(name: str, state: State) -> ModelRead:
     """By its name: a hub id, a local name, or `job:<id>`."""
     return service.get_model(state.settings, name)
+
+
+declare(router, read=Scope.READ, write=Scope.TRAIN)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +19,15 @@ HEADINGS_DOWN = 2
 """The page has its own h1 and h2."""
 
 
+def read_card(path: Path) -> str:
+    """The beginning of a card; empty for what is no plain file of its folder."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            return file.read(MAX_CARD_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def front_matter(card: str) -> dict[str, Any]:
     """The YAML block on top, as plain text and lists of it; empty when there is none or it cannot be read."""
     import yaml  # the server imports this module and seldom comes here
@@ -26,7 +37,7 @@ def front_matter(card: str) -> dict[str, Any]:
         return {}
     try:
         values = yaml.safe_load(found[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # also dates and numbers that cannot be
         return {}
     return {str(key): _plain(value) for key, value in values.items()} if isinstance(values, dict) else {}
 

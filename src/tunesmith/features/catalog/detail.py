@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.features.catalog import library, service
-from tunesmith.features.catalog.cards import MAX_CARD_BYTES
+from tunesmith.features.catalog.cards import read_card
 from tunesmith.features.catalog.checksums import model_files
 from tunesmith.features.catalog.usage import snippets
 from tunesmith.recipes.auto import read_machine
@@ -32,7 +32,7 @@ def detail(settings: Settings, name: str, url: str) -> ModelDetail:
         files=model_files(settings, folder, compute=False) if folder else [],
         versions=versions(tuned, model, line.root),
         validation=_validation(folder),
-        card=_card(folder),
+        card=read_card(folder / "README.md") if folder else "",
         use=snippets(model, line.root, url),
     )
 
@@ -104,14 +104,6 @@ def _spec(settings: Settings, job_id: int) -> JobSpec | None:
 def _validation(folder: Path | None) -> dict[str, Any] | None:
     try:
         found = json.loads((folder / "validation.json").read_bytes()) if folder else None
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _card(folder: Path | None) -> str:
-    try:
-        with open(folder / "README.md" if folder else "", "rb") as file:
-            return file.read(MAX_CARD_BYTES).decode(errors="replace")
-    except FileNotFoundError:
-        return ""

@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tunesmith.core.acting import current
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.recipe import Outcome
-from tunesmith.features.catalog.cards import MAX_CARD_BYTES, front_matter
+from tunesmith.features.catalog.cards import front_matter, read_card
 from tunesmith.features.catalog.starter import STARTER_MODEL
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
@@ -33,21 +34,31 @@ def base_models(settings: Settings) -> dict[str, ModelRead]:
 
 def tuned_models(settings: Settings) -> Iterator[ModelRead]:
     """Newest first. The job directory says it all: what was trained on what, and how well it went."""
+    seen = current().jobs_seen()
     names = [path.name for path in settings.jobs_dir.iterdir()] if settings.jobs_dir.is_dir() else []
-    for job_id in sorted((int(name) for name in names if name.isdigit()), reverse=True):
+    names = [name for name in names if name.isdigit() and (seen is None or int(name) in seen)]
+    for job_id in sorted(map(int, names), reverse=True):
         model = tuned_model(settings, job_id)
         if model is not None:
             yield model
 
 
 def tuned_model(settings: Settings, job_id: int) -> ModelRead | None:
-    """What a job made, or None."""
+    """What a job made, or None, as well where that may not be seen."""
+    if not may_see(job_id):
+        return None
     job_dir = JobDir(settings.jobs_dir / str(job_id))
     try:
         changed = job_dir.exit.stat().st_mtime_ns
     except FileNotFoundError:
         return None
     return _tuned(str(job_dir.path), changed)
+
+
+def may_see(job_id: int) -> bool:
+    """Whether a job's files are for who is at work."""
+    seen = current().jobs_seen()
+    return seen is None or job_id in seen
 
 
 def made_model(job_dir: JobDir) -> Path | None:
@@ -150,13 +161,12 @@ def _base(name: str, folder: Path, source: Any) -> ModelRead:
 
 def _licence(card: Path) -> str | None:
     try:
-        return _licence_in(str(card), card.stat().st_mtime_ns)
-    except FileNotFoundError:
+        return _licence_in(str(card), card.lstat().st_mtime_ns)
+    except OSError:
         return None
 
 
 @lru_cache(REMEMBERED)
 def _licence_in(card: str, _changed: int) -> str | None:
-    with open(card, "rb") as file:
-        found = front_matter(file.read(MAX_CARD_BYTES).decode(errors="replace")).get("license")
+    found = front_matter(read_card(Path(card))).get("license")
     return found if isinstance(found, str) else None

@@ -149,7 +149,7 @@ def _is_inside(path: Path, root: Path) -> bool:
 
 def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
     job_dir = JobDir(settings.jobs_dir / str(job_id))
-    folder = made_model(job_dir)
+    folder = made_model(job_dir) if library.may_see(job_id) else None
     if folder is None:
         raise NotFound(
             f"Job {job_id} has no finished model.",

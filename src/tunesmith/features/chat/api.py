@@ -12,11 +12,13 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.errors import TunesmithError, Unavailable
 from tunesmith.executors.serving import Endpoint
 from tunesmith.features.chat import ratings
 from tunesmith.features.chat.service import Partner, completion_body, partner, partner_of_job
 from tunesmith.http.pagination import Cursor, Limit
+from tunesmith.http.policy import declare, needs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.jobs import ChatAnswer, ChatRequest
@@ -37,6 +39,7 @@ class ModelChatRequest(ChatRequest):
 
 
 @talk.post("/jobs/{job_id}/chat", response_model=ChatAnswer)
+@needs(Scope.READ)
 async def chat_with_job(job_id: int, body: ChatRequest, state: State) -> Any:
     """Talk to the model that a finished job made."""
 
@@ -48,6 +51,7 @@ async def chat_with_job(job_id: int, body: ChatRequest, state: State) -> Any:
 
 
 @talk.post("/models/chat", response_model=ChatAnswer)
+@needs(Scope.READ)
 async def chat_with_model(body: ModelChatRequest, state: State) -> Any:
     """Talk to a base model, or to `job:<id>`."""
 
@@ -194,3 +198,6 @@ def delete_rating(rating_id: RatingId, session: DbSession) -> None:
 
 router.include_router(talk)
 router.include_router(rated)
+
+
+declare(router, read=Scope.READ, write=Scope.TRAIN)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.spreadsheet import csv_rows
 from tunesmith.features.catalog.service import check_name
 from tunesmith.features.chat.repository import RatingRepository
 from tunesmith.features.chat.tables import RatingRow
@@ -19,7 +18,6 @@ from tunesmith.schemas.models import RatingCount, RatingCreate, RatingRead, Rati
 from tunesmith.storage.database import Database, Session
 
 COLUMNS = ("id", "model", "verdict", "prompt", "answer", "note", "messages", "sampling", "created_at")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def rate(session: Session, body: RatingCreate) -> RatingRead:
@@ -79,7 +77,7 @@ def export(
 ) -> Iterator[bytes]:
     """Oldest first, a part at a time. JSON Lines is exact; in CSV, cells that would start a formula get a quote."""
     if kind == "csv":
-        yield _csv_row(COLUMNS)
+        yield csv_rows([COLUMNS]).encode()
     last = 0
     while True:
         with database.unit_of_work(readonly=True) as session:  # a short one each: the client may be slow
@@ -94,7 +92,7 @@ def export(
 
 def _csv_rating(rating: RatingRead) -> bytes:
     cells = rating.model_dump(mode="json") | {"prompt": prompt_of(rating.messages)}
-    return _csv_row([_cell(cells[name]) for name in COLUMNS])
+    return csv_rows([[_cell(cells[name]) for name in COLUMNS]]).encode()
 
 
 def prompt_of(messages: list[ChatMessage]) -> str:
@@ -103,15 +101,7 @@ def prompt_of(messages: list[ChatMessage]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
-
-
-def _csv_row(cells: Any) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerow(cells)
-    return text.getvalue().encode()
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def _read(row: RatingRow) -> RatingRead:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, Integer, String, Text
+from sqlalchemy import Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tunesmith.storage.tables import Base, JsonValue, UtcDateTime
-
-BigId = BigInteger().with_variant(Integer(), "sqlite")
+from tunesmith.storage.tables import Base, BigId, JsonValue, Owned, UtcDateTime
 
 
-class RatingRow(Base):
+class RatingRow(Owned, Base):
     """One judgement of one answer. It outlives the model: a job's number is never given twice."""
 
     __tablename__ = "ratings"
+    noun = "rating"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     model: Mapped[str] = mapped_column(String(500))

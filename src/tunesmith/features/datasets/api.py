@@ -7,15 +7,18 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.errors import BadRequest, TunesmithError
 from tunesmith.features.datasets import comparing, files, rows, trying
 from tunesmith.features.datasets.export import export
+from tunesmith.features.datasets.fetching import router as fetching
 from tunesmith.features.datasets.media import HEADERS as MEDIA_HEADERS
 from tunesmith.features.datasets.media import find_media
 from tunesmith.features.datasets.service import Datasets
 from tunesmith.features.datasets.upload_api import Service
 from tunesmith.features.datasets.upload_api import router as uploads
 from tunesmith.http.pagination import Cursor, Limit
+from tunesmith.http.policy import declare, needs
 from tunesmith.http.session import State
 from tunesmith.schemas.common import Page
 from tunesmith.schemas.datasets import (
@@ -36,6 +39,7 @@ from tunesmith.schemas.datasets import (
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 router.include_router(uploads)
+router.include_router(fetching)
 
 DatasetId = int
 Digest = Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$", description="A version; the newest when absent.")]
@@ -180,6 +184,7 @@ def repair(
 
 
 @router.post("/{dataset_id}/repair/preview", response_model=RepairPreview)
+@needs(Scope.READ)
 def preview_repair(dataset_id: DatasetId, body: RepairRequest, state: State, version: Digest = None) -> RepairPreview:
     """What the repairs would change, with some rows before and after. Nothing is changed."""
     return trying.try_repairs(state.settings, state.database, dataset_id, version, body)
@@ -231,3 +236,6 @@ def download(
 
     headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name)}"
     return StreamingResponse(export(path, format), media_type="application/octet-stream", headers=headers)
+
+
+declare(router, read=Scope.READ, write=Scope.TRAIN)

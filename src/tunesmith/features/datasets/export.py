@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\x00")
+from tunesmith.core.spreadsheet import csv_rows
 
 
 def export(data: Path, kind: str) -> Iterator[bytes]:
@@ -19,20 +16,10 @@ def export(data: Path, kind: str) -> Iterator[bytes]:
     with pq.ParquetFile(data) as file:
         names = file.schema_arrow.names
         if kind == "csv":
-            yield _csv_rows([names])
+            yield csv_rows([names]).encode()
         for batch in file.iter_batches(batch_size=500):
             rows = batch.to_pylist()
             if kind == "csv":
-                yield _csv_rows([[_safe(row[name]) for name in names] for row in rows])
+                yield csv_rows([row[name] for name in names] for row in rows).encode()
             else:
                 yield "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode()
-
-
-def _csv_rows(rows: list[list[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
-
-
-def _safe(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value

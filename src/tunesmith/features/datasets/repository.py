@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, Text, column, delete, func, or_, s
 
 from tunesmith.core.errors import NotFound
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
+from tunesmith.storage.database import EVERYONES
 from tunesmith.storage.repository import Repository, contains, like_text
 
 SORTS: dict[str, ColumnElement[Any] | None] = {
@@ -51,11 +52,9 @@ class DatasetRepository(Repository[DatasetRow]):
         return [(name, count) for name, count in self.session.execute(query.limit(MAX_TAGS))]
 
     def names_like(self, base: str) -> set[str]:
-        return set(
-            self.session.scalars(
-                select(DatasetRow.name).where(DatasetRow.name.like(f"{like_text(base)}%", escape="\\"))
-            )
-        )
+        """Names in use that begin like `base`, whoever uses them: a name exists once."""
+        query = select(DatasetRow.name).where(DatasetRow.name.like(f"{like_text(base)}%", escape="\\"))
+        return set(self.session.scalars(query, execution_options=EVERYONES))
 
     def version(self, dataset_id: int, digest: str) -> DatasetVersionRow:
         """Raises `NotFound`."""
@@ -122,9 +121,7 @@ class DatasetRepository(Repository[DatasetRow]):
     def upload(self, upload_id: str) -> UploadRow:
         found = self.session.get(UploadRow, upload_id)
         if found is None:
-            raise NotFound(
-                "There is no such upload.", hint="It may have been committed or have expired; begin a new one."
-            )
+            raise no_upload()
         return found
 
     def uploads_before(self, instant: datetime) -> list[UploadRow]:
@@ -135,3 +132,8 @@ class DatasetRepository(Repository[DatasetRow]):
 
     def forget_upload(self, upload_id: str) -> None:
         self.session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
+
+
+def no_upload() -> NotFound:
+    """The same whether there never was one, it has gone, or it is somebody else's."""
+    return NotFound("There is no such upload.", hint="It may have been committed or have expired; begin a new one.")

@@ -11,11 +11,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.clock import utc_now
-from tunesmith.core.errors import Conflict, InUse, InvalidInput, NotFound
+from tunesmith.core.errors import Conflict, InUse, InvalidInput
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.dataprep.shapes import SHAPES, Shape
+from tunesmith.features.accounts.quotas import check_storage
 from tunesmith.features.datasets import files
-from tunesmith.features.datasets.repository import SORTS, DatasetRepository
+from tunesmith.features.datasets.repository import SORTS, DatasetRepository, no_upload
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
 from tunesmith.live.bus import Bus
 from tunesmith.schemas.common import Page
@@ -63,7 +64,8 @@ class Datasets:
         shape: str | None = None,
         mapping: dict[str, str] | None = None,
     ) -> DatasetRow:
-        """A dataset from a received file; its processing begins once this is committed."""
+        """A dataset from a received file; its processing begins once this is committed. Raises `QuotaExceeded`."""
+        check_storage(self.settings, self.session, received.size_bytes)
         shown = plain_name(file_name)
         wanted = (
             plain_name(name)
@@ -123,7 +125,7 @@ class Datasets:
         return Page(items=self.read(rows), next_cursor=following, total=self.rows.count(query))
 
     def _read_one(self, row: DatasetRow, about: dict[str, Any]) -> DatasetRead:
-        fields = ("id", "name", "description", "tags", "type", "status", "progress", "error", "file_name", "size_bytes", "sha256",
+        fields = ("id", "name", "description", "tags", "owner", "visibility", "type", "status", "progress", "error", "file_name", "size_bytes", "sha256",
                   "version", "created_at", "updated_at")  # fmt: skip
         return DatasetRead(
             **{field: getattr(row, field) for field in fields},
@@ -178,6 +180,8 @@ class Datasets:
             row.description = changes.description
         if changes.tags is not None:
             row.tags = clean_tags(changes.tags)
+        if changes.visibility is not None:
+            row.visibility = changes.visibility
         if changes.shape is not None or changes.mapping is not None:
             base = self.version(dataset_id, None)
             self._check_mapping(base.about, changes)
@@ -304,6 +308,7 @@ class Datasets:
     # -- resumable uploads ------------------------------------------------------------------------------------------
 
     def begin_upload(self, name: str, size_bytes: int) -> UploadRow:
+        check_storage(self.settings, self.session, size_bytes)
         files.check_size(self.settings, size_bytes)
         files.refuse_when_disk_is_low(self.settings)
         for old in self.rows.uploads_before(utc_now() - UPLOADS_KEPT):
@@ -324,16 +329,17 @@ class Datasets:
     def take_upload(self, upload_id: str, received: files.Received, commit: UploadCommit) -> DatasetRow:
         """A dataset from an upload that `whole_upload` has found good."""
         check_reading(commit.shape, commit.mapping)
+        name = self.rows.upload(upload_id).name
+        self.rows.forget_upload(upload_id)  # first, so that a quota does not count its bytes twice
         row = self.create(
             received,
-            self.rows.upload(upload_id).name,
+            name,
             commit.name,
             commit.description,
             tags=commit.tags,
             shape=commit.shape,
             mapping=commit.mapping,
         )
-        self.rows.forget_upload(upload_id)
         after_commit(self.session, lambda: received.path.unlink(missing_ok=True))
         return row
 
@@ -411,7 +417,7 @@ def upload_size(settings: Settings, upload_id: str) -> int:
     try:
         return int(upload_path(settings, upload_id).stat().st_size)
     except FileNotFoundError:
-        raise NotFound("There is no such upload.", hint="Begin the upload again.") from None
+        raise no_upload() from None
 
 
 def upload_path(settings: Settings, upload_id: str) -> Path:
@@ -419,7 +425,7 @@ def upload_path(settings: Settings, upload_id: str) -> Path:
     try:
         return settings.uploads_dir / f"{uuid.UUID(upload_id)}.resumable"
     except ValueError:
-        raise NotFound("There is no such upload.") from None
+        raise no_upload() from None
 
 
 def plain_name(text: str) -> str:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tunesmith.storage.tables import Base, JsonValue, UtcDateTime
-
-BigId = BigInteger().with_variant(Integer(), "sqlite")
+from tunesmith.storage.tables import Base, BigId, JsonValue, Owned, UtcDateTime
 
 
-class DatasetRow(Base):
+class DatasetRow(Owned, Base):
     """A name and what its newest version is."""
 
     __tablename__ = "datasets"
+    noun = "dataset"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     name: Mapped[str] = mapped_column(String(220), unique=True)
@@ -66,7 +65,7 @@ class DatasetVersionRow(Base):
     __table_args__ = (UniqueConstraint("dataset_id", "digest"), UniqueConstraint("dataset_id", "number"))
 
 
-class UploadRow(Base):
+class UploadRow(Owned, Base):
     """A resumable upload. How much has come is the size of its file."""
 
     __tablename__ = "uploads"

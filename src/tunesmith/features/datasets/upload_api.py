@@ -11,11 +11,13 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.errors import BadRequest, Conflict, TunesmithError
 from tunesmith.features.datasets import files, trying
 from tunesmith.features.datasets.multipart import Sink, receive
 from tunesmith.features.datasets.service import Datasets, upload_path, upload_size, whole_upload
 from tunesmith.features.datasets.tables import UploadRow
+from tunesmith.http.policy import declare, needs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.schemas.datasets import (
     DatasetRead,
@@ -188,14 +190,15 @@ def begin_upload(body: UploadBegin, service: Service) -> UploadState:
 @router.get("/uploads/{upload_id}", response_model=UploadState)
 def upload_state(upload_id: str, service: Service) -> UploadState:
     """How much has come: go on from `offset`."""
-    have = upload_size(service.settings, upload_id)
     row = service.rows.upload(upload_id)
+    have = upload_size(service.settings, upload_id)
     return UploadState(id=row.id, name=row.name, size_bytes=row.size_bytes, offset=have)
 
 
 @router.patch("/uploads/{upload_id}", response_model=UploadState, openapi_extra={
     "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
 })  # fmt: skip
+@needs(Scope.TRAIN, changes=False)
 async def upload_part(
     upload_id: str, request: Request, state: State, offset: Annotated[int, Query(ge=0, lt=2**62)]
 ) -> UploadState:
@@ -254,6 +257,7 @@ def cancel_upload(upload_id: str, service: Service) -> None:
 
 
 @router.post("/uploads/{upload_id}/preview", response_model=UploadPreview)
+@needs(Scope.TRAIN, changes=False)
 def preview_upload(upload_id: str, body: UploadRead, state: State) -> UploadPreview:
     """What a whole upload would become: its first rows, columns, shape, and what validation finds. Nothing is saved."""
     return trying.look(state.settings, state.database, upload_id, body)
@@ -268,3 +272,6 @@ def commit_upload(upload_id: str, body: UploadCommit, state: State) -> DatasetRe
         made = service.read([service.take_upload(upload_id, received, body)])[0]
     state.wake_datasets()
     return made
+
+
+declare(router, read=Scope.TRAIN, write=Scope.TRAIN)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs import comparing, files, logs, metrics, planning, service, submission
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -15,6 +16,8 @@ from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.writing_out import DEFAULT_URL, write_out
 from tunesmith.http.idempotency import IdempotencyKey, once
 from tunesmith.http.pagination import Cursor, Limit
+from tunesmith.http.policy import declare, needs
+from tunesmith.http.sending import OpenFile
 from tunesmith.http.session import DbSession, State
 from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.jobs import (
@@ -106,12 +109,14 @@ def create_batch(body: JobBatchCreate, state: State, key: IdempotencyKey = None)
 
 
 @router.post("/plan", responses=REFUSED, summary="What a job would be")
+@needs(Scope.READ)
 def plan_job(body: JobCreate, state: State, session: DbSession) -> JobPlan:
     """Checks a request as creating does and saves nothing: complete hyperparameters, reasons, time, memory and disk."""
     return planning.plan(state.settings, session, body)
 
 
 @router.post("/write-out", summary="A job as YAML, cURL, Python and command line")
+@needs(Scope.READ)
 def write_out_job(
     body: JobCreate,
     url: Annotated[
@@ -178,6 +183,7 @@ def _change(state: State, session: Session, job_id: int, do: Callable[[Lifecycle
 
 @router.post("/{job_id}/start", responses=CONFLICT, summary="Queue a job that was only saved")
 def start_job(job_id: JobId, state: State, session: DbSession) -> JobRead:
+    service.check_may_start(state.settings, service.get(session, job_id), session)
     return _change(state, session, job_id, Lifecycle.start)
 
 
@@ -196,6 +202,7 @@ def pause_job(job_id: JobId, state: State, session: DbSession) -> JobRead:
 def resume_job(job_id: JobId, state: State, session: DbSession) -> JobRead:
     """After a pause, a failure or a stop."""
     service.check_data_is_there(service.get(session, job_id))
+    service.check_may_start(state.settings, service.get(session, job_id), session)
     return _change(state, session, job_id, Lifecycle.resume)
 
 
@@ -366,8 +373,7 @@ def download_artifact(job_id: JobId, path: str, state: State, session: DbSession
     """As an attachment, never shown inside this site."""
     service.get(session, job_id)
     found = files.artifact(files.job_dir(state.settings, job_id), path)
-    headers = {"X-Content-Type-Options": "nosniff"}
-    return FileResponse(found, media_type="application/octet-stream", filename=found.name, headers=headers)
+    return OpenFile(found, path.rpartition("/")[2])
 
 
 @router.get("/{job_id}/report", response_class=Response, responses=PAGE, summary="The report as a page")
@@ -397,3 +403,6 @@ def download_job(job_id: JobId, state: State, session: DbSession) -> Response:
     row = service.get(session, job_id)
     headers = {"Content-Disposition": f'attachment; filename="{row.output_name}.tar.gz"'}
     return StreamingResponse(service.package(state.settings, row), media_type="application/gzip", headers=headers)
+
+
+declare(router, read=Scope.READ, write=Scope.TRAIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,17 +55,29 @@ def with_checksums(settings: Settings, folder: JobDir, listed: list[ArtifactRead
     return [item.model_copy(update={"sha256": known.get(item.path)}) for item in listed]
 
 
-def artifact(folder: JobDir, name: str) -> Path:
-    """One file below `artifacts/`. Raises `NotFound` for all else, such as a way out of the folder."""
-    root = folder.artifacts.resolve()
+def artifact(folder: JobDir, name: str) -> int:
+    """One file below `artifacts/`, open for reading. No part of its way may be a link, whenever it was made one.
+
+    Raises `NotFound` for all else, such as a way out of the folder.
+    """
+    parts = name.split("/")
     try:
-        path = (root / name).resolve()
-        found = path.is_relative_to(root) and path.is_file()
-    except OSError:  # a name longer than any file's
-        found = False
-    if not found:
-        raise NotFound("The job has no such artifact.", hint="GET /jobs/{id}/artifacts lists what there is.")
-    return path
+        if not parts or any(part in ("", ".", "..") for part in parts):
+            raise OSError
+        place = os.open(folder.artifacts.resolve(), os.O_RDONLY | os.O_DIRECTORY)
+        for number, part in enumerate(parts, start=1):
+            kind = os.O_DIRECTORY if number < len(parts) else os.O_NONBLOCK
+            try:
+                below = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | kind, dir_fd=place)
+            finally:
+                os.close(place)
+            place = below
+        if stat.S_ISREG(os.fstat(place).st_mode):
+            return place
+        os.close(place)
+    except (OSError, ValueError):  # not there, a link, a name longer than any file's
+        pass
+    raise NotFound("The job has no such artifact.", hint="GET /jobs/{id}/artifacts lists what there is.")
 
 
 def report(folder: JobDir) -> Path:

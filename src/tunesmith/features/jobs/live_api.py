@@ -17,10 +17,12 @@ from fastapi import APIRouter, Header, Path, Query, WebSocket, WebSocketDisconne
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from tunesmith.core.acting import Scope, current
 from tunesmith.core.errors import NotFound
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs import service
 from tunesmith.features.jobs.repository import JobRepository
+from tunesmith.http.policy import declare
 from tunesmith.http.session import AppState, State, get_state
 from tunesmith.live.bus import Dropped, Subscription
 
@@ -88,10 +90,18 @@ async def _in_sequence(news: Subscription, after: int, look_s: float) -> AsyncIt
 
 
 async def follow_all(state: AppState) -> AsyncIterator[dict[str, Any] | None]:
-    """What happens to any job from now on, as the bus tells it."""
+    """What happens from now on to any job that may be seen, as the bus tells it."""
+    sees_all = current().sees_all
     async with state.bus.subscribe("jobs") as news:
         while True:
-            yield await news.get(HEARTBEAT_S)
+            message = await news.get(HEARTBEAT_S)
+            if message is None or sees_all or await run_in_threadpool(_may_see, state, message["job_id"]):
+                yield message
+
+
+def _may_see(state: AppState, job_id: int) -> bool:
+    with state.database.unit_of_work(readonly=True) as session:
+        return bool(JobRepository(session).statuses([job_id]))
 
 
 def _read_after(state: AppState, job_id: int, after: int) -> tuple[list[dict[str, Any]], bool]:
@@ -187,3 +197,6 @@ async def _lines(messages: AsyncIterator[dict[str, Any] | None]) -> AsyncIterato
         yield f": {COME_BACK}\n\n"
         return
     yield "event: end\ndata: {}\n\n"
+
+
+declare(router, read=Scope.READ, write=Scope.TRAIN)

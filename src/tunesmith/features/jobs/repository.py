@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select, text, update
@@ -11,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from tunesmith.core.errors import Conflict
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs.tables import NO_LOSS, AllocationRow, EventRow, JobRow
+from tunesmith.storage.database import EVERYONES
 from tunesmith.storage.repository import Repository, contains
 
 SCHEDULER_LOCK = 7461002
@@ -24,6 +26,7 @@ SORTS: dict[str, ColumnElement[Any] | None] = {
 }
 """What a list can be sorted by; each has an index."""
 
+AT_WORK = (JobStatus.QUEUED, JobStatus.RUNNING)
 MAX_IDLE_S = 20
 """How long a server may hold a job, or the queue, without a word to PostgreSQL."""
 
@@ -65,10 +68,26 @@ class JobRepository(Repository[JobRow]):
         """The jobs in the order of `ids`. Raises `NotFound` for the first that is not there."""
         return [self.get(job_id) for job_id in ids]
 
-    def queue(self) -> list[JobRow]:
-        """Waiting jobs in the order in which they will start."""
+    def queue(self, *, everyones: bool = False) -> list[JobRow]:
+        """Waiting jobs in the order in which they will start; with `everyones` also those that may not be shown."""
         query = self.query().where(JobRow.status == JobStatus.QUEUED)
-        return list(self.session.scalars(query.order_by(JobRow.priority.desc(), JobRow.position, JobRow.id)))
+        query = query.order_by(JobRow.priority.desc(), JobRow.position, JobRow.id)
+        return list(self.session.scalars(query, execution_options=EVERYONES if everyones else {}))
+
+    def count_at_work(self, user_id: int) -> int:
+        """Jobs of an account that wait or have a worker."""
+        query = select(func.count()).select_from(JobRow).where(JobRow.owner_id == user_id, JobRow.status.in_(AT_WORK))
+        return self.session.scalar(query, execution_options=EVERYONES) or 0
+
+    def gpu_seconds(self, user_id: int, since: datetime) -> float:
+        """Training time of an account's jobs that were made since then, times their GPUs."""
+        spent = func.sum(JobRow.elapsed_s * JobRow.resources["num_gpus"].as_integer())
+        query = select(spent).where(JobRow.owner_id == user_id, JobRow.created_at >= since)
+        return self.session.scalar(query, execution_options=EVERYONES) or 0.0
+
+    def ids(self) -> frozenset[int]:
+        """Of all jobs that may be seen."""
+        return frozenset(self.session.scalars(select(JobRow.id)))
 
     def with_process(self) -> list[JobRow]:
         """Jobs that may have a process, whatever their status."""
@@ -97,7 +116,7 @@ class JobRepository(Repository[JobRow]):
     def output_names(self, base: str) -> set[str]:
         """Output names taken that begin like `base`."""
         query = select(JobRow.output_name).where(JobRow.output_name.like(base.replace("_", "\\_") + "%", escape="\\"))
-        return set(self.session.scalars(query))
+        return set(self.session.scalars(query, execution_options=EVERYONES))
 
     def add_named(self, job: JobRow, base: str) -> JobRow:
         """Add `job` under the first free output name that begins like `base`, whoever else is adding one now."""
@@ -113,14 +132,16 @@ class JobRepository(Repository[JobRow]):
         raise Conflict("No output name is free.", hint="Give the job another name.")
 
     def uses_dataset(self, dataset_id: int) -> list[JobRow]:
-        """Jobs that are not over and need this dataset."""
+        """Jobs that are not over and need this dataset, whoever's they are."""
         over = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
         query = self.query().where(or_(JobRow.dataset_id == dataset_id, JobRow.eval_dataset_id == dataset_id))
-        return list(self.session.scalars(query.where(JobRow.status.not_in(over)).limit(20)))
+        query = query.where(JobRow.status.not_in(over)).limit(20)
+        return list(self.session.scalars(query, execution_options=EVERYONES))
 
     def based_on(self, job_id: int) -> list[JobRow]:
         """Jobs that go on from this job's model."""
-        return list(self.session.scalars(self.query().where(JobRow.model == f"job:{job_id}").limit(20)))
+        query = self.query().where(JobRow.model == f"job:{job_id}").limit(20)
+        return list(self.session.scalars(query, execution_options=EVERYONES))
 
     def completed(self, limit: int = 500) -> list[JobRow]:
         query = self.query().where(JobRow.status == JobStatus.COMPLETED).order_by(JobRow.id.desc()).limit(limit)

@@ -11,7 +11,7 @@ from tunesmith.core.errors import Conflict, InUse, InvalidInput
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.job_status import JobStatus, Priority
-from tunesmith.features.jobs import files
+from tunesmith.features.jobs import files, quotas
 from tunesmith.features.jobs.curves import number, series
 from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -90,7 +90,7 @@ def update(session: Session, job_id: int, body: JobUpdate) -> JobRow:
     """Change what is given. A waiting job moves with its priority. Fields that a job must have cannot be set to null."""
     row = JobRepository(session).get(job_id, for_update=True)
     given = body.model_dump(exclude_unset=True)
-    empty = [name for name in ("name", "tags", "priority") if name in given and given[name] is None]
+    empty = [name for name in ("name", "tags", "priority", "visibility") if name in given and given[name] is None]
     if empty:
         raise InvalidInput(details=[{"loc": name, "message": "must not be null; leave it out"} for name in empty])
     waiting = row.status in (JobStatus.CREATED, JobStatus.QUEUED)
@@ -114,11 +114,12 @@ def delete(settings: Settings, session: Session, job_id: int) -> None:
     status = JobStatus(row.status)
     if row.launch is not None or not (status.is_final or status == JobStatus.CREATED):
         raise Conflict(f"Job {job_id} is {status}, so it cannot be deleted.", hint="Stop it first, then delete it.")
-    followers = [job.id for job in jobs.queue() if job.after_job_id == job_id]
+    followers = [job.id for job in jobs.queue(everyones=True) if job.after_job_id == job_id]
     if followers:
         raise Conflict(f"Job {followers[0]} waits for job {job_id}.", hint="Stop that one first.")
     if heirs := jobs.based_on(job_id):
         raise InUse(f"Job {heirs[0].id} goes on from the model of job {job_id}.", hint="Delete that one first.")
+    quotas.remember(session, row)
     session.delete(row)
     session.flush()
     after_commit(session, lambda: files.discard(settings, job_id))
@@ -133,20 +134,27 @@ def read_events(
     return [JobEvent(seq=row.seq, event=row.body) for row in jobs.events(job_id, after=after, types=types, limit=limit)]
 
 
+def check_may_start(settings: Settings, job: JobRow, session: Session) -> None:
+    """Raises `QuotaExceeded` when who asks may not have another job now."""
+    quotas.check_submit(settings, session, int(job.resources.get("num_gpus", 0)))
+
+
 # -- the queue ----------------------------------------------------------------------------------------------------------
 
 
 def queue(session: Session, reasons: dict[int, str]) -> list[QueueItem]:
-    """Waiting jobs in the order in which they start; `reasons` says why each waits."""
+    """Waiting jobs in the order in which they start; `reasons` says why each waits. Places count the jobs of all."""
+    jobs = JobRepository(session)
+    places = {job.id: place for place, job in enumerate(jobs.queue(everyones=True), start=1)}
     return [
         QueueItem(
             job_id=row.id,
             name=row.name,
-            position=place,
+            position=places[row.id],
             priority=PRIORITY_NAMES[row.priority],
             waiting_for=reasons.get(row.id, "it starts in a moment"),
         )
-        for place, row in enumerate(JobRepository(session).queue(), start=1)
+        for row in jobs.queue()
     ]
 
 

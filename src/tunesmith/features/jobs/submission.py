@@ -16,6 +16,7 @@ from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceReque
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.features.catalog import service as catalog
+from tunesmith.features.jobs import quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
@@ -23,6 +24,7 @@ from tunesmith.features.jobs.training_data import TrainingData, find_data
 from tunesmith.live.bus import Bus
 from tunesmith.recipes.auto import Choice, Facts, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.custom import isolation
 from tunesmith.schemas.jobs import JobClone, JobCreate
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
@@ -80,6 +82,8 @@ def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
     problems = Problems()
     if why := recipe.why_not():
         problems.add("method", why, "Choose the method that the message names.")
+    if recipe.name == "custom" and (unsafe := isolation.why_not(network=settings.custom_network)):
+        problems.add("method", unsafe, isolation.REMEDY)
     model = _model(settings, session, recipe, body, problems)
     data = _data(settings, session, recipe, body.dataset_id, body.dataset_version, "dataset_id", problems)
     eval_data = None
@@ -141,6 +145,7 @@ def create(settings: Settings, session: Session, bus: Bus, body: JobCreate, *, b
     row.position = float(row.id)
     row.spec = _spec(settings, row, checked).model_dump(mode="json")
     if body.start != "manual":
+        quotas.check_submit(settings, session, checked.resources.num_gpus)
         life.enqueue(row)
     session.flush()
     return row
@@ -270,6 +275,8 @@ def _spec(settings: Settings, row: JobRow, checked: Checked) -> JobSpec:
         timeout_s=row.timeout_s,
         cache_dir=str(settings.cache_dir.resolve()),
         offline=settings.hub_offline,
+        worker_memory_bytes=settings.worker_memory_bytes,
+        custom_network=settings.custom_network,
     )
 
 

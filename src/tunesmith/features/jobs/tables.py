@@ -8,17 +8,17 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnClause, ForeignKey, Index, Integer, String, Text, func, literal_column
 from sqlalchemy.orm import Mapped, mapped_column
 
-from tunesmith.storage.tables import Base, JsonValue, UtcDateTime
+from tunesmith.storage.tables import Base, BigId, JsonValue, Owned, UtcDateTime
 
-BigId = BigInteger().with_variant(Integer(), "sqlite")
 NO_LOSS: ColumnClause[float] = literal_column("1e300")
 """Where jobs without a held-out loss stand when they are sorted by it."""
 
 
-class JobRow(Base):
+class JobRow(Owned, Base):
     """One job. `status` is what it is; `wants_…` is what its owner asked for and the scheduler has still to do."""
 
     __tablename__ = "jobs"
+    noun = "job"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
@@ -80,6 +80,8 @@ class JobRow(Base):
     server_id: Mapped[str | None] = mapped_column(String(80))
     """Which server watches it."""
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Of its folder, when its last attempt ended."""
     restarts: Mapped[int] = mapped_column(default=0)
     """Lost workers since the last new checkpoint."""
     out_of_memory_kills: Mapped[int] = mapped_column(default=0)

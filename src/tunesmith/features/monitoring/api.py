@@ -7,9 +7,11 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Depends, Path, Query
 from starlette.requests import HTTPConnection
 
+from tunesmith.core.acting import Scope
 from tunesmith.features.monitoring import history, overview, preferences, service
 from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.features.monitoring.sampler import thinned
+from tunesmith.http.policy import Access, declare, needs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.schemas.common import ErrorBody
 from tunesmith.schemas.system import (
@@ -44,6 +46,7 @@ CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": ErrorBody, "descript
 
 
 @router.get("/health", summary="Does the server answer?")
+@needs(Access.PUBLIC)
 def health(state: State) -> Health:
     """Asks the database too; takes about a millisecond."""
     return service.health(state.database)
@@ -80,18 +83,21 @@ def resources_history(
 
 
 @router.get("/processes", summary="Tunesmith's processes")
+@needs(Scope.ADMIN)
 def list_processes(monitor: Monitoring, session: DbSession) -> list[ProcessRead]:
     """The server, what reads datasets, watchers and workers of jobs, and what answers chats."""
     return monitor.processes.list(session)
 
 
 @router.get("/storage", summary="What is on the disk, by kind")
+@needs(Scope.ADMIN)
 def get_storage(monitor: Monitoring) -> StorageUse:
     """The last count, with what could be cleaned up; a new count begins when that is older than two minutes."""
     return monitor.storage.read()
 
 
 @router.post("/storage/count", status_code=202, summary="Count the disk anew")
+@needs(Scope.ADMIN, changes=False)
 def count_storage(monitor: Monitoring) -> StorageUse:
     """Begins to count and does not wait for it."""
     monitor.storage.count()
@@ -99,6 +105,7 @@ def count_storage(monitor: Monitoring) -> StorageUse:
 
 
 @router.get("/storage/cleanups/{name}", summary="What a clean-up would delete")
+@needs(Scope.ADMIN)
 def get_cleanup(name: CleanupName, monitor: Monitoring) -> CleanupRead:
     """Looked up now; nothing is deleted."""
     return monitor.cleanups.read(name)
@@ -113,18 +120,21 @@ def run_cleanup(name: CleanupName, monitor: Monitoring) -> CleanupDone:
 
 
 @router.get("/doctor", summary="What is wrong, and how to mend it")
+@needs(Scope.ADMIN)
 def doctor(state: State) -> list[DoctorCheck]:
     """Every check, with a remedy where it is not well."""
     return service.doctor(state.settings, state.database)
 
 
 @router.get("/settings", summary="The server's settings, without secrets")
+@needs(Scope.ADMIN)
 def settings(state: State) -> dict[str, Any]:
     """Name and value of each."""
     return service.visible_settings(state.settings)
 
 
 @router.get("/settings/details", summary="What each setting means, and where it comes from")
+@needs(Scope.ADMIN)
 def settings_details(state: State) -> list[SettingRead]:
     """Value, default, meaning, the variable that sets it, and whether it can be changed now."""
     return preferences.read_settings(state.settings, service.visible_settings(state.settings))
@@ -145,12 +155,17 @@ def change(state: AppState, body: SettingsUpdate) -> None:  # type: ignore[valid
 
 
 @router.post("/settings/test-directory", summary="Try whether a folder can be written")
+@needs(Scope.ADMIN, changes=False)
 def test_directory(body: DirectoryTest, state: State) -> DirectoryRead:
     """Writes a file there, flushes it and removes it. Refuses with the reason when that cannot be done."""
     return preferences.test_directory(state.settings, body.path)
 
 
 @router.get("/keys", summary="Which keys are set")
+@needs(Scope.ADMIN)
 def list_keys() -> list[KeyRead]:
     """Set or not, and where; never the keys themselves."""
     return preferences.keys()
+
+
+declare(router, read=Scope.READ, write=Scope.ADMIN)

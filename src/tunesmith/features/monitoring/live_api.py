@@ -8,10 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
+from tunesmith.core.acting import Scope
 from tunesmith.features.monitoring.api import Monitoring
 from tunesmith.features.monitoring.history import columns
 from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.features.monitoring.sampler import TOPIC, Sample
+from tunesmith.http.policy import declare
 from tunesmith.http.session import AppState, State
 from tunesmith.live.bus import Dropped
 
@@ -57,3 +59,6 @@ async def _lines(state: AppState, monitor: Monitor, after_s: float | None) -> As
 def _event(state: AppState, samples: list[Sample]) -> str:
     told = columns(state.settings, samples).model_dump_json()
     return f"id: {samples[-1].at_s:.3f}\nevent: sample\ndata: {told}\n\n"
+
+
+declare(router, read=Scope.READ, write=Scope.ADMIN)

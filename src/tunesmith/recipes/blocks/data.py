@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from jinja2 import TemplateError
 
 from tunesmith.core.errors import BadData, FailureCode, JobFailure
 from tunesmith.core.job_dir import fsync_dir, fsync_tree
@@ -23,6 +22,7 @@ from tunesmith.core.recipe import RunContext
 from tunesmith.dataprep.conversation import to_messages
 from tunesmith.engine.packing import IGNORE, count_supervised
 from tunesmith.recipes.blocks.loading import opening
+from tunesmith.recipes.blocks.templates import Conversation, Part, Renderer
 from tunesmith.recipes.hyperparameters import SftParams
 
 CODE_VERSION = 2
@@ -71,7 +71,8 @@ def load_rows(run: RunContext, data: DatasetRef, tokenizer: Any, params: SftPara
     folder = Path(run.spec.cache_dir) / "tokens" / key
     if not (folder / "offsets.npy").exists():
         run.phase("tokenizing", data.name)
-        arrays = dict(zip(ARRAYS, _tokenize(run, data, tokenizer, params), strict=True))
+        with Renderer(tokenizer) as template:
+            arrays = dict(zip(ARRAYS, _tokenize(run, data, tokenizer, template, params), strict=True))
         _keep(folder, arrays)
     rows = TokenRows(**{name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS})
     if len(rows) == 0:
@@ -125,7 +126,7 @@ def _batches(path: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 
 def _tokenize(
-    run: RunContext, data: DatasetRef, tokenizer: Any, params: SftParams
+    run: RunContext, data: DatasetRef, tokenizer: Any, template: Renderer, params: SftParams
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tokens: list[np.ndarray] = []
     learn: list[np.ndarray] = []
@@ -134,14 +135,12 @@ def _tokenize(
     empty = cut = done = 0
     for first, batch in _batches(data.path):
         texts, spans = [], []
-        for number, row in enumerate(batch, start=first):
-            try:
-                text, answers = _render(row, data, tokenizer, params)
-            except BadData as error:
-                bad.append({"row": number, "message": error.message})
+        for number, made in enumerate(_render(batch, data, tokenizer, template, params), start=first):
+            if isinstance(made, BadData):
+                bad.append({"row": number, "message": made.message})
                 continue
-            texts.append(text)
-            spans.append(answers)
+            texts.append(made[0])
+            spans.append(made[1])
         for ids, mask in _encode(texts, spans, tokenizer):
             cut += len(ids) > params.max_length
             ids, mask = ids[: params.max_length], mask[: params.max_length]
@@ -184,49 +183,70 @@ def _tell(
 
 
 def _render(
+    rows: list[dict[str, Any]], data: DatasetRef, tokenizer: Any, template: Renderer, params: SftParams
+) -> list[tuple[str, list[tuple[int, int]]] | BadData]:
+    """Each row as the model will read it, with the character spans to learn; or why it cannot be learnt."""
+    made: list[Any] = [_prepare(row, data, tokenizer, params) for row in rows]
+    places = [place for place, prepared in enumerate(made) if isinstance(prepared, Conversation)]
+    rendered = template.render_all([made[place] for place in places])
+    for place, texts in zip(places, rendered, strict=True):
+        if isinstance(texts, BadData):
+            made[place] = texts
+            continue
+        spans = [(0, len(texts[0]))] if params.train_on == "all" else _answers(made[place].messages, texts)
+        made[place] = (texts[0], spans) if spans else BadData(
+            "The model's chat template does not show where the answer stands; use train_on: all."
+        )  # fmt: skip
+    return made
+
+
+def _prepare(
     row: dict[str, Any], data: DatasetRef, tokenizer: Any, params: SftParams
-) -> tuple[str, list[tuple[int, int]]]:
-    """The row as the model will read it, and the character spans to learn."""
+) -> tuple[str, list[tuple[int, int]]] | Conversation | BadData:
+    """A plain text as it is learnt, a conversation with what must be rendered of it, or why there is neither."""
     if data.shape in ("text", "text_label"):
         text = str(row.get(data.mapping["text"]) or "")
         if not text.strip():
-            raise BadData("The text is empty.")
+            return BadData("The text is empty.")
         text = opening(tokenizer) + text + tokenizer.eos_token
         return text, [(0, len(text))]
-    messages = to_messages(row, data.shape, data.mapping)
+    try:
+        messages = to_messages(row, data.shape, data.mapping)
+    except BadData as error:
+        return error
     if params.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": params.system_prompt}, *messages]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-        if params.train_on == "all":
-            return text, [(0, len(text))]
-        spans = _answers(messages, text, tokenizer)
-    except TemplateError as error:
-        raise BadData(f"The model's chat template refuses the conversation: {error}") from error
-    if not spans:
-        raise BadData("The model's chat template does not show where the answer stands; use train_on: all.")
-    return text, spans
+    return Conversation(messages, _parts(messages, params.train_on))
 
 
-def _answers(messages: list[dict[str, str]], text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    """Where in `text`, the whole conversation, the assistant's turns stand, each with its end-of-turn mark.
+def _parts(messages: list[dict[str, str]], train_on: str) -> list[Part]:
+    """The whole; then, for every turn of the assistant, what is before it, and what is with it unless that is the whole.
+    Many templates cannot be rendered without any message."""
+    parts = [Part(len(messages), prompt=False)]
+    for index, message in enumerate(messages):
+        if train_on != "all" and message["role"] == "assistant":
+            parts += [Part(index, prompt=True)] if index else []
+            parts += [Part(index + 1, prompt=False)] if index + 1 < len(messages) else []
+    return parts
+
+
+def _answers(messages: list[dict[str, str]], texts: list[str]) -> list[tuple[int, int]]:
+    """Where in the whole conversation the assistant's turns stand, each with its end-of-turn mark. `texts` are of `_parts`.
 
     Some templates write earlier turns in another way than the last one (without its thoughts, say). An earlier turn
     that the whole text does not show as it was said is not learnt.
     """
+    text, others = texts[0], iter(texts[1:])
     spans = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        if index:
-            before = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
-        else:  # many templates cannot be rendered without any message
-            before = text[: max(0, text.find(message["content"].strip()))]
+        before = next(others) if index else text[: max(0, text.find(message["content"].strip()))]
         begin = len(before) if text.startswith(before) else _num_shared(before, text)
         if index == len(messages) - 1:
             spans.append((begin, len(text.rstrip())))
             continue
-        through = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False).rstrip()
+        through = next(others).rstrip()
         said = through[through.rfind(message["content"].strip()) :]
         if text.startswith(through):
             spans.append((begin, len(through)))

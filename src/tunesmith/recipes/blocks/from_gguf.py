@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from tunesmith.recipes.gguf import check_gguf
+
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Dequantise `gguf` and save it to `folder` as plain transformers would."""
+    """Dequantise `gguf` and save it to `folder` as plain transformers would. Raises as `check_gguf`."""
+    check_gguf(gguf)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if tokenizer.chat_template and "<|im_end|>" in tokenizer.chat_template:
         tokenizer.eos_token = "<|im_end|>"

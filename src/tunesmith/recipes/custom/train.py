@@ -1,8 +1,9 @@
 """Runs a user's Python file in a process of its own, with limits, and turns what it prints into events.
 
 The script is called as `script.py CONFIG.json`. The config holds `config` (what the user set), `output_dir` (what is saved there
-is the result), `state_dir` (kept when the job is paused or restarted), and the paths of model and datasets. This bounds what
-a script uses, not what it may read: it runs as the server's user, which is why only administrators may send one.
+is the result), `state_dir` (kept when the job is paused or restarted), and the paths of model and datasets. It has no network
+unless the server's settings allow it, and with bubblewrap it sees no other files (`isolation.py`). It runs as the server's
+user all the same, which is why only administrators may send one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.recipes.custom import isolation
 from tunesmith.recipes.custom.output import ScriptOutput
 from tunesmith.recipes.custom.spec import CustomParams
 from tunesmith.recipes.model_info import PICKLE_SUFFIXES
@@ -45,27 +47,34 @@ GRACE_S = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 MEMORY_WORDS = ("MemoryError", "Cannot allocate memory", "out of memory", "bad_alloc", "can't allocate memory")
 
-LAUNCHER = """
+LAUNCHER = f"""{isolation.NAMESPACE}
 import os, resource, signal, sys
-parent, cpu_s, memory_bytes, file_bytes = map(int, sys.argv[1:5])
+how = sys.argv[1]
+parent, cpu_s, memory_bytes, file_bytes = map(int, sys.argv[2:6])
+if how in ("offline", "online"):
+    apart(how == "online")
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 if sys.platform == "linux":
     import ctypes
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no script outlives its worker
-    if os.getppid() != parent:
+    if how != "wrapped" and os.getppid() != parent:
         sys.exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-os.execv(sys.executable, [sys.executable, "-I", "-u", *sys.argv[5:]])
+os.execv(sys.executable, [sys.executable, "-I", "-u", *sys.argv[6:]])
 """
-"""Sets the limits in the child, then becomes the script. (`preexec_fn` is not safe beside the worker's threads.)"""
+"""Sets the limits in the child, then becomes the script. (`preexec_fn` is not safe beside the worker's threads.) `how` it is
+kept apart: `wrapped` already, `offline` or `online` in a namespace of its own, or `plain`."""
 
 
 def train(params: CustomParams, run: RunContext) -> str:
     """Run the script to its end and keep what it saved. Returns an `Outcome`; raises `JobFailure`."""
     if not run.is_main:
         return Outcome.COMPLETED
+    if why := isolation.why_not(network=run.spec.custom_network):
+        raise JobFailure(FailureCode.UNSUPPORTED, why, hint=isolation.REMEDY)
     folder = run.dir.path / "script"
     output_dir = _prepare(folder, params, run)
     run.phase("training")
@@ -87,8 +96,8 @@ def train(params: CustomParams, run: RunContext) -> str:
     if outcome:
         return outcome
     output.drain()
-    if process.returncode != 0:
-        raise _failure(process.returncode, output.last_errors(), params)
+    if code := _exit_code(process):
+        raise _failure(code, output.last_errors(), params)
     if output.metrics:
         run.metrics(output.metrics)
     run.phase("saving", "custom_model")
@@ -126,16 +135,12 @@ def _start(folder: Path, params: CustomParams, run: RunContext) -> subprocess.Po
         memory_bytes = min(memory_bytes, run.spec.resources.memory_bytes)
     limits = [os.getpid(), params.cpu_seconds, memory_bytes, MAX_FILE_BYTES]
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    how = _how(run)
+    command = [
+        sys.executable, "-I", "-c", LAUNCHER, how, *map(str, limits), str(folder / "script.py"), str(folder / "config.json"),
+    ]  # fmt: skip
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            LAUNCHER,
-            *map(str, limits),
-            str(folder / "script.py"),
-            str(folder / "config.json"),
-        ],
+        isolation.wrapped(command, folder, run.spec) if how == "wrapped" else command,
         cwd=folder,
         env={**kept, "HOME": str(folder), "TMPDIR": str(folder / "tmp")},
         stdin=subprocess.DEVNULL,
@@ -143,6 +148,22 @@ def _start(folder: Path, params: CustomParams, run: RunContext) -> subprocess.Po
         stderr=subprocess.PIPE,
         process_group=0,
     )
+
+
+def _how(run: RunContext) -> str:
+    """How the script is kept apart, as `LAUNCHER` understands it."""
+    match isolation.way():
+        case "bubblewrap":
+            return "wrapped"
+        case "namespace":
+            return "online" if run.spec.custom_network else "offline"
+    return "plain"
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    """Negative for a signal, also where a program in between tells it as a shell does."""
+    code = process.returncode
+    return 128 - code if 128 < code <= 128 + signal.NSIG else code
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,9 +9,11 @@ from typing import Annotated, Literal, NamedTuple
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.job_status import Priority
 from tunesmith.features.catalog.service import list_models
 from tunesmith.features.monitoring import preferences, service
+from tunesmith.http.policy import needs
 from tunesmith.http.session import State
 from tunesmith.recipes.catalog import RECIPES
 from tunesmith.schemas.system import SettingRead
@@ -83,6 +85,7 @@ class Folder(NamedTuple):
 
 
 @router.get("/settings")
+@needs(Scope.ADMIN)
 def show(request: Request, state: State, tab: Annotated[Tab, Query()] = "directories") -> HTMLResponse:
     found = preferences.read_settings(state.settings, service.visible_settings(state.settings))
     return page(

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
+from tunesmith.core.acting import Scope, current
+from tunesmith.core.errors import PermissionDenied
 from tunesmith.features.monitoring import service
 from tunesmith.features.monitoring.api import Monitoring
 from tunesmith.features.monitoring.monitor import Monitor
@@ -19,6 +21,7 @@ from tunesmith.ui.render import page
 router = APIRouter(include_in_schema=False)
 
 TABS = (("resources", "Resources"), ("processes", "Processes"), ("storage", "Storage"), ("health", "Health"))
+FOR_ADMINS = ("processes", "storage")
 Tab = Literal["resources", "processes", "storage", "health"]
 RANGES = {"15m": (900, "15 min"), "1h": (3600, "1 h"), "6h": (6 * 3600, "6 h"), "24h": (24 * 3600, "24 h")}
 """How much of the past the charts show: seconds, and how that is called."""
@@ -45,14 +48,17 @@ def show(
     tab: Annotated[Tab, Query()] = "resources",
     range_: Annotated[Range, Query(alias="range")] = "1h",
 ) -> HTMLResponse:
-    """`tab` is a part of the page, `range` how much of the past its charts show."""
+    """`tab` is a part of the page, `range` how much of the past its charts show. Raises `PermissionDenied`."""
+    is_admin = current().may(Scope.ADMIN)
+    if tab in FOR_ADMINS and not is_admin:
+        raise PermissionDenied(f"The {tab} of this server are for administrators.", hint="Ask one of them.")
     make = {"resources": resources, "processes": processes, "storage": storage, "health": health}[tab]
     return page(
         request,
         "system/show.html",
         title="System",
         section="system",
-        tabs=TABS,
+        tabs=[told for told in TABS if is_admin or told[0] not in FOR_ADMINS],
         tab=tab,
         range=range_,
         ranges=RANGES,
@@ -85,7 +91,8 @@ def pieces(use: StorageUse) -> list[tuple[int, float, float, str]]:
 
 
 def health(state: AppState, _monitor: Monitor, _session: Session) -> dict[str, Any]:
-    checks = service.doctor(state.settings, state.database)
+    # As at the API: what the checks say of folders and keys is for administrators.
+    checks = service.doctor(state.settings, state.database) if current().may(Scope.ADMIN) else []
     info = service.info(state.settings)
     return {
         "checks": sorted(checks, key=_urgency),

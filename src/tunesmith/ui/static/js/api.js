@@ -23,6 +23,18 @@ export function errorOf(status, text) {
   return new ApiError(`The server answered with status ${status} and no reason.`, "Try again. If a proxy stands before Tunesmith, look at its limits and its log.", [], status);
 }
 
+/** What a change brings along, so that no other site can make one in this browser's name. @returns {Record<string, string>} */
+function proof() {
+  const token = document.querySelector('meta[name="csrf-token"]')?.getAttribute("content");
+  return token ? { "X-CSRF-Token": token } : {};
+}
+
+/** The login has ended: log in again and come back here. */
+function logInAgain() {
+  if (!document.body.dataset.may) return; // nobody was logged in
+  location.href = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+}
+
 /** @param {string} path below /api/v1, or whole @returns {string} */
 export const address = path => path.startsWith("/api/") ? path : API + path;
 
@@ -34,11 +46,12 @@ export async function request(path, options = {}) {
   if (json !== undefined) Object.assign(init, { method: init.method ?? "POST", headers: { "Content-Type": "application/json", ...init.headers }, body: JSON.stringify(json) });
   let answer;
   try {
-    answer = await fetch(address(path), init);
+    answer = await fetch(address(path), { ...init, headers: { ...proof(), .../** @type {Record<string, string>} */ (init.headers) } });
   } catch (error) {
     if (init.signal?.aborted) throw error;
     throw new ApiError("The server cannot be reached.", "Start it with “tunesmith up”, then try again.");
   }
+  if (answer.status === 401) logInAgain();
   if (!answer.ok) throw errorOf(answer.status, await answer.text());
   return answer;
 }
@@ -83,12 +96,13 @@ export function upload(method, path, file, onSent, signal, headers = {}) {
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();
     sending.open(method, address(path));
-    for (const [name, value] of Object.entries(headers)) sending.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries({ ...proof(), ...headers })) sending.setRequestHeader(name, value);
     sending.upload.onprogress = event => onSent(event.loaded);
     sending.onload = () => {
       try {
         if (sending.status < 300) return resolve(sending.responseText ? JSON.parse(sending.responseText) : null);
       } catch { /* a page instead of an answer */ }
+      if (sending.status === 401) logInAgain();
       reject(errorOf(sending.status, sending.responseText));
     };
     sending.onerror = () => reject(new ApiError("The upload was cut off.", "See that the server runs and that the file is still there, then go on."));

@@ -66,6 +66,8 @@ function clicked(event) {
   if (find("[data-reload]")) location.reload();
   const dialog = find("[data-dialog]")?.dataset.dialog; // data-dialog="id": opens that <dialog>
   if (dialog) $(dialog).showModal();
+  if (find(".menu button")) find("[popover].menu")?.hidePopover(); // what was chosen is being done
+  if (find("[data-close-dialog]")) target.closest("dialog")?.close();
   if (target instanceof HTMLDialogElement && target.matches(".modal, .palette")) target.close(); // the veil around it
 }
 
@@ -88,7 +90,7 @@ function pressed(event) {
   if (event.key === "g") going = performance.now() + 1500;
   else if (event.key === "?") void open("shortcuts");
   else if (event.key === "[") fold();
-  else if (event.key === "n") location.href = "/jobs/new";
+  else if (event.key === "n") /** @type {HTMLElement | null} */ (document.querySelector(".side-new"))?.click();
   else if (event.key === "/") {
     const search = /** @type {HTMLElement | null} */ (document.querySelector("main input[type=search]"));
     event.preventDefault();
@@ -140,7 +142,14 @@ async function countRunning() {
 /** @param {Event} event */
 const maybeCount = event => { if (/** @type {CustomEvent} */ (event).detail.event.type === "status") void countRunning(); };
 
+/** A form that has done its work closes the dialog that it stands in. @param {Event} event */
+function finished(event) {
+  const form = /** @type {Element} */ (event.target);
+  if (form.matches("form[data-close]")) form.closest("dialog")?.close();
+}
+
 addEventListener("click", clicked);
+addEventListener("tunesmith:done", finished);
 addEventListener("keydown", pressed);
 addEventListener("keydown", walkMenu);
 document.addEventListener("toggle", placeMenu, true);

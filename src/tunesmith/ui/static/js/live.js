@@ -7,7 +7,7 @@
  *   tunesmith:back      the server is there again after it was away (the two above follow)
  * A tab in the background holds no connection; when it is seen again everything is asked anew.
  */
-import { API } from "./api.js";
+import { API, call } from "./api.js";
 import { $, announce, throttle } from "./dom.js";
 
 const EVENTS = ["step", "evaluation", "status", "phase", "notice", "progress", "checkpoint", "resources", "artifact", "metrics"];
@@ -49,6 +49,7 @@ function opened() {
 function broken() {
   awayTimer ||= window.setTimeout(() => setAway(true), AWAY_MS);
   if (source?.readyState !== EventSource.CLOSED) return;
+  void call("/auth/me").catch(() => undefined); // a login that has ended is told from a server that is away
   clearTimeout(againTimer);
   againTimer = window.setTimeout(listen, AGAIN_MS);
 }

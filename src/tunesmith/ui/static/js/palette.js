@@ -11,8 +11,10 @@ const MOST = 5, WAIT_MS = 120;
 
 /** @type {Item[]} */
 const ACTIONS = [
-  { group: "Actions", text: "New training job", icon: "plus", href: "/jobs/new" },
-  { group: "Actions", text: "Upload a dataset", icon: "upload", href: "/datasets/new" },
+  ...(/\btrain\b/.test(document.body.dataset.may ?? "") ? [
+    { group: "Actions", text: "New training job", icon: "plus", href: "/jobs/new" },
+    { group: "Actions", text: "Upload a dataset", icon: "upload", href: "/datasets/new" },
+  ] : []),
   { group: "Actions", text: "Chat with a model", icon: "message-square", href: "/playground" },
   { group: "Actions", text: "Change theme", icon: "sun-moon", act: nextTheme },
   { group: "Actions", text: "Keyboard shortcuts", icon: "keyboard", act: () => $("shortcuts").showModal() },

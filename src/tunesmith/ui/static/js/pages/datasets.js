@@ -107,5 +107,5 @@ function startDrop() {
 }
 
 startUploads();
-startDrop();
+if (document.body.dataset.may?.includes("train")) startDrop();
 if ($("filter")) startList();

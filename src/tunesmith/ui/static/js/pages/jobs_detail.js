@@ -106,11 +106,5 @@ function startPageKeys() {
   });
 }
 
-function startDialogs() {
-  document.addEventListener("click", event => /** @type {Element} */ (event.target).closest("[data-close-dialog]")?.closest("dialog")?.close());
-  document.addEventListener("tunesmith:done", event => { const form = /** @type {Element} */ (event.target); if (form.matches("form[data-close]")) form.closest("dialog")?.close(); });
-}
-
 startPageKeys();
-startDialogs();
 if ($("charts")) void startCharts();

@@ -1,0 +1,65 @@
+"""The two addresses of logging in through another service."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import RedirectResponse
+
+from tunesmith.core.errors import NotLoggedIn
+from tunesmith.features.accounts.api import Door
+from tunesmith.features.accounts.doorkeeper import Doorkeeper
+from tunesmith.features.accounts.oidc import ON_THE_WAY_S, Provider
+from tunesmith.http.policy import Access, needs
+from tunesmith.http.redirects import local_path
+
+router = APIRouter(include_in_schema=False)
+
+COOKIE = "tunesmith-oidc"
+PATH = "/login/oidc"
+
+
+@router.get(PATH)
+@needs(Access.PUBLIC)
+def begin(door: Door, next: Annotated[str, Query(max_length=2000)] = "/") -> RedirectResponse:  # noqa: A002
+    """To the provider."""
+    start = Provider(door).start(local_path(next))
+    answer = RedirectResponse(start.url, status_code=303)
+    answer.set_cookie(
+        COOKIE, start.cookie, max_age=ON_THE_WAY_S, path=PATH, secure=door.is_secure, httponly=True, samesite="lax"
+    )
+    return answer
+
+
+@router.get(f"{PATH}/callback")
+@needs(Access.PUBLIC, changes=True)
+def login_with_oidc(
+    request: Request,
+    door: Door,
+    code: Annotated[str, Query(max_length=4000)] = "",
+    state: Annotated[str, Query(max_length=200)] = "",
+    agent: Annotated[str, Header(alias="User-Agent", max_length=2000)] = "",
+) -> RedirectResponse:
+    """Back from there."""
+    kept = request.cookies.get(COOKIE)
+    if not (kept and code and state):
+        raise NotLoggedIn("The other service has not let you in.", hint="Begin again on the login page.")
+    user_id, next_path = Provider(door).finish(kept, code, state)
+    answer = RedirectResponse(local_path(next_path), status_code=303)
+    answer.delete_cookie(COOKIE, path=PATH, secure=door.is_secure, httponly=True, samesite="lax")
+    set_session(answer, door, door.begin(user_id, agent))
+    return answer
+
+
+def set_session(answer: RedirectResponse, door: Doorkeeper, cookie: str) -> None:
+    """The browser is logged in from now on."""
+    answer.set_cookie(
+        door.cookie,
+        cookie,
+        max_age=door.settings.session_s,
+        path="/",
+        secure=door.is_secure,
+        httponly=True,
+        samesite="lax",
+    )

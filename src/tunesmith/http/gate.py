@@ -1,0 +1,165 @@
+"""Who is asking, whether they may, and that it is written down: for every request, before any part of it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import Request, cookie_parser
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunesmith.core.acting import ANONYMOUS, LOCAL, Act, Identity, acting
+from tunesmith.core.errors import NotLoggedIn, PermissionDenied, TunesmithError
+from tunesmith.http.errors import ErrorPage, wants_page
+from tunesmith.http.policy import SAFE_METHODS, Access, Policies, Policy, refusal
+
+CSRF_HEADER = "x-csrf-token"
+LOOK_AGAIN_S = 1.0
+"""How long a stream goes on before its reader's right to it is looked at again."""
+LOGIN_PAGE = "/login"
+
+
+class Doorkeeper(Protocol):
+    """What the gate asks of the accounts."""
+
+    is_on: bool
+    """Whether people log in at all."""
+    cookie: str
+    """Name of the cookie with which a browser says who it is."""
+
+    def identify(self, bearer: str | None, cookie: str | None, address: str) -> Identity | None:
+        """Whose token, key or cookie it is. Raises `NotLoggedIn` for one that is not good."""
+
+    def csrf_token(self, identity: Identity) -> str:
+        """What a browser must send with each change, besides its cookie."""
+
+    def is_still_good(self, identity: Identity) -> bool:
+        """Whether it would be let in now."""
+
+    def record(self, act: Act, status: int) -> None:
+        """Write down what has come of a request that changes something."""
+
+
+class Gate:
+    """ASGI layer; HTTP and WebSocket alike."""
+
+    def __init__(self, app: ASGIApp, policies: Callable[[], Policies], doorkeeper: Doorkeeper, page: ErrorPage) -> None:
+        self.app, self._policies, self.doorkeeper, self._page = app, policies, doorkeeper, page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        policy, params = self._policies().find(scope)
+        address = (scope.get("client") or ("",))[0]
+        who = ANONYMOUS
+        try:
+            who = await run_in_threadpool(self._identify, scope, policy, address) if self.doorkeeper.is_on else LOCAL
+            self._check(scope, policy, who)
+        except TunesmithError as error:
+            if who is not ANONYMOUS and policy and policy.changes:
+                await run_in_threadpool(self.doorkeeper.record, _act(who, scope, policy, params, address), error.status)
+            with acting(Act(who)):
+                await self._refuse(error, scope, receive, send)
+            return
+        act = _act(who, scope, policy, params, address)
+        with acting(act):
+            await self._pass_on(act, scope, receive, send)
+
+    def _identify(self, scope: Scope, policy: Policy | None, address: str) -> Identity:
+        try:
+            return self._known(scope, address) or ANONYMOUS
+        except NotLoggedIn:
+            if policy and policy.needs == Access.PUBLIC:  # a token that has run out is brought along to be renewed
+                return ANONYMOUS
+            raise
+
+    def _known(self, scope: Scope, address: str) -> Identity | None:
+        headers = Headers(scope=scope)
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        if kind and kind.lower() != "bearer":
+            raise NotLoggedIn("Only Bearer tokens are understood.", hint="Authorization: Bearer <token or API key>")
+        cookie = cookie_parser(headers.get("cookie", "")).get(self.doorkeeper.cookie)
+        return self.doorkeeper.identify(bearer.strip() if kind else None, cookie, address)
+
+    def _check(self, scope: Scope, policy: Policy | None, who: Identity) -> None:
+        """Raises `NotLoggedIn` or `PermissionDenied`. What no route says is for those who have logged in."""
+        if policy and policy.needs == Access.PUBLIC:
+            return
+        if who is ANONYMOUS:
+            raise NotLoggedIn("Log in first.", hint="On the login page, with tunesmith login, or with an API key.")
+        if scope.get("method", "GET") not in SAFE_METHODS and who.via == "session":
+            self._check_csrf(scope, who)
+        if policy and (why := refusal(who, policy.needs)):
+            raise PermissionDenied(why, hint="An administrator can give you another role, or you use another key.")
+
+    def _check_csrf(self, scope: Scope, who: Identity) -> None:
+        sent = Headers(scope=scope).get(CSRF_HEADER, "")
+        if not hmac.compare_digest(sent.encode(), self.doorkeeper.csrf_token(who).encode()):
+            raise PermissionDenied("The page is too old, or another site has sent this.", hint="Load the page again.")
+
+    async def _refuse(self, error: TunesmithError, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 4401 if error.status == 401 else 4403, "reason": error.code})
+            return
+        answer: Response = JSONResponse(error.body(), status_code=error.status)
+        for_browser = wants_page(Request(scope)) and scope["method"] in SAFE_METHODS
+        if for_browser and error.status != 401:
+            answer = self._page(Request(scope), error)
+        if error.status == 401:
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            if for_browser:
+                here = scope["path"] + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
+                answer = RedirectResponse(f"{LOGIN_PAGE}?next={quote(here, safe='')}", status_code=303)
+        answer.headers["Cache-Control"] = "no-store"
+        await answer(scope, receive, send)
+
+    async def _pass_on(self, act: Act, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application; end a stream whose reader may no longer read; write down what came of a change."""
+        status = 500
+        looked_s = time.monotonic()
+
+        async def watched(message: Message) -> None:
+            nonlocal status, looked_s
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif time.monotonic() - looked_s > LOOK_AGAIN_S and message.get("more_body", True):
+                looked_s = time.monotonic()
+                if not await run_in_threadpool(self.doorkeeper.is_still_good, act.who):
+                    raise _Ended
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except _Ended:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 4401, "reason": "not_logged_in"})
+            else:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            if act.action and not (act.is_recorded and status < 400):
+                await asyncio.shield(run_in_threadpool(self.doorkeeper.record, act, status))
+
+
+class _Ended(Exception):
+    """The reader of a stream has logged out, or was shut out."""
+
+
+def _act(who: Identity, scope: Scope, policy: Policy | None, params: dict[str, str], address: str) -> Act:
+    """What the audit log will say; the query is left out, for it may hold data."""
+    changes = policy is not None and policy.changes
+    return Act(
+        who,
+        action=policy.action if policy and changes else "",
+        method=scope.get("method", ""),
+        path=policy.path if policy else "",
+        objects=[f"{name.removesuffix('_id')} {value[:80]}" for name, value in params.items()] if changes else [],
+        address=address,
+    )
