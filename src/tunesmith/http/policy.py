@@ -92,8 +92,9 @@ class PolicedApp(FastAPI):
             document = super().openapi()
             document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
             for policy in policies(self):
+                path = policy.path.replace(":path}", "}")
                 for method in policy.methods:
-                    if operation := document["paths"].get(policy.path, {}).get(method.lower()):
+                    if operation := document["paths"].get(path, {}).get(method.lower()):
                         operation["x-needs"] = policy.needs.value
                         operation["security"] = [] if policy.needs == Access.PUBLIC else [{"bearer": []}]
         return self.openapi_schema or {}

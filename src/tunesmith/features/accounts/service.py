@@ -59,9 +59,8 @@ class Accounts:
         user = self._add(body.username, body.email, body.full_name, role, password_hash)
         if invitation:
             self.session.delete(invitation)
-        if is_first:
-            self.users.give(None, user)
-        return user
+            self.session.flush()
+        return self._given_all(user) if is_first else user
 
     def create(self, body: UserCreate, password_hash: str | None) -> UserRow:
         """An account that an administrator makes; without a password nobody can log in to it yet."""
@@ -69,25 +68,25 @@ class Accounts:
         is_first = self.users.is_empty()
         role = Role.ADMIN if is_first else body.role
         user = self._add(body.username, body.email, body.full_name, role, password_hash)
-        if is_first:
-            self.users.give(None, user)
-        return user
+        return self._given_all(user) if is_first else user
 
     def of_subject(self, subject: str, username: str, email: str | None, full_name: str) -> UserRow:
         """The account of somebody whom another service knows; made at their first visit where registration is open."""
         if found := self.users.of_subject(subject):
             return found
-        self.users.lock()
-        is_first = self.users.is_empty()
-        if self.settings.registration != "open" and not is_first:
+        if self.users.is_empty() or self.settings.registration != "open":
             raise PermissionDenied(
                 "Nobody has given you an account here yet.",
-                hint="Ask an administrator, or log in with your password and connect it in your profile.",
+                hint="Ask an administrator for an invitation; once you have logged in with a password, this login can be connected.",
             )
-        user = self._add(username, email, full_name, Role.ADMIN if is_first else Role.MEMBER, None)
+        user = self._add(username, email, full_name, Role.MEMBER, None)
         user.oidc_subject = subject
-        if is_first:
-            self.users.give(None, user)
+        return user
+
+    def _given_all(self, user: UserRow) -> UserRow:
+        """The first account gets what was there before; the link that the server printed for it stops working."""
+        self.links.drop_invitations()
+        self.users.give(None, user)
         return user
 
     def _add(self, username: str, email: str | None, full_name: str, role: Role, password_hash: str | None) -> UserRow:
