@@ -17,6 +17,7 @@ from tests.accounts.ground import PASSWORD, another, first, log_in, person, with
 from tests.conftest import ServerProcess
 
 Start = Callable[..., ServerProcess]
+pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 
 
 @pytest.fixture
@@ -317,3 +318,43 @@ def test_without_accounts_a_wider_address_is_refused(tmp_path: object) -> None:
             timeout=60,
         )
         assert done.returncode == 2 and "TUNESMITH_AUTH=on" in done.stderr
+
+
+def test_one_name_is_given_once_however_many_ask_for_it(server: ServerProcess) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    ada = first(server)
+
+    def make(number: int) -> int:
+        name = "grace" if number % 2 else "GRACE"
+        return ada.client.post("/users/", json={"username": name, "email": f"g{number}@example.org"}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(make, range(16))) == [201, *[409] * 15]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/auth/me", {"role": "admin"}),
+        ("PATCH", "/auth/me", {"quota_jobs": 99}),
+        ("PATCH", "/auth/me", {"username": "root"}),
+        ("POST", "/auth/keys", {"name": "k", "scopes": ["read"], "user_id": 1}),
+        ("POST", "/datasets/uploads", {"name": "a", "size_bytes": 1, "owner_id": 1}),
+        ("POST", "/jobs/", {"model": "a/b", "owner": "ada", "visibility": "team"}),
+        ("POST", "/ratings/", {"model": "a/b", "messages": [], "answer": "", "verdict": "up", "owner_id": 1}),
+    ],
+)
+def test_nobody_sets_what_is_not_theirs_to_set(
+    alone: ServerProcess, method: str, path: str, body: dict[str, object]
+) -> None:
+    ada = first(alone)
+    bob = another(alone, ada, "bob")
+    answer = bob.client.request(method, path, json=body)
+    assert answer.status_code == 422, answer.text
+    assert any(detail["type"] == "extra_forbidden" for detail in answer.json()["details"])
+    assert bob.client.get("/auth/me").json()["user"] == bob.client.get("/auth/me").json()["user"] | {
+        "role": "member",
+        "quota_jobs": None,
+        "username": "bob",
+    }
