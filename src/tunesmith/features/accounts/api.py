@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from tunesmith.core.acting import current
 from tunesmith.core.errors import Conflict, NotFound
 from tunesmith.features.accounts import mail
+from tunesmith.features.accounts.browser import leave
 from tunesmith.features.accounts.doorkeeper import Doorkeeper
 from tunesmith.features.accounts.service import Accounts, me
 from tunesmith.http.policy import Access, declare, needs
@@ -164,14 +165,14 @@ def logout(accounts: Service, door: Door, response: Response) -> None:
         accounts.revoke_key(current().user_id, int(current().credential))
         return
     accounts.users.end_login(current().credential)
-    response.delete_cookie(door.cookie, path="/", secure=door.is_secure, httponly=True, samesite="lax")
+    leave(door, response)
 
 
 @router.post("/logout-everywhere", status_code=204, responses=REFUSED, summary="End every login")
 def logout_everywhere(accounts: Service, door: Door, response: Response) -> None:
     """API keys stay good; they are revoked one by one."""
     accounts.users.end_logins(_own_id())
-    response.delete_cookie(door.cookie, path="/", secure=door.is_secure, httponly=True, samesite="lax")
+    leave(door, response)
 
 
 @router.get("/logins", summary="Where one is logged in")

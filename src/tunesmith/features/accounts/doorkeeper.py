@@ -12,7 +12,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from tunesmith.core.acting import Act, Identity, current_act, everything_seen
+from tunesmith.core.acting import Act, Identity, current, current_act, everything_seen
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import InvalidInput, NotLoggedIn, TooMany
 from tunesmith.features.accounts import passwords, tokens
@@ -146,9 +146,12 @@ class Doorkeeper:
         return user.id
 
     def begin(self, user_id: int, agent: str) -> str:
-        """Log a browser in; what its cookie holds."""
+        """Log a browser in; what its cookie holds. A login that it has already ends."""
+        before = current()
         with self.database.unit_of_work() as session:
             accounts = self.accounts(session)
+            if before.via == "session":
+                accounts.users.end_login(before.credential)
             login = accounts.begin_login(accounts.users.get(user_id), "session", current_act().address, agent)
             return accounts.cookie(login)
 

@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from tunesmith.core.errors import NotLoggedIn
 from tunesmith.features.accounts.api import Door
-from tunesmith.features.accounts.doorkeeper import Doorkeeper
+from tunesmith.features.accounts.browser import enter
 from tunesmith.features.accounts.oidc import ON_THE_WAY_S, Provider
 from tunesmith.http.policy import Access, needs
 from tunesmith.http.redirects import local_path
@@ -46,20 +46,6 @@ def login_with_oidc(
     if not (kept and code and state):
         raise NotLoggedIn("The other service has not let you in.", hint="Begin again on the login page.")
     user_id, next_path = Provider(door).finish(kept, code, state)
-    answer = RedirectResponse(local_path(next_path), status_code=303)
+    answer = enter(door, user_id, agent, next_path)
     answer.delete_cookie(COOKIE, path=PATH, secure=door.is_secure, httponly=True, samesite="lax")
-    set_session(answer, door, door.begin(user_id, agent))
     return answer
-
-
-def set_session(answer: RedirectResponse, door: Doorkeeper, cookie: str) -> None:
-    """The browser is logged in from now on."""
-    answer.set_cookie(
-        door.cookie,
-        cookie,
-        max_age=door.settings.session_s,
-        path="/",
-        secure=door.is_secure,
-        httponly=True,
-        samesite="lax",
-    )

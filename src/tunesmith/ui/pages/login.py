@@ -3,7 +3,6 @@ for links, whose secret stands after the # and is read in the browser alone."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, NamedTuple
 from urllib.parse import parse_qs, urlencode
 
@@ -15,9 +14,11 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.core.acting import current
 from tunesmith.core.errors import BadRequest, InvalidInput, TooLarge, TunesmithError, UnsupportedFormat
 from tunesmith.features.accounts.api import Agent, Door
+from tunesmith.features.accounts.browser import enter
 from tunesmith.features.accounts.doorkeeper import Doorkeeper
 from tunesmith.http.errors import invalid_input
 from tunesmith.http.policy import Access, needs
+from tunesmith.http.redirects import local_path
 from tunesmith.schemas.accounts import Login, Register
 from tunesmith.ui.render import page
 
@@ -26,9 +27,6 @@ router = APIRouter(include_in_schema=False)
 MAX_FORM_BYTES = 8192
 MAX_FIELDS = 20
 FORM = "application/x-www-form-urlencoded"
-LOCAL_PATH = re.compile(r"/(?![/\\])[^\x00-\x20\x7f-\xa0\\]*")
-"""An address on this server. Browsers take a second slash, or a backslash, for another host, and drop control characters."""
-MAX_PATH = 2000
 Next = Annotated[str, Query()]
 
 
@@ -39,11 +37,6 @@ class Registration(NamedTuple):
     open: bool
     invitation: bool
     """Whether an invitation has to be given."""
-
-
-def local_path(address: str) -> str:
-    """`address` where it is a path of this server, else the first page."""
-    return address if len(address) <= MAX_PATH and LOCAL_PATH.fullmatch(address) else "/"
 
 
 @router.get("/login")
@@ -87,7 +80,7 @@ def _log_in(request: Request, door: Doorkeeper, given: dict[str, str], agent: st
     try:
         body = Login.model_validate({name: given.get(name, "") for name in ("username", "password")})
         user_id = door.check_password(body.username, body.password.get_secret_value())
-        return _enter(door, user_id, agent, given.get("next", "/"))
+        return enter(door, user_id, agent, given.get("next", "/"))
     except ValidationError:
         return _page(request, door, "login", given, InvalidInput("Give your name and your password."))
     except TunesmithError as error:
@@ -108,7 +101,7 @@ def _register(request: Request, door: Doorkeeper, given: dict[str, str], agent: 
     fields = {name: given.get(name, "") for name in ("username", "email", "full_name", "password")}
     try:
         body = Register.model_validate({**fields, "invitation": given.get("invitation", "").strip() or None})
-        return _enter(door, door.register(body).id, agent, "/")
+        return enter(door, door.register(body).id, agent, "/")
     except ValidationError as error:
         return _page(request, door, "register", given, invalid_input(error))
     except TunesmithError as error:
@@ -183,15 +176,6 @@ def registration(who: str, host: str, *, has_users: bool) -> Registration:
     if who == "invitation":
         return Registration("You need an invitation: an administrator can give you a link.", True, True)
     return Registration("Nobody can register here. Ask an administrator for an account.", False, False)
-
-
-def _enter(door: Doorkeeper, user_id: int, agent: str, address: str) -> Response:
-    answer = RedirectResponse(local_path(address), status_code=303, headers={"Cache-Control": "no-store"})
-    answer.set_cookie(
-        door.cookie, door.begin(user_id, agent), max_age=door.settings.session_s, path="/", secure=door.is_secure,
-        httponly=True, samesite="lax",
-    )  # fmt: skip
-    return answer
 
 
 async def _form(request: Request) -> dict[str, str]:
