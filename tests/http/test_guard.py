@@ -73,3 +73,39 @@ def test_the_servers_own_pages_get_in() -> None:
 def test_two_host_headers_are_refused() -> None:
     answer = client.get("/", headers=[("host", "localhost"), ("host", "evil.com")])
     assert answer.status_code == 400
+
+
+MORE_HOSTS = [
+    "tunes.example:8000", "TUNES.example", "tunes.example.", "xn--localhost.example", "localhost%00", "[::1", "::1", "127.0.0.1 ", "[::1]x",
+]  # fmt: skip
+HOSTS = [*GOOD_HOSTS, *BAD_HOSTS, *MORE_HOSTS]
+ORIGINS = [
+    *(f"http://{host}" for host in HOSTS[:28]), "https://localhost", "https://localhost:8000", "http://LOCALHOST:8000", "null", "",
+    "http://", "//localhost", "ftp://localhost:8000/x", "http://localhost/", "http://localhost:8000/", "http://[::1]:8000", "data:text/html,x",
+]  # fmt: skip
+
+
+def gets_in(host: str, origin: str) -> bool:
+    """As declared: a known host, and an origin that is exactly that host over either scheme."""
+    known = host in GOOD_HOSTS or host in ("tunes.example:8000", "TUNES.example")
+    return known and origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+
+
+def test_every_host_with_every_origin() -> None:
+    assert len(HOSTS) >= 40 and len(ORIGINS) >= 40
+    wrong = []
+    for host in HOSTS:
+        for number, origin in enumerate(ORIGINS):
+            headers = {"host": host, "origin": origin}
+            if (client.post("/", headers=headers).status_code == 200) != gets_in(host, origin):
+                wrong.append((host, origin))
+            if number % 10:
+                continue
+            try:
+                with client.websocket_connect("/ws", headers=headers) as ws:
+                    entered = ws.receive_text() == "in"
+            except WebSocketDisconnect:
+                entered = False
+            if entered != gets_in(host, origin):
+                wrong.append((host, origin, "WebSocket"))
+    assert not wrong

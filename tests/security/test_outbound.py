@@ -579,6 +579,7 @@ OWN_WAYS = {
     "features/chat/api.py": "to the server's own serving processes",
     "features/catalog/starter.py": "to the hub that is configured",
     "features/catalog/hub.py": "to the hub that is configured",
+    "features/accounts/oidc.py": "to the provider that the administrator has configured",
 }
 """Files that may open HTTP connections, and to whom: none of them to an address from a request, but the first."""
 CLIENTS = re.compile(

@@ -95,7 +95,9 @@ class Gate:
             return
         if who is ANONYMOUS:
             raise NotLoggedIn("Log in first.", hint="On the login page, with tunesmith login, or with an API key.")
-        if scope.get("method", "GET") not in SAFE_METHODS and who.via == "session":
+        if who.via == "session" and scope["type"] == "websocket" and "origin" not in Headers(scope=scope):
+            raise PermissionDenied("A browser says which page it asks for.", hint="Programs use an API key.")
+        if who.via == "session" and scope.get("method", "GET") not in SAFE_METHODS:
             self._check_csrf(scope, who)
         if policy and (why := refusal(who, policy.needs)):
             raise PermissionDenied(why, hint="An administrator can give you another role, or you use another key.")

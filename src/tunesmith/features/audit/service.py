@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 
 from tunesmith.core.acting import Act, current_act, everything_seen
 from tunesmith.core.clock import utc_now
-from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.spreadsheet import csv_rows
 from tunesmith.features.audit.repository import AuditRepository, made_now
 from tunesmith.features.audit.tables import AuditRow
@@ -79,7 +79,9 @@ class AuditLog:
         """Lines are committed one after another, but threads may come here in another order: the file only moves on."""
         with self._moving, contextlib.suppress(OSError):  # a full disk: the log itself is whole
             if seq > self._read_head()[0]:
-                write_atomic(self._head, {"seq": seq, "hash": value})
+                temporary = self._head.with_suffix(".tmp")  # not flushed: after a crash an older head still finds most
+                temporary.write_text(json.dumps({"seq": seq, "hash": value}))
+                os.replace(temporary, self._head)
 
     def _read_head(self) -> tuple[int, str]:
         try:

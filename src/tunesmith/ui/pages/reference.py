@@ -37,6 +37,8 @@ class Operation(NamedTuple):
     path: str
     title: str
     about: str
+    needs: str
+    """As in docs/permissions.md."""
     values: list[Value]
     answers: list[tuple[str, str]]
     """(status, what comes)"""
@@ -73,7 +75,7 @@ class Reference:
             answers.append((status, self.kind(content) if content else answer["description"]))
         return Operation(
             told["operationId"], method.upper(), path, told.get("summary", ""), told.get("description", ""),
-            [*values, *self.fields(schema)], answers, self.curl(method, path, parameters, kind, schema),
+            told["x-needs"], [*values, *self.fields(schema)], answers, self.curl(method, path, parameters, kind, schema),
         )  # fmt: skip
 
     def resolve(self, schema: Schema) -> Schema:
