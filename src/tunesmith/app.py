@@ -24,6 +24,8 @@ from tunesmith.features.catalog.api import router as models
 from tunesmith.features.chat.api import router as chat
 from tunesmith.features.datasets.api import router as datasets
 from tunesmith.features.datasets.processing import Processing
+from tunesmith.features.deployments.api import router as deployments
+from tunesmith.features.evaluations.api import router as evaluations
 from tunesmith.features.jobs.api import router as jobs
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.live_api import router as jobs_live
@@ -32,6 +34,7 @@ from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.monitoring.api import router as system
 from tunesmith.features.monitoring.live_api import router as system_live
 from tunesmith.features.monitoring.monitor import Monitor
+from tunesmith.features.registry.api import router as registry
 from tunesmith.http.errors import install_error_handlers
 from tunesmith.http.gate import Gate
 from tunesmith.http.guard import HostOriginGuard, own_names
@@ -111,7 +114,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _mount(app: FastAPI) -> None:
     """Every route, each with what it needs."""
     api = APIRouter(prefix="/api/v1")
-    for router in (accounts, quotas, users, audit, datasets, jobs_live, jobs, models, chat, system_live, system):
+    for router in (
+        *(accounts, quotas, users, audit, datasets, registry, jobs_live, jobs, models, chat),
+        *(evaluations, deployments, system_live, system),
+    ):
         api.include_router(router)
     app.include_router(api)
     app.add_api_route("/api/docs", needs(Scope.READ)(_to_reference), include_in_schema=False)

@@ -28,7 +28,7 @@ OVER = ("completed", "failed", "cancelled")
 SCRIPT = """
 import json, os, sys, time
 config = json.load(open(sys.argv[1]))
-mark = open(config["config"]["marks"], "a")
+mark = open("marks", "a")  # in the job's own folder: all that an isolated script may write to
 mark.write(f"begin {config['config']['number']} {os.getpid()}\\n"); mark.flush()
 for step in range(config["config"]["steps"]):
     print(json.dumps({"step": step + 1, "total_steps": config["config"]["steps"], "loss": 1.0 / (step + 1)}), flush=True)
@@ -38,8 +38,8 @@ mark.write(f"end {config['config']['number']} {os.getpid()}\\n"); mark.flush()
 """
 
 
-def submit(server: ServerProcess, marks: Path, number: int, steps: int = 20, pause_s: float = 0.1) -> int:
-    config = {"marks": str(marks), "number": number, "steps": steps, "pause_s": pause_s}
+def submit(server: ServerProcess, number: int, steps: int = 20, pause_s: float = 0.1) -> int:
+    config = {"number": number, "steps": steps, "pause_s": pause_s}
     body = {"method": "custom", "hyperparameters": {"script": SCRIPT, "config": config}}
     answer = server.client.post("/jobs/", json=body)
     assert answer.status_code == 201, answer.text
@@ -56,6 +56,12 @@ def end_of(server: ServerProcess, job_id: int, timeout_s: float = 90) -> dict[st
 
 def job_dir(server: ServerProcess, job_id: int) -> JobDir:
     return JobDir(server.home / "jobs" / str(job_id))
+
+
+def marks(server: ServerProcess, job_id: int) -> list[str]:
+    """When the job's script began and ended, in order, without its process number."""
+    [found] = job_dir(server, job_id).path.rglob("marks")
+    return [" ".join(line.split()[:2]) for line in found.read_text().splitlines()]
 
 
 def payloads(server: ServerProcess, job_id: int) -> list[psutil.Process]:
@@ -94,13 +100,10 @@ def check_events(server: ServerProcess, job_id: int) -> list[dict[str, Any]]:
     return items
 
 
-def test_jobs_outlive_the_server_and_are_found_again(
-    start_server: Callable[..., ServerProcess], tmp_path: Path
-) -> None:
+def test_jobs_outlive_the_server_and_are_found_again(start_server: Callable[..., ServerProcess]) -> None:
     """R2: all payloads live on, all are adopted, what ended meanwhile is told right, nothing runs twice."""
-    marks = tmp_path / "marks"
     server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_CPU_SLOTS="3")
-    short, long, second = (submit(server, marks, n, steps) for n, steps in ((1, 12), (2, 50), (3, 50)))
+    short, long, second = (submit(server, n, steps) for n, steps in ((1, 12), (2, 50), (3, 50)))
     for job_id in (short, long, second):
         server.wait_for(f"/jobs/{job_id}/status", lambda s: s["step"] >= 2)
     server.kill()
@@ -112,18 +115,16 @@ def test_jobs_outlive_the_server_and_are_found_again(
         check_events(server, job_id)
         assert server.client.get(f"/jobs/{job_id}").json()["attempt"] == 1, "it was adopted, not started again"
     assert time.monotonic() - began_s < 60
-    lines = marks.read_text().splitlines()
-    assert sorted(line.split()[:2] for line in lines) == sorted(
-        [w, str(n)] for w in ("begin", "end") for n in (1, 2, 3)
-    )
+    for number, job_id in enumerate((short, long, second), 1):
+        assert marks(server, job_id) == [f"begin {number}", f"end {number}"]
 
 
 def test_a_killed_worker_starts_again_and_a_stubborn_one_fails_with_a_reason(
-    start_server: Callable[..., ServerProcess], tmp_path: Path
+    start_server: Callable[..., ServerProcess],
 ) -> None:
     """R9: plain kills are told as such, never as the user's error."""
     server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_JOB_RESTARTS="1")
-    job_id = submit(server, tmp_path / "marks", 1, 200)
+    job_id = submit(server, 1, 200)
     for attempt in (1, 2):
         server.wait_for(f"/jobs/{job_id}", lambda job, n=attempt: job["attempt"] == n and job["status"] == "running")
         until = time.monotonic() + 30
@@ -137,12 +138,10 @@ def test_a_killed_worker_starts_again_and_a_stubborn_one_fails_with_a_reason(
     check_events(server, job_id)
 
 
-def test_a_stopped_worker_is_dead_before_the_next_begins(
-    start_server: Callable[..., ServerProcess], tmp_path: Path
-) -> None:
+def test_a_stopped_worker_is_dead_before_the_next_begins(start_server: Callable[..., ServerProcess]) -> None:
     """R4: SIGSTOP for longer than the lease; nothing of the old attempt is taken in once a new one has begun."""
     server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_LEASE_S="4")
-    job_id = submit(server, tmp_path / "marks", 1, 60)
+    job_id = submit(server, 1, 60)
     server.wait_for(f"/jobs/{job_id}/status", lambda s: s["step"] >= 2)
     old = payloads(server, job_id)
     for process in old:
@@ -158,12 +157,12 @@ def test_a_stopped_worker_is_dead_before_the_next_begins(
     assert attempts == sorted(attempts)
 
 
-def test_cancelling_leaves_no_process(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+def test_cancelling_leaves_no_process(start_server: Callable[..., ServerProcess]) -> None:
     """R13 with the real worker: 0 processes within 15 s."""
     server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1")
     rng = random.Random(13)
     for number in range(2):
-        job_id = submit(server, tmp_path / "marks", number, 500)
+        job_id = submit(server, number, 500)
         server.wait_for(f"/jobs/{job_id}", lambda job: job["status"] == "running")
         time.sleep(rng.uniform(0, 2))
         began_s = time.monotonic()
@@ -176,7 +175,7 @@ def test_the_queue_survives_its_servers(
     start_server: Callable[..., ServerProcess], postgres_url: str, tmp_path: Path
 ) -> None:
     """R3 with real servers: two on one database, killed at random; every job runs to its end, none twice at once."""
-    home, marks, rng = tmp_path / "home", tmp_path / "marks", random.Random(3)
+    home, rng = tmp_path / "home", random.Random(3)
     environment = {
         "TUNESMITH_CUSTOM_SCRIPTS": "1",
         "TUNESMITH_DATABASE_URL": postgres_url,
@@ -184,7 +183,7 @@ def test_the_queue_survives_its_servers(
         "TUNESMITH_LEASE_S": "5",
     }
     servers = [start_server(home, **environment) for _ in range(2)]
-    jobs = [submit(servers[n % 2], marks, n, 15) for n in range(4)]
+    jobs = [submit(servers[n % 2], n, 15) for n in range(4)]
     for _ in range(4):
         time.sleep(rng.uniform(0.3, 1.5))
         victim = rng.choice(servers)
@@ -195,11 +194,8 @@ def test_the_queue_survives_its_servers(
         assert end_of(servers[0], job_id, 120)["status"] == "completed"
         assert servers[0].client.get(f"/jobs/{job_id}").json()["attempt"] == 1
         check_events(servers[1], job_id)
-    running: set[str] = set()
-    for line in marks.read_text().splitlines():
-        what, number, _ = line.split()
-        assert (number in running) == (what == "end"), "a job ran twice at once"
-        running ^= {number}
+    for number, job_id in enumerate(jobs):
+        assert marks(servers[0], job_id) == [f"begin {number}", f"end {number}"], "a job ran twice"
 
 
 def test_uploads_under_kills(start_server: Callable[..., ServerProcess], postgres_url: str, tmp_path: Path) -> None:
@@ -296,7 +292,7 @@ def test_a_low_disk_holds_back_starts_and_uploads(start_server: Callable[..., Se
     server = start_server(TUNESMITH_CUSTOM_SCRIPTS="1", TUNESMITH_MIN_FREE_BYTES=str(2**60))
     answer = server.client.put("/datasets/upload", params={"file_name": "x.csv"}, content=b"input,output\na,b\n")
     assert answer.status_code == 507 and answer.json()["hint"]
-    job_id = submit(server, tmp_path / "marks", 1, 2)
+    job_id = submit(server, 1, 2)
     told = server.wait_for(f"/jobs/{job_id}/status", lambda s: s["waiting_for"])
     assert told["status"] == "queued" and "disk" in told["waiting_for"]
     server.stop()

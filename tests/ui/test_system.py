@@ -109,6 +109,7 @@ def test_settings_are_changed_checked_and_kept(
     expect(page.get_by_label("Largest upload", exact=True)).to_have_value("10")
 
     page.get_by_role("link", name="Directories").click()
+    page.wait_for_load_state()  # scripts are deferred: a button works once they have run
     page.get_by_label("Output folder").fill("/proc/none")
     page.get_by_role("button", name="Test writable").click()
     expect(page.locator("#tried")).to_contain_text("cannot be written")

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from tunesmith.cli import accounts, audit, datasets, jobs, system, talk
+from tunesmith.cli import accounts, audit, datasets, deployments, evaluations, jobs, registry, system, talk
 from tunesmith.cli.demo import demo
 from tunesmith.cli.doctor import doctor
 from tunesmith.cli.output import Output, complain
@@ -30,6 +30,9 @@ app.command()(accounts.whoami)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(talk.models, name="models")
+app.add_typer(registry.app, name="registry")
+app.add_typer(evaluations.app, name="evaluations")
+app.add_typer(deployments.app, name="deployments")
 app.add_typer(system.app, name="system")
 app.add_typer(accounts.keys, name="keys")
 app.add_typer(accounts.users, name="users")

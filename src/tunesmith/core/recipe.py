@@ -26,6 +26,8 @@ class Recipe:
     """What a user may set: frozen, unknown keys refused, a docstring under each field."""
     train: str
     """`module:function`, imported by the worker only; called as `train(params, run)`."""
+    kind: Literal["training", "evaluation", "compression"] = "training"
+    """What the job is for; only training makes something new out of data."""
     produces: str
     """Folder name under `artifacts/`, e.g. `lora_model`; empty when the recipe makes no model."""
     shapes: tuple[str, ...] = ()

@@ -35,6 +35,9 @@ from tunesmith.schemas.system import (
 )
 from tunesmith.sdk.accounts import Account, Audit, Users
 from tunesmith.sdk.connection import Connection, NotTunesmith, Progress, json_of, pages
+from tunesmith.sdk.deployments import Deployments
+from tunesmith.sdk.evaluations import Evaluations
+from tunesmith.sdk.registry import Registry
 from tunesmith.sdk.stream import chat, follow
 
 LOOK_EVERY_S = 0.2
@@ -59,6 +62,9 @@ class Client:
         self.datasets = Datasets(self.connection)
         self.jobs = Jobs(self.connection)
         self.models = Models(self.connection)
+        self.registry = Registry(self.connection)
+        self.evaluations = Evaluations(self.connection)
+        self.deployments = Deployments(self.connection)
         self.system = System(self.connection)
         self.account = Account(self.connection)
         self.users = Users(self.connection)

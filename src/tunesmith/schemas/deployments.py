@@ -1,0 +1,3 @@
+"""The wire format of deployments."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The wire format of evaluations and of the arena."""
+
+from __future__ import annotations

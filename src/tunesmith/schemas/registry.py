@@ -1,0 +1,3 @@
+"""The wire format of the registry: versions of models, their aliases and stages."""
+
+from __future__ import annotations
