@@ -21,20 +21,29 @@ from tunesmith.features.audit.api import router as audit
 from tunesmith.features.audit.repository import watch_what_is_made
 from tunesmith.features.audit.service import AuditLog
 from tunesmith.features.catalog.api import router as models
+from tunesmith.features.catalog.downloads import Downloads
+from tunesmith.features.catalog.downloads_api import router as downloads_router
 from tunesmith.features.chat.api import router as chat
 from tunesmith.features.datasets.api import router as datasets
 from tunesmith.features.datasets.processing import Processing
 from tunesmith.features.deployments.api import router as deployments
+from tunesmith.features.deployments.gateway import Gateway
+from tunesmith.features.deployments.gateway_api import router as gateway
+from tunesmith.features.deployments.repository import RevisionRepository
+from tunesmith.features.deployments.supervisor import Supervisor
+from tunesmith.features.evaluations import gate
 from tunesmith.features.evaluations.api import router as evaluations
 from tunesmith.features.jobs.api import router as jobs
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.live_api import router as jobs_live
 from tunesmith.features.jobs.quota_api import router as quotas
+from tunesmith.features.jobs.registering import Registrar
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.monitoring.api import router as system
 from tunesmith.features.monitoring.live_api import router as system_live
 from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.features.registry.api import router as registry
+from tunesmith.features.registry.checking import sweep as sweep_registry
 from tunesmith.http.errors import install_error_handlers
 from tunesmith.http.gate import Gate
 from tunesmith.http.guard import HostOriginGuard, own_names
@@ -61,6 +70,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     scheduler = Scheduler(settings, database, bus)
     processing = Processing(settings, database, bus)
     monitor = Monitor(settings, database, bus)
+    downloads = Downloads(settings, bus)
+    registrar = Registrar(settings, database, bus, scheduler.wake)
+    scheduler.on_completed = registrar.wake
+    supervisor = Supervisor(settings, database)
 
     def why_waiting(session: Session) -> dict[int, str]:
         with everything_seen():
@@ -70,16 +83,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         database.take_process_lock()
         database.migrate()
-        processing.start()
-        scheduler.start()
-        monitor.start()
-        try:
+        sweep_registry(settings, database)
+        with contextlib.ExitStack() as ends:
+            ends.callback(database.close)
+            for part in (scheduler, registrar, processing, monitor, downloads, supervisor):
+                part.start()
+                ends.callback(part.stop)
             yield
-        finally:
-            monitor.stop()
-            processing.stop()
-            scheduler.stop()
-            database.close()
+            await app.state.gateway.close()
 
     app = PolicedApp(
         title="Tunesmith",
@@ -102,8 +113,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             f"job {job.id} ({job.status})" for job in Lifecycle(session, bus).jobs.uses_dataset(dataset_id)
         ],
         why_waiting=why_waiting,
+        version_users=lambda session: RevisionRepository(session).users_of_versions(),
+        promotion_gate=lambda session, version, target: gate.check(settings, session, version, target),
     )
     app.state.monitor = monitor
+    app.state.downloads = downloads
+    app.state.gateway = Gateway(supervisor.routes, supervisor.recorder)
     _guard(app, settings, database)
     install_error_handlers(app, page=error_page)
 
@@ -115,13 +130,14 @@ def _mount(app: FastAPI) -> None:
     """Every route, each with what it needs."""
     api = APIRouter(prefix="/api/v1")
     for router in (
-        *(accounts, quotas, users, audit, datasets, registry, jobs_live, jobs, models, chat),
+        *(accounts, quotas, users, audit, datasets, registry, jobs_live, jobs, downloads_router, models, chat),
         *(evaluations, deployments, system_live, system),
     ):
         api.include_router(router)
     app.include_router(api)
     app.add_api_route("/api/docs", needs(Scope.READ)(_to_reference), include_in_schema=False)
     app.add_api_route("/openapi.json", needs(Scope.READ)(_described), include_in_schema=False)
+    app.include_router(gateway)
     app.include_router(oidc)
     app.include_router(ui)
     app.state.policies = Policies(policies(app))

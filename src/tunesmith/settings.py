@@ -81,10 +81,21 @@ class Settings(Preferences, BaseSettings):
     """Most memory of one training process with all it starts, where control groups can be made, bytes; absent means no limit."""
     allowed_addresses: list[str] = []
     """Host names or networks (such as `10.1.0.0/16`) inside the company that datasets may be fetched from (JSON list)."""
+    promotion_metric: str = "auto"
+    """Score that must not fall significantly when a version takes another's alias or stage; `auto` takes the one that stands for
+    the evaluations of both, `none` lets everything pass."""
+    promotion_tolerance: float = Field(0.0, ge=0.0, le=1.0)
+    """How much of that score may be lost, as a share of it."""
+    judge_api_key: SecretStr | None = None
+    """Key of the endpoint at `judge_url`, for evaluations with a judge; sent there and nowhere else."""
+    judge_url: str = "https://api.openai.com/v1"
+    """The endpoint whose key `judge_api_key` is. Other judges are asked without a key."""
     lease_s: float = 30.0
     """Seconds without a heartbeat after which a worker counts as lost."""
     tick_s: float = 1.0
     """Longest pause between two rounds of the scheduler, seconds."""
+    model_dirs: list[Path] = []
+    """Folders besides the home's `models` whose models and GGUF files are listed, and only read (JSON list)."""
     hub_offline: bool = False
     """Never ask a model hub."""
     log_level: str = "INFO"

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from tunesmith.core.errors import Conflict
 from tunesmith.core.job_spec import JobSpec, ModelRef
-from tunesmith.features.jobs.package import CHUNK_BYTES, stream_package
+from tunesmith.core.packing import CHUNK_BYTES
+from tunesmith.features.jobs.package import stream_package
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
 LLAMA3 = "<|start_header_id|>{{ role }}<|end_header_id|>"

@@ -17,6 +17,7 @@ from tunesmith.recipes.auto import Choice, Facts, Machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.duration import GUESSED, SAME, SIMILAR, flop_per_token
 from tunesmith.recipes.model_info import read_model_info
+from tunesmith.schemas.jobs import JobCreate
 from tunesmith.storage.database import Database, Session
 
 TOKENS_PER_S = 500.0
@@ -49,7 +50,7 @@ def finished(session: Session, folder: Path, **changes: Any) -> None:
 def wanted(method: str, model: Path, device: str = "cpu") -> Checked:
     facts = Facts(machine=Machine(device, 2**34), model=read_model_info(model), num_rows=10)
     ref = ModelRef(name="tests/tiny", path=str(model))
-    return Checked(get_recipe(method), ref, None, None, Choice({}, {}, {}), ResourceRequest(), facts)
+    return Checked(get_recipe(method), ref, None, None, Choice({}, {}, {}), ResourceRequest(), facts, JobCreate())
 
 
 def test_the_nearest_job_counts_and_none_is_a_guess(session: Session, tiny_model: Path) -> None:

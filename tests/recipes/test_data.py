@@ -199,5 +199,5 @@ def test_every_row_is_on_one_side_of_the_split(num_rows: int, share: float, seed
 def test_supervised_tokens_are_counted_row_by_row(masks: list[list[bool]]) -> None:
     learn = np.concatenate([np.array(mask) for mask in masks])
     offsets = np.cumsum([0, *map(len, masks)])
-    rows = TokenRows(np.arange(len(learn), dtype=np.int32), learn, offsets)
+    rows = TokenRows(np.arange(len(learn), dtype=np.int32), learn, offsets, np.arange(len(masks)))
     assert rows.num_supervised().tolist() == [count_supervised(rows.row(i)[1]) for i in range(len(rows))]

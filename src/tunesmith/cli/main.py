@@ -9,7 +9,8 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from tunesmith.cli import accounts, audit, datasets, deployments, evaluations, jobs, registry, system, talk
+from tunesmith.cli import accounts, audit, datasets, deployments, evaluations, jobs, models, registry, system, talk
+from tunesmith.cli.compress import compress
 from tunesmith.cli.demo import demo
 from tunesmith.cli.doctor import doctor
 from tunesmith.cli.output import Output, complain
@@ -29,7 +30,8 @@ app.command()(accounts.logout)
 app.command()(accounts.whoami)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
-app.add_typer(talk.models, name="models")
+models.models.command("verify")(registry.verify)
+app.add_typer(models.models, name="models")
 app.add_typer(registry.app, name="registry")
 app.add_typer(evaluations.app, name="evaluations")
 app.add_typer(deployments.app, name="deployments")
@@ -39,6 +41,8 @@ app.add_typer(accounts.users, name="users")
 app.add_typer(audit.app, name="audit")
 app.command()(talk.chat)
 app.command()(train)
+app.command()(compress)
+app.command()(evaluations.evaluate)
 
 
 def _version(wanted: bool) -> None:

@@ -55,7 +55,8 @@ def up(
     settings = Settings(**given)  # type: ignore[arg-type]
     check_host(settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     app = create_app(settings)
     # The application does both again when it starts; done here first, what is wrong is one sentence and no traceback.
     app.state.tunesmith.database.take_process_lock()

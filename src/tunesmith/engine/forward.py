@@ -41,16 +41,25 @@ class Forward:
             return head_loss(hidden, self.head.weight, batch.targets)
         return F.cross_entropy(self._logits(hidden).float(), batch.targets, reduction="sum")
 
-    @torch.no_grad()
     def score(self, batch: PackedBatch) -> tuple[float, int]:
         """Summed cross-entropy over the supervised tokens, nats, and how many of them are the model's first choice."""
+        losses, correct = self.score_rows(batch)
+        return float(losses.sum()), int(correct.sum())
+
+    @torch.no_grad()
+    def score_rows(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rows,) each: summed cross-entropy over a row's supervised tokens, nats, and how many are the first choice."""
         hidden = self._hidden(batch)[batch.target_positions]
-        loss, correct = 0.0, 0
-        for part, targets in zip(hidden.split(CHUNK_TOKENS), batch.targets.split(CHUNK_TOKENS), strict=True):
+        rows = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.target_positions, right=True)
+        losses = torch.zeros(batch.num_rows, dtype=torch.float64, device=hidden.device)
+        correct = torch.zeros(batch.num_rows, dtype=torch.long, device=hidden.device)
+        for part, targets, where in zip(
+            hidden.split(CHUNK_TOKENS), batch.targets.split(CHUNK_TOKENS), rows.split(CHUNK_TOKENS), strict=True
+        ):
             logits = self._logits(part).float()
-            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
-            correct += int((logits.argmax(-1) == targets).sum())
-        return loss, correct
+            losses.index_add_(0, where, F.cross_entropy(logits, targets, reduction="none").double())
+            correct.index_add_(0, where, (logits.argmax(-1) == targets).long())
+        return losses, correct
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(tokens, size) → (tokens, vocabulary), with what the architecture does to its logits."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -27,6 +28,8 @@ PASSED_ON = (
 )  # fmt: skip
 """The server's variables that every worker gets. None of them is a secret."""
 HUB_TOKEN = ("HF_TOKEN",)
+JUDGE_KEY = "TUNESMITH_JUDGE_API_KEY"
+OPENAI = "https://api.openai.com/v1"
 OF_TRACKERS = {
     "wandb": ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"),
     "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"),
@@ -47,7 +50,15 @@ def credentials(spec: JobSpec | None) -> set[str]:
     wanted = {name for tracker in reports_to for name in OF_TRACKERS.get(tracker, ())}
     if spec.model and not spec.offline and is_hub_id(spec.model.path):
         wanted.update(HUB_TOKEN)
+    if spec.recipe == "evaluate" and is_judge_of_the_key((spec.params.get("judge") or {}).get("base_url", "")):
+        wanted.add(JUDGE_KEY)
     return wanted
+
+
+def is_judge_of_the_key(base_url: str) -> bool:
+    """Whether the judge's key is for that address: users choose the address, the administrator whom the key is shown."""
+    known = os.environ.get("TUNESMITH_JUDGE_URL", OPENAI)
+    return bool(base_url) and urlsplit(base_url)[:2] == urlsplit(known)[:2]
 
 
 def is_hub_id(path: str) -> bool:

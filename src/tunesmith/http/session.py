@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends
 from sqlalchemy.orm import Session
@@ -33,6 +33,10 @@ class AppState:
     """The processes that answer chats."""
     dataset_users: Callable[[Session, int], list[str]]
     """What needs a dataset and keeps it from being deleted, in words."""
+    version_users: Callable[[Session], dict[int, list[str]]] = lambda _session: {}
+    """Versions of the registry (ids) that something uses now, and what, in words: `deployment support`."""
+    promotion_gate: Callable[[Session, Any, str], str | None] = lambda _session, _version, _target: None
+    """Why a version (`VersionRow`) may not become `alias:champion`, `stage:production` and the like; None when it may."""
 
 
 def get_state(connection: HTTPConnection) -> AppState:

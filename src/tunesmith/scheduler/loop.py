@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import threading
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from tunesmith.live.bus import Bus
 from tunesmith.scheduler.placement import Machine, Placement, Waiting, in_window, place
 from tunesmith.scheduler.supervision import Kill, Nothing, Requeue, View, next_step
 from tunesmith.settings import Settings
-from tunesmith.storage.database import Database
+from tunesmith.storage.database import Database, after_commit
 
 if TYPE_CHECKING:
     from tunesmith.features.jobs.tables import JobRow
@@ -56,6 +57,8 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         self._gpus: list[int] | None = None
         self._busy = False
+        self.on_completed: Callable[[], None] = lambda: None
+        """Called after a job was completed."""
 
     # -- the thread -------------------------------------------------------------------------------------------------
 
@@ -203,6 +206,8 @@ class Scheduler:
                 job.restarts, job.out_of_memory_kills = restarts, kills
             else:
                 life.transition(job, step.status, step.reason, step.failure)
+                if step.status == JobStatus.COMPLETED:
+                    after_commit(session, self.on_completed)
         shutil.rmtree(job_dir.path / "tmp", ignore_errors=True)
 
     # -- the queue --------------------------------------------------------------------------------------------------

@@ -25,6 +25,16 @@ Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Tag = Annotated[str, Field(min_length=1, max_length=100)]
 
 
+class FollowUp(Wire):
+    """A job to make of the model when the job is completed."""
+
+    method: Literal["evaluate", "compress"]
+    dataset_id: int | None = Field(None, ge=1, lt=2**63)
+    """For evaluate; the rows that the training held out when absent."""
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    """The settings of that method."""
+
+
 class JobCreate(Wire):
     """A training job to make."""
 
@@ -56,6 +66,8 @@ class JobCreate(Wire):
     after_failure: bool = True
     """Whether to start even when `after_job_id` failed."""
     tags: list[Tag] = Field(default_factory=list, max_length=50, examples=[["support"]])
+    follow_up: list[FollowUp] = Field(default_factory=list, max_length=8)
+    """Made of the finished model in your name once the job is completed."""
 
 
 class JobBatchCreate(Wire):
@@ -406,6 +418,8 @@ class MethodRead(BaseModel):
     """JSON Schema of the hyperparameters."""
     shapes: list[str]
     """Row shapes it can learn from."""
+    kind: Literal["training", "evaluation", "compression"] = "training"
+    """Only training makes a new model out of data."""
     needs_model: bool
     needs_dataset: bool
     why_not: str

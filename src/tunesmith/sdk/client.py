@@ -22,7 +22,17 @@ from tunesmith.schemas.datasets import (
     VersionRead,
 )
 from tunesmith.schemas.jobs import ChatAnswer, JobComparison, JobEvent, JobMetrics, JobProgress, JobRead, LogMatch
-from tunesmith.schemas.models import ModelDetail, ModelRead, ModelSearch, RatingRead
+from tunesmith.schemas.models import (
+    CategoryList,
+    CollectedRead,
+    DownloadRead,
+    ModelCheck,
+    ModelDetail,
+    ModelRead,
+    ModelSearch,
+    RatingRead,
+    RecommendationList,
+)
 from tunesmith.schemas.system import (
     CleanupDone,
     CleanupRead,
@@ -34,7 +44,7 @@ from tunesmith.schemas.system import (
     StorageUse,
 )
 from tunesmith.sdk.accounts import Account, Audit, Users
-from tunesmith.sdk.connection import Connection, NotTunesmith, Progress, json_of, pages
+from tunesmith.sdk.connection import Connection, NotTunesmith, Progress, error_from, json_of, pages
 from tunesmith.sdk.deployments import Deployments
 from tunesmith.sdk.evaluations import Evaluations
 from tunesmith.sdk.registry import Registry
@@ -353,6 +363,57 @@ class Models:
     def search(self, q: str = "", *, limit: int = 20, **filters: Any) -> ModelSearch:
         """Models here and on the hub; filters: category, provider, size, licence, sort, cursor."""
         return ModelSearch.model_validate(self._connection.get("/models/search", q=q, limit=limit, **filters))
+
+    def categories(self) -> CategoryList:
+        """What language models are for, with how many are here and on the hub."""
+        return CategoryList.model_validate(self._connection.get("/models/categories"))
+
+    def check(self, name: str) -> ModelCheck:
+        """Whether a model can be used here: cached, reachable, gated, licence, and what fits. Raises `NotFound`."""
+        return ModelCheck.model_validate(self._connection.get("/models/check", name=name))
+
+    def recommend(self, use_case: str = "chat", **options: Any) -> RecommendationList:
+        """Which model to take; options: commercial, limit."""
+        return RecommendationList.model_validate(
+            self._connection.get("/models/recommend", use_case=use_case, **options)
+        )
+
+    def collect(self, name: str, note: str = "") -> CollectedRead:
+        """Put a model into the collection."""
+        return CollectedRead.model_validate(self._connection.post("/models/collection", {"name": name, "note": note}))
+
+    def collection(self) -> Iterator[CollectedRead]:
+        """Models that somebody wants to find again, newest first."""
+        return (CollectedRead.model_validate(item) for item in pages(self._connection, "/models/collection", {}))
+
+    def download(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        file: str | None = None,
+        wait: bool = True,
+        progress: Callable[[DownloadRead], None] | None = None,
+    ) -> DownloadRead:
+        """Let the server fetch a model from the hub; with `wait` until it is there. Raises what the server gives as its
+        reason when it is not."""
+        body = {"name": name, "revision": revision, "file": file}
+        found = DownloadRead.model_validate(self._connection.post("/models/downloads", body))
+        while wait and not found.ended_at:
+            if progress:
+                progress(found)
+            time.sleep(LOOK_EVERY_S)
+            found = DownloadRead.model_validate(self._connection.get(f"/models/downloads/{found.id}"))
+        if found.error and wait:
+            raise error_from(found.error)
+        return found
+
+    def downloads(self) -> Iterator[DownloadRead]:
+        """Waiting, under way and over, newest first."""
+        return (DownloadRead.model_validate(item) for item in pages(self._connection, "/models/downloads", {}))
+
+    def cancel_download(self, download_id: int) -> DownloadRead:
+        return DownloadRead.model_validate(self._connection.post(f"/models/downloads/{download_id}/cancel"))
 
     def ratings(self, **filters: Any) -> Iterator[RatingRead]:
         """What people think of answers, newest first; filters: model, verdict (up, down), q."""

@@ -61,6 +61,7 @@ class Model:
     base_path: str
     offline: bool = True
     revision: str | None = None
+    threads: int | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _waiting: int = 0
     _adapters: OrderedDict[str, str] = field(default_factory=OrderedDict)
@@ -68,7 +69,7 @@ class Model:
     """The adapter that is switched on."""
 
     def __post_init__(self) -> None:
-        set_threads(None)
+        set_threads(self.threads)
         self.device = pick_device()
         dtype = pick_dtype(self.device, None, fp16=False)
         self.tokenizer = load_tokenizer(self.base_path, revision=self.revision, offline=self.offline)

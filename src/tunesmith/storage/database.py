@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, or_, text
+from sqlalchemy.exc import SQLAlchemyError as DatabaseError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 
 from tunesmith.core.acting import Visibility, current

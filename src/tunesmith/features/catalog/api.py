@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 
 from tunesmith.core.acting import Scope
-from tunesmith.features.catalog import collection, detail, hub, service
+from tunesmith.features.catalog import checking, collection, detail, hub, library, purposes, recommending, service
 from tunesmith.features.catalog.search import search
 from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.policy import declare
@@ -16,16 +16,21 @@ from tunesmith.recipes.auto import read_machine
 from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.models import (
     Category,
+    CategoryList,
     CollectedCreate,
     CollectedRead,
     CollectedUpdate,
     HubSort,
+    ModelCheck,
     ModelDetail,
     ModelFile,
     ModelRead,
     ModelSearch,
     ModelSort,
+    Purpose,
+    RecommendationList,
     Size,
+    UseCase,
 )
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -45,14 +50,17 @@ def list_models(
     method: Annotated[str | None, Query(max_length=50)] = None,
     base: Annotated[str | None, Query(max_length=500, description="Tuned from this model.")] = None,
     licence: Annotated[str | None, Query(max_length=100)] = None,
+    category: Annotated[Purpose | None, Query(description="What it is good for; base models only.")] = None,
+    provider: Annotated[str | None, Query(max_length=96, description="The organisation; base models only.")] = None,
     sort: Annotated[ModelSort | None, Query(description="Base models by name, then the newest, when absent.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[ModelRead]:
     """Base models in the home folder and in the hub's cache, and the models that jobs have made."""
     found = service.select(
-        service.list_models(state.settings), text=q, kind=kind, method=method, base=base, licence=licence, sort=sort
-    )
+        service.list_models(state.settings), text=q, kind=kind, method=method, base=base, licence=licence, sort=sort,
+        category=category, provider=provider,
+    )  # fmt: skip
     start, machine, collected = cursor or 0, read_machine(), collection.ids_by_name(session)
     items = [
         service.with_memory(state.settings, model, machine).model_copy(update={"collected": model.name in collected})
@@ -67,7 +75,8 @@ def search_models(
     state: State,
     session: DbSession,
     q: Annotated[str, Query(max_length=200, description="Part of the name.")] = "",
-    category: Annotated[Category | None, Query(description="What the model is for.")] = None,
+    query: Annotated[str, Query(max_length=200, description="The same; the longer word.")] = "",
+    category: Annotated[Category | Purpose | None, Query(description="What the model is for.")] = None,
     provider: Annotated[str, Query(max_length=96, description="The organisation, such as `Qwen`.")] = "",
     size: Annotated[Size | None, Query(description="How many weights.")] = None,
     licence: Annotated[str, Query(max_length=100, description="Such as `apache-2.0`.")] = "",
@@ -76,9 +85,43 @@ def search_models(
     limit: Annotated[int, Query(ge=1, le=100, description="Most items in one page.")] = 20,
 ) -> ModelSearch:
     """Base models at hand first, then the hub's. When the hub is switched off or silent, `hub_problem` says why."""
-    query = hub.Query(q, category, provider, size, licence, sort)
+    asked = hub.asked_for(q or query, category, provider, size, licence, sort)
     collected = frozenset(collection.ids_by_name(session))
-    return search(state.settings, query, cursor=cursor, limit=limit, collected=collected)
+    return search(state.settings, asked, cursor=cursor, limit=limit, collected=collected)
+
+
+@router.get("/categories", summary="Categories")
+def list_categories(state: State) -> CategoryList:
+    """What language models are for, with how many are at hand and, when the hub answers, there."""
+    return purposes.categories(state.settings, list(library.base_models(state.settings).values()))
+
+
+@router.get("/providers", summary="Providers")
+def list_providers(state: State) -> CategoryList:
+    """Organisations of the models at hand and those that are known for open models, with how many they have."""
+    return purposes.providers(state.settings, list(library.base_models(state.settings).values()))
+
+
+@router.get("/check", responses=NOT_HERE, summary="Whether a model can be used here")
+def check_model(name: Name, state: State) -> ModelCheck:
+    """Here, reachable, gated, its licence, and whether it fits this machine, with the arithmetic. Nothing is fetched."""
+    return checking.check(state.settings, name)
+
+
+@router.get("/recommend", summary="Which model to take")
+def recommend_models(
+    state: State,
+    session: DbSession,
+    use_case: Annotated[UseCase, Query(description="What it is wanted for.")] = "chat",
+    commercial: Annotated[bool, Query(description="Only models that may be used commercially.")] = False,
+    limit: Annotated[int, Query(ge=1, le=50)] = 5,
+) -> RecommendationList:
+    """From what is at hand and a curated list, what fits this machine, best first, each with a reason."""
+    collected = frozenset(collection.ids_by_name(session))
+    machine = read_machine()
+    return recommending.recommend(
+        state.settings, use_case, machine, limit=limit, commercial=commercial, collected=collected
+    )
 
 
 @router.get("/detail", responses=NOT_HERE, summary="All that is known of a model")

@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 MAX_CARD_BYTES = 512 * 1024
 """Most that is read of a card."""
 FRONT = re.compile(r"\A\ufeff?---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
+DESCRIPTION_CHARS = 280
+NO_PROSE = re.compile(r"^\s*(#|[-*+>|<!\[]|\d+\.|```|---|===|\$|:{3})")
+"""Lines of a card that are no sentences: headings, lists, tables, pictures, code."""
+MARKS = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<[^>]*>|[*_`]{1,3}")
+"""Links, pictures, HTML and emphasis within a line."""
 HEADINGS_DOWN = 2
 """The page has its own h1 and h2."""
 
 
 def read_card(path: Path) -> str:
-    """The beginning of a card; empty for what is no plain file of its folder."""
+    """The beginning of a card; empty for what is no plain file of its folder, or of the hub's cache around it."""
     try:
+        if path.is_symlink() and path.resolve().parent == path.parent.parent.parent.resolve() / "blobs":
+            path = path.resolve()
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             return file.read(MAX_CARD_BYTES).decode(errors="replace")
     except OSError:
@@ -47,6 +54,26 @@ def _plain(value: Any) -> str | list[str]:
     if isinstance(value, list):
         return [str(item) for item in value[:50] if isinstance(item, str | int | float)]
     return str(value)[:500] if isinstance(value, str | int | float) else ""
+
+
+def description(card: str) -> str:
+    """The first paragraph of prose of a card as plain text, cut at `DESCRIPTION_CHARS`; empty when there is none."""
+    in_code = False
+    paragraph: list[str] = []
+    for line in FRONT.sub("", card, count=1).splitlines():
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        is_prose = bool(line.strip()) and not in_code and not NO_PROSE.match(line)
+        if is_prose:
+            paragraph.append(line.strip())
+        elif len(" ".join(paragraph)) >= 40:
+            break
+        else:
+            paragraph = []
+    text = re.sub(r"\s+", " ", MARKS.sub(lambda found: found[1] or "", " ".join(paragraph))).strip()
+    if len(text) <= DESCRIPTION_CHARS:
+        return text
+    return f"{text[:DESCRIPTION_CHARS].rpartition(' ')[0].rstrip('.,;:')}…"
 
 
 def card_html(card: str) -> str:

@@ -18,7 +18,12 @@ _one_at_a_time = threading.Lock()
 
 
 def model_files(settings: Settings, folder: Path, *, compute: bool) -> list[ModelFile]:
-    """Every file below `folder` by name; checksums that are not known yet only with `compute` (about a second a GB)."""
+    """Every file below `folder` by name, or the one GGUF file that it is; checksums that are not known yet only with
+    `compute` (about a second a GB)."""
+    if folder.is_file():
+        return [
+            ModelFile(path=folder.name, size_bytes=folder.stat().st_size, sha256=_checksum(settings, folder, compute))
+        ]
     found = []
     for root, names, files in os.walk(folder):
         names[:] = sorted(name for name in names if not name.startswith("."))

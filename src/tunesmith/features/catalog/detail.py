@@ -32,7 +32,7 @@ def detail(settings: Settings, name: str, url: str) -> ModelDetail:
         files=model_files(settings, folder, compute=False) if folder else [],
         versions=versions(tuned, model, line.root),
         validation=_validation(folder),
-        card=read_card(folder / "README.md") if folder else "",
+        card=read_card((folder.parent if folder.is_file() else folder) / "README.md") if folder else "",
         use=snippets(model, line.root, url),
     )
 
@@ -44,7 +44,7 @@ def checksums(settings: Settings, name: str) -> list[ModelFile]:
 
 
 def folder_of(settings: Settings, model: ModelRead) -> Path | None:
-    """Where the model's own files are; a tuned model's adapter, not its base."""
+    """Where the model's own files are; a tuned model's adapter, not its base. A GGUF model is a file."""
     if model.job_id is not None:
         return library.made_model(JobDir(settings.jobs_dir / str(model.job_id)))
     return service.find_base(settings, model.name)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
-from tunesmith.schemas.models import Category, HubSort, Size
+from tunesmith.schemas.models import Category, HubSort, Purpose, Size
 from tunesmith.settings import Settings
+
+ReplyT = TypeVar("ReplyT")
 
 WAIT_S = 6.0
 """Longest wait for an answer; the hub's own library waits without end."""
@@ -43,6 +46,35 @@ class Query(NamedTuple):
     size: Size | None = None
     licence: str = ""
     sort: HubSort = "trending"
+    purpose: Purpose | None = None
+
+
+def asked_for(text: str, category: str | None, provider: str, size: Size | None, licence: str, sort: HubSort) -> Query:
+    """`category` is the hub's word, or one of our purposes."""
+    is_purpose = category in PURPOSES and category != "text-generation"
+    return Query(
+        text, None if is_purpose else category, provider, size, licence, sort, category if is_purpose else None  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+class Asked(NamedTuple):
+    """How a purpose is asked for at the hub."""
+
+    category: str | None = "text-generation"
+    tag: str | None = None
+    text: str = ""
+    most: float | None = None
+    """Weights."""
+
+
+PURPOSES: dict[str, Asked] = {
+    "text-generation": Asked(),
+    "code": Asked(tag="code"),
+    "instruction-following": Asked(text="instruct"),
+    "conversational": Asked(tag="conversational"),
+    "multimodal": Asked("image-text-to-text"),
+    "compact": Asked(most=4e9),
+}
 
 
 class Answer(NamedTuple):
@@ -83,13 +115,29 @@ class _Memory:
 _memory = _Memory()
 
 
-def search(settings: Settings, query: Query, count: int) -> Answer:
-    """The first `count` models that fit; when the hub is switched off or silent, none and why. Never raises for the hub."""
+def why_not_asked(settings: Settings) -> str:
+    """Why the hub is not asked at all, by the variable that says so; empty when it may be."""
     from huggingface_hub import constants
 
     if settings.hub_offline or constants.HF_HUB_OFFLINE:
         name = "TUNESMITH_HUB_OFFLINE" if settings.hub_offline else "HF_HUB_OFFLINE"
-        return Answer([], f"The hub is switched off ({name}), so only models at hand are shown.")
+        return f"The hub is switched off ({name})"
+    return ""
+
+
+def has_token() -> bool:
+    """Whether there is a token for the hub: HF_TOKEN, or what `hf auth login` has kept."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+def search(settings: Settings, query: Query, count: int) -> Answer:
+    """The first `count` models that fit; when the hub is switched off or silent, none and why. Never raises for the hub."""
+    from huggingface_hub import constants
+
+    if why := why_not_asked(settings):
+        return Answer([], f"{why}, so only models at hand are shown.")
     key = (constants.ENDPOINT, query, count)
     if (found := _memory.find(key)) is not None:
         return found
@@ -98,42 +146,57 @@ def search(settings: Settings, query: Query, count: int) -> Answer:
     return answer
 
 
-def _ask(endpoint: str, query: Query, count: int) -> Answer:
-    """Ask in a thread that is left behind when it takes too long."""
-    said: list[Answer] = []
-    thread = threading.Thread(target=lambda: said.append(_list(endpoint, query, count)), daemon=True)
+def within(wait_s: float, work: Callable[[], ReplyT]) -> list[ReplyT]:
+    """What `work` returns, asked in a thread that is left behind when it takes too long. Nothing when it did; what it
+    raises is raised here."""
+    said: list[ReplyT] = []
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            said.append(work())
+        except (*unusable(), OSError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(WAIT_S)
+    thread.join(wait_s)
+    if failed:
+        raise failed[0]
+    return said
+
+
+def _ask(endpoint: str, query: Query, count: int) -> Answer:
     shown = endpoint.partition("://")[2]
-    if not said and not thread.is_alive():
-        return Answer([], f"What answers at {shown} is no model hub, so only models at hand are shown.")
+    try:
+        said = within(WAIT_S, lambda: _list(endpoint, query, count))
+    except (*unusable(), OSError) as error:
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        return Answer([], f"{shown} could not be asked ({reason}), so only models at hand are shown.")
     if not said:
         return Answer([], f"{shown} did not answer within {WAIT_S:g} s, so only models at hand are shown.")
-    if said[0].problem:
-        return Answer([], f"{shown} could not be asked ({said[0].problem}), so only models at hand are shown.")
-    return said[0]
+    return Answer(said[0])
 
 
-def _list(endpoint: str, query: Query, count: int) -> Answer:
+def _list(endpoint: str, query: Query, count: int) -> list[Any]:
     from huggingface_hub import HfApi
 
-    try:
-        found = HfApi(endpoint=endpoint).list_models(
-            search=query.text or None,
-            author=query.provider or None,
-            pipeline_tag=query.category,
-            filter=[f"license:{query.licence.lower()}"] if query.licence else None,
-            num_parameters=_bounds(query.size),
-            sort=SORTS[query.sort],
-            limit=count,
-            expand=FIELDS,  # type: ignore[arg-type]
-        )
-        return Answer(list(found))
-    except _unusable() as error:
-        return Answer([], str(error).strip().partition("\n")[0][:200] or type(error).__name__)
+    asked = PURPOSES[query.purpose] if query.purpose else Asked(query.category)
+    tags = [f"license:{query.licence.lower()}"] if query.licence else []
+    found = HfApi(endpoint=endpoint).list_models(
+        search=" ".join(filter(None, (query.text, asked.text))) or None,
+        author=query.provider or None,
+        pipeline_tag=asked.category,
+        filter=[*tags, asked.tag] if asked.tag else tags or None,
+        num_parameters=_bounds(query.size) or (f"max:{_count(asked.most)}" if asked.most else None),
+        sort=SORTS[query.sort],
+        limit=count,
+        expand=FIELDS,  # type: ignore[arg-type]
+    )
+    return list(found)
 
 
-def _unusable() -> Any:
+def unusable() -> Any:
     """What an answer that cannot be used raises: the errors of the hub's HTTP library, whichever that is, and odd answers."""
     from huggingface_hub.errors import HfHubHTTPError
 

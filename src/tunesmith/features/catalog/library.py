@@ -5,31 +5,58 @@ Nothing is kept but in memory, and that only as long as the files are as old as 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
 from tunesmith.core.acting import current
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.recipe import Outcome
 from tunesmith.features.catalog.cards import front_matter, read_card
+from tunesmith.features.catalog.curated import LICENCE_OF
+from tunesmith.features.catalog.purposes import purposes
 from tunesmith.features.catalog.starter import STARTER_MODEL
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.recipes.model_info import ModelInfo, read_model_info
+from tunesmith.recipes.gguf import GgufInfo, read_gguf
+from tunesmith.recipes.model_info import ModelInfo, read_json, read_model_info
 from tunesmith.schemas.models import ModelRead
 from tunesmith.settings import Settings
 
 WHOLE_MODEL_FILE = "config.json"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+"""What a model can be called; what lies in a folder with another name is not listed."""
+DEPTH = 3
+"""How far below a folder of `model_dirs` models are looked for: `organisation/model/file.gguf`."""
+MAX_ENTRIES = 5000
+"""Entries of such a folder that are looked at."""
+SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+"""A GGUF in many files stands for itself by its first."""
 REMEMBERED = 10_000
 """Models whose description is kept in memory."""
 
 
+class Place(NamedTuple):
+    """Where a base model lies."""
+
+    name: str
+    path: Path
+    """Its folder, or its GGUF file."""
+    source: Literal["starter", "hub_cache", "local", "model_dir"]
+
+
 def base_models(settings: Settings) -> dict[str, ModelRead]:
-    """By name; a folder in the home goes before the hub's cache."""
-    return {model.name: model for model in (*_hub_models(), *_local_models(settings))}
+    """By name."""
+    return {name: _base(place) for name, place in places(settings).items()}
+
+
+def places(settings: Settings) -> dict[str, Place]:
+    """By name; the home goes before the folders of `model_dirs`, and those before the hub's cache."""
+    listed = [*_hub_places(), *_other_places(settings), *_home_places(settings)]
+    return {place.name: place for place in listed}
 
 
 def tuned_models(settings: Settings) -> Iterator[ModelRead]:
@@ -120,43 +147,167 @@ def dataset_id_of(path: str) -> int | None:
     return int(parts[place - 1]) if place > 0 and parts[place - 1].isdigit() else None
 
 
-def _local_models(settings: Settings) -> Iterator[ModelRead]:
-    for folder in sorted(settings.models_dir.iterdir()) if settings.models_dir.is_dir() else ():
-        if folder.name.startswith(".") or not (folder / WHOLE_MODEL_FILE).is_file():
+def _home_places(settings: Settings) -> Iterator[Place]:
+    for path in sorted(settings.models_dir.iterdir()) if settings.models_dir.is_dir() else ():
+        if path.name.startswith(".") or not _is_below(path, settings.models_dir):
             continue
-        name = folder.name.replace("--", "/", 1)
-        yield _base(name, folder, "starter" if name == STARTER_MODEL else "local")
+        if (path / WHOLE_MODEL_FILE).is_file():
+            name = path.name.replace("--", "/", 1)
+            yield Place(name, path, "starter" if name == STARTER_MODEL else "local")
+        elif _is_gguf(path):
+            yield Place(path.name, path, "local")
 
 
-def _hub_models() -> Iterator[ModelRead]:
+def _other_places(settings: Settings) -> Iterator[Place]:
+    """Each folder with `config.json` and each GGUF file below the folders that an administrator has named."""
+    for root in reversed(settings.model_dirs):
+        if (root / WHOLE_MODEL_FILE).is_file():
+            yield from _named(root.name, root)
+            continue
+        for path in _below(root, DEPTH):
+            if not _is_below(path, root):
+                continue
+            parts = path.relative_to(root).parts
+            name = path.name if len(parts) == 1 else f"{parts[0]}/{path.name}"
+            yield from _named(name if len(parts) > 1 else name.replace("--", "/", 1), path)
+
+
+def _named(name: str, path: Path) -> Iterator[Place]:
+    if NAME.fullmatch(name) and ".." not in name:
+        yield Place(name, path, "model_dir")
+
+
+def _below(root: Path, depth: int) -> Iterator[Path]:
+    """Model folders and GGUF files, not looking into what is a model itself."""
+    try:
+        entries = sorted(root.iterdir())[:MAX_ENTRIES]
+    except OSError:
+        return
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        if _is_gguf(path) or (path / WHOLE_MODEL_FILE).is_file():
+            yield path
+        elif depth > 1 and path.is_dir():
+            yield from _below(path, depth - 1)
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.name.lower().endswith(".gguf") or path.name.startswith("mmproj"):
+        return False
+    return path.is_file() and (not SPLIT.search(path.name) or "-00001-of-" in path.name)
+
+
+def _hub_places() -> Iterator[Place]:
     """Each model of the hub's cache, by its newest snapshot."""
     from huggingface_hub import constants
 
     for repo in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
-        snapshots = [path.parent for path in repo.glob(f"snapshots/*/{WHOLE_MODEL_FILE}")]
-        if snapshots:
-            newest = max(snapshots, key=lambda path: path.stat().st_mtime)
-            yield _base(repo.name.removeprefix("models--").replace("--", "/", 1), newest, "hub_cache")
+        name = repo.name.removeprefix("models--").replace("--", "/", 1)
+        snapshots = sorted(repo.glob("snapshots/*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        if whole := next((path for path in snapshots if (path / WHOLE_MODEL_FILE).is_file()), None):
+            yield Place(name, whole, "hub_cache")
+        for file in sorted({file.name: file for path in snapshots[::-1] for file in path.glob("*.gguf")}.values()):
+            if _is_gguf(file) and (organisation := name.partition("/")[0]) != name:
+                yield Place(f"{organisation}/{file.name}", file, "hub_cache")
 
 
-def _base(name: str, folder: Path, source: Any) -> ModelRead:
-    """What the folder says; a folder that cannot be read is listed by its name alone."""
-    title = name.rpartition("/")[2]
-    info = info_of(folder)
+def _base(place: Place) -> ModelRead:
+    """What the folder says; one that cannot be read is listed by its name alone."""
+    if place.path.suffix.lower() == ".gguf":
+        return _gguf(place)
+    title, info = place.name.rpartition("/")[2], info_of(place.path)
     if info is None:
-        return ModelRead(name=name, title=title, kind="base", source=source)
+        return ModelRead(name=place.name, title=title, kind="base", source=place.source)
+    pictures = (
+        info.architecture.endswith("ForConditionalGeneration") and (place.path / "preprocessor_config.json").exists()
+    )
+    causal = info.architecture.endswith(("CausalLM", "LMHeadModel"))
+    category = "image-text-to-text" if pictures else "text-generation" if causal else None
     return ModelRead(
-        name=name,
+        name=place.name,
         title=title,
         kind="base",
-        source=source,
+        source=place.source,
         num_parameters=info.num_parameters,
         size_bytes=info.size_bytes,
         architecture=info.architecture,
         context_length=info.context_length,
-        licence=_licence(folder / "README.md"),
-        created_at=datetime.fromtimestamp(folder.stat().st_mtime, UTC),
+        licence=_licence(place.path / "README.md") or LICENCE_OF.get(place.name),
+        created_at=datetime.fromtimestamp(place.path.stat().st_mtime, UTC),
+        categories=purposes(
+            place.name,
+            category=category,
+            num_parameters=info.num_parameters,
+            has_chat_template=_has_template(place.path),
+        ),
     )
+
+
+def _gguf(place: Place) -> ModelRead:
+    info = gguf_of(place.path)
+    found = ModelRead(
+        name=place.name,
+        title=place.name.rpartition("/")[2].removesuffix(".gguf"),
+        kind="base",
+        source=place.source,
+        format="gguf",
+        created_at=datetime.fromtimestamp(place.path.stat().st_mtime, UTC),
+    )
+    if info is None:
+        return found
+    categories = purposes(
+        found.title,
+        category="text-generation",
+        num_parameters=info.num_parameters,
+        has_chat_template=info.has_chat_template,
+    )
+    return found.model_copy(
+        update={
+            "num_parameters": info.num_parameters, "size_bytes": info.size_bytes, "architecture": info.architecture,
+            "context_length": info.context_length or None, "quantisation": info.quantisation or None,
+            "licence": info.licence or _licence(place.path.parent / "README.md"), "categories": categories,
+        }
+    )  # fmt: skip
+
+
+def gguf_of(file: Path) -> GgufInfo | None:
+    """The header of a GGUF file in numbers; None when it cannot be read."""
+    try:
+        return _gguf_info(str(file), file.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(REMEMBERED)
+def _gguf_info(file: str, _changed: int) -> GgufInfo | None:
+    try:
+        return read_gguf(Path(file))
+    except TunesmithError:
+        return None
+
+
+def _has_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        return _says_template(
+            str(folder / "tokenizer_config.json"), (folder / "tokenizer_config.json").stat().st_mtime_ns
+        )
+    except OSError:
+        return False
+
+
+@lru_cache(REMEMBERED)
+def _says_template(path: str, _changed: int) -> bool:
+    try:
+        return bool(read_json(Path(path)).get("chat_template"))
+    except TunesmithError:
+        return False
 
 
 def _licence(card: Path) -> str | None:

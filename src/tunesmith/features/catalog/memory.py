@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 from tunesmith.recipes.auto import USABLE, Facts, Machine, memory_parts
 from tunesmith.recipes.catalog import get_recipe
@@ -27,7 +28,7 @@ def needs(info: ModelInfo, machine: Machine, *, estimated: bool = False) -> list
 
 def _need(method: str, info: ModelInfo, machine: Machine, estimated: bool) -> MemoryNeed:
     recipe = get_recipe(method)
-    params = _defaults(method) | {"max_length": min(LENGTH_TOKENS, max(16, info.context_length))}
+    params = least_params(method, info)
     total = memory_parts(recipe, params, Facts(machine=machine, model=info))["total"]
     why_not = recipe.why_not() or ""
     return MemoryNeed(
@@ -45,6 +46,11 @@ def _fit(total: int, available: int) -> str:
     if total <= available * USABLE:
         return "fits"
     return "tight" if total <= available else "too_large"
+
+
+def least_params(method: str, info: ModelInfo) -> dict[str, Any]:
+    """The settings that take the least memory: one row at a time, activations recomputed."""
+    return _defaults(method) | {"max_length": min(LENGTH_TOKENS, max(16, info.context_length))}
 
 
 @cache

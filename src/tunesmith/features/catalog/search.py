@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.features.catalog import hub, library
+from tunesmith.features.catalog import asking, cards, hub, library
 from tunesmith.features.catalog.hub import BOUNDS, Query
 from tunesmith.features.catalog.memory import needs, usual_shape
+from tunesmith.features.catalog.purposes import purposes
 from tunesmith.features.catalog.service import with_memory
 from tunesmith.recipes.auto import Machine, read_machine
 from tunesmith.schemas.models import FoundModel, ModelRead, ModelSearch
@@ -17,6 +18,8 @@ TRAINED_HERE = ("text-generation", "image-text-to-text")
 HUB_PART = 100
 """Models asked of the hub at a time."""
 MAX_FROM_HUB = 500
+DESCRIBED = 30
+"""Models of one page whose cards are looked at."""
 
 
 def search(
@@ -39,11 +42,19 @@ def search(
         model if isinstance(model, FoundModel) else _of_hub(model, machine)
         for model in everything[start : start + limit]
     ]
+    told = (
+        asking.descriptions([model.name for model in shown if not model.at_hand][:DESCRIBED]) if answer.models else {}
+    )
+    more = {model.name: {"collected": model.name in collected} | _described(told, model) for model in shown}
     return ModelSearch(
-        items=[model.model_copy(update={"collected": model.name in collected}) for model in shown],
+        items=[model.model_copy(update=more[model.name]) for model in shown],
         next_cursor=start + limit if len(everything) > start + limit else None,
         hub_problem=answer.problem,
     )
+
+
+def _described(told: dict[str, str], model: FoundModel) -> dict[str, Any]:
+    return {"description": told[model.name]} if model.name in told else {}
 
 
 def _fits(model: FoundModel, query: Query) -> bool:
@@ -52,6 +63,7 @@ def _fits(model: FoundModel, query: Query) -> bool:
     return (
         query.text.lower() in model.name.lower()
         and query.category in (None, model.category)
+        and (query.purpose is None or query.purpose in model.categories)
         and (not query.provider or model.provider.lower() == query.provider.lower())
         and (not query.licence or (model.licence or "").lower() == query.licence.lower())
         and (query.size is None or least <= size < most)
@@ -59,18 +71,32 @@ def _fits(model: FoundModel, query: Query) -> bool:
 
 
 def _local(settings: Settings, model: ModelRead, machine: Machine) -> FoundModel:
-    causal = (model.architecture or "").endswith(("CausalLM", "LMHeadModel"))
+    pictures = "multimodal" in model.categories
     return FoundModel(
         name=model.name,
         provider=model.name.partition("/")[0] if "/" in model.name else "",
         at_hand=True,
-        category="text-generation" if causal else None,
+        category="image-text-to-text" if pictures else "text-generation" if model.categories else None,
+        categories=model.categories,
+        description=_own_description(settings, model),
         licence=model.licence,
         num_parameters=model.num_parameters,
         updated_at=model.created_at,
         memory=with_memory(settings, model, machine).memory,
-        why_not="" if model.num_parameters else "Its files cannot be read; it has to have safetensors.",
+        why_not=_why_not_here(model),
     )
+
+
+def _why_not_here(model: ModelRead) -> str:
+    if not model.num_parameters:
+        return "Its files cannot be read; it has to have safetensors."
+    return "A GGUF file can be talked to and deployed; train its safetensors version." if model.format == "gguf" else ""
+
+
+def _own_description(settings: Settings, model: ModelRead) -> str:
+    place = library.places(settings).get(model.name)
+    folder = place.path.parent if place and place.path.is_file() else place.path if place else None
+    return cards.description(cards.read_card(folder / "README.md")) if folder else ""
 
 
 def _of_hub(found: Any, machine: Machine) -> FoundModel:
@@ -83,6 +109,7 @@ def _of_hub(found: Any, machine: Machine) -> FoundModel:
         provider=found.author or found.id.partition("/")[0],
         at_hand=False,
         category=found.pipeline_tag,
+        categories=purposes(found.id, category=found.pipeline_tag, num_parameters=size, tags=tags),
         licence=licence,
         num_parameters=size,
         downloads=found.downloads,

@@ -12,6 +12,8 @@ from tunesmith.core.job_spec import ModelRef
 from tunesmith.features.catalog import library
 from tunesmith.features.catalog.library import WHOLE_MODEL_FILE, made_model
 from tunesmith.features.catalog.memory import needs
+from tunesmith.features.registry import service as registry
+from tunesmith.features.registry.naming import parse_ref
 from tunesmith.recipes.auto import Machine
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
 from tunesmith.schemas.models import ModelRead, ModelSort
@@ -41,6 +43,8 @@ def select(
     method: str | None = None,
     base: str | None = None,
     licence: str | None = None,
+    category: str | None = None,
+    provider: str | None = None,
     sort: ModelSort | None = None,
 ) -> list[ModelRead]:
     """Those that fit every filter; in the given order unless `sort` says otherwise. Models without a score come last."""
@@ -53,6 +57,8 @@ def select(
         and method in (None, model.method)
         and base in (None, model.base_model)
         and licence in (None, model.licence)
+        and (category is None or category in model.categories)
+        and (provider is None or (model.kind == "base" and model.name.lower().startswith(f"{provider.lower()}/")))
     ]
     if sort == "newest":
         found.sort(key=lambda model: model.created_at.timestamp() if model.created_at else 0.0, reverse=True)
@@ -78,13 +84,13 @@ def get_model(settings: Settings, name: str) -> ModelRead:
     else:
         found = library.base_models(settings).get(name)
     if found is None:
-        raise _not_here(settings, name)
+        raise not_here(settings, name)
     return found
 
 
 def with_memory(settings: Settings, model: ModelRead, machine: Machine) -> ModelRead:
-    """The same with what training it further takes; a tuned model takes what its base takes."""
-    info = root_info(settings, model.name)
+    """The same with what training it further takes; a tuned model takes what its base takes, a GGUF file is not trained."""
+    info = None if model.format == "gguf" else root_info(settings, model.name)
     return model.model_copy(update={"memory": needs(info, machine) if info else []})
 
 
@@ -101,6 +107,9 @@ def check_name(name: str) -> None:
     """Raise `InvalidInput` for what cannot be a model's name, such as a path."""
     if (HUB_NAME.fullmatch(name) and ".." not in name) or JOB_NAME.fullmatch(name):
         return
+    if "@" in name:
+        parse_ref(name)
+        return
     raise InvalidInput(
         f"{name[:80]!r} is not a model's name.",
         hint="Use a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, a name from the list of models, or job:7.",
@@ -109,32 +118,43 @@ def check_name(name: str) -> None:
 
 
 def resolve_model(settings: Settings, session: Session | None, name: str) -> ModelRef:
-    """Where a model is: a local folder, the hub's cache, a job's result; else the hub id for the worker to fetch.
+    """Where a model is: a local folder, the hub's cache, a job's result, a version of the registry; else the hub id for the
+    worker to fetch. A bare name is a base model's before it is a registered model's.
 
-    Raises `InvalidInput` for what is no name, `NotFound` when it is not here and no hub may be asked.
+    Raises `InvalidInput` for what is no name, `NotFound` when it is not here and no hub may be asked, `Conflict` for a
+    version whose files are damaged.
     """
     check_name(name)
+    if "@" in name:
+        return _of_registry(settings, session, name)
     if job := JOB_NAME.fullmatch(name):
         return _of_job(settings, int(job[1]), name)
     if folder := find_base(settings, name):
         return ModelRef(name=name, path=str(folder))
+    if session is not None and "/" not in name and registry.has_name(session, name):
+        return _of_registry(settings, session, name)
     if settings.hub_offline or "/" not in name:
-        raise _not_here(settings, name)
+        raise not_here(settings, name)
     return ModelRef(name=name, path=name)
 
 
-def find_base(settings: Settings, name: str) -> Path | None:
-    """The folder of a base model that is on this machine, or None."""
-    for folder in (settings.models_dir / name.replace("/", "--"), settings.models_dir / name):
-        if _is_inside(folder, settings.models_dir) and (folder / WHOLE_MODEL_FILE).is_file():
-            return folder.resolve()
-    if "/" not in name:
-        return None
-    import huggingface_hub
+def _of_registry(settings: Settings, session: Session | None, name: str) -> ModelRef:
+    """`support-bot@1.2.0`. Where nobody looks into the database there is no registry."""
+    if session is None:
+        raise not_here(settings, name)
+    row = registry.find_version(session, name)
+    return registry.model_ref(settings, row, lambda base: resolve_model(settings, session, base))
 
-    config = huggingface_hub.try_to_load_from_cache(name, WHOLE_MODEL_FILE)
-    cached = Path(config).parent if isinstance(config, str) else None
-    return cached if cached and any(cached.glob("*.safetensors")) else None
+
+def find_base(settings: Settings, name: str) -> Path | None:
+    """The folder of a base model that is on this machine, or its GGUF file, or None."""
+    for path in (settings.models_dir / name.replace("/", "--"), settings.models_dir / name):
+        if _is_inside(path, settings.models_dir) and (path / WHOLE_MODEL_FILE).is_file():
+            return path.resolve()
+    place = library.places(settings).get(name)
+    if place is None or place.path.is_file():
+        return place.path if place else None
+    return place.path if any(place.path.glob("*.safetensors")) else None
 
 
 def model_info(ref: ModelRef) -> ModelInfo | None:
@@ -169,7 +189,8 @@ def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
     return ModelRef(name=name, path=base.path, revision=base.revision, adapter_path=str(folder))
 
 
-def _not_here(settings: Settings, name: str) -> NotFound:
+def not_here(settings: Settings, name: str) -> NotFound:
+    """What to say of a model that is not at hand."""
     names = [model.name for model in list_models(settings)][:10]
     there = f"At hand: {', '.join(names)}." if names else "No model is at hand yet; tunesmith demo brings one."
     offline = " The hub is switched off (TUNESMITH_HUB_OFFLINE)." if settings.hub_offline else ""

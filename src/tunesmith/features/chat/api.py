@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.errors import TunesmithError, Unavailable
-from tunesmith.executors.serving import Endpoint
+from tunesmith.executors.serving_process import Endpoint
 from tunesmith.features.chat import ratings
 from tunesmith.features.chat.service import Partner, completion_body, partner, partner_of_job
 from tunesmith.http.pagination import Cursor, Limit
@@ -65,7 +65,7 @@ async def chat_with_model(body: ModelChatRequest, state: State) -> Any:
 async def _answer(state: AppState, who: Partner, body: ChatRequest) -> Any:
     if body.stream:
         return StreamingResponse(
-            _stream(state, who, body), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+            stream(state, who, body), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
     try:
         answer = await _ask(state, who, body)
@@ -94,7 +94,7 @@ async def _ask(state: AppState, who: Partner, body: ChatRequest) -> httpx.Respon
         return await client.post("/v1/chat/completions", json=completion_body(who, body) | {"stream": False})
 
 
-async def _stream(state: AppState, who: Partner, body: ChatRequest) -> AsyncIterator[bytes]:
+async def stream(state: AppState, who: Partner, body: ChatRequest) -> AsyncIterator[bytes]:
     """Pass the serving process's events on; what goes wrong on the way is an event as well."""
     try:
         if state.serving.running(who.base) is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict
-from tunesmith.core.events import StatusEvent
+from tunesmith.core.events import NoticeEvent, StatusEvent
 from tunesmith.core.job_spec import Control, Failure
 from tunesmith.core.job_status import JobStatus, check_transition
 from tunesmith.features.jobs.curves import Sparkline
@@ -63,6 +63,10 @@ class Lifecycle:
             failure_code=job.failure_code or "", hint=job.hint,
         )  # fmt: skip
         self._append(job, [event])
+
+    def notice(self, job: JobRow, message: str, hint: str = "") -> None:
+        """Something about the job that its owner should read."""
+        self._append(job, [NoticeEvent(attempt=job.attempt, level="warning", message=message, hint=hint)])
 
     def record_events(self, job: JobRow, events: Sequence[Any], next_offset: int) -> None:
         """Take in what the worker wrote, and the offset, in one transaction. Lines of older attempts are refused."""

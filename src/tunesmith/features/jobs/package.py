@@ -5,23 +5,13 @@ Memory is constant whatever the size, and the same job gives the same bytes: nam
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tarfile
-import zlib
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from tunesmith.core.errors import Conflict
 from tunesmith.core.job_spec import JobSpec
-
-CHUNK_BYTES = 1024 * 1024
-GZIP_LEVEL = 1
-"""Weights hardly shrink; a higher level would only cost time."""
-EPOCH = 0
-"""The time stamp of every member."""
+from tunesmith.core.packing import Member, pack
 
 CHATML = """TEMPLATE \"\"\"{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}<|im_end|>
@@ -65,19 +55,12 @@ FAMILIES = (
 """What a chat template contains, and how Ollama writes the same."""
 
 
-class Member(NamedTuple):
-    """One file of the archive: its name, and either bytes or the path of a file."""
-
-    name: str
-    data: bytes | Path
-
-
 def stream_package(artifacts: Path, spec: JobSpec, produces: str, name: str) -> Iterator[bytes]:
     """The archive, piece by piece. `name` becomes the folder inside. Raises `Conflict` before the first byte."""
     model = artifacts / produces
     if not produces or not model.is_dir():
         raise Conflict("This job has left no model.", hint="Download is possible once the job is completed.")
-    return _compressed(_tar(name, members(artifacts, spec, produces, name)))
+    return pack(name, members(artifacts, spec, produces, name))
 
 
 def members(artifacts: Path, spec: JobSpec, produces: str, name: str) -> list[Member]:
@@ -220,50 +203,3 @@ def lm_studio(model: Path, spec: JobSpec, produces: str, name: str) -> str:
 {number}. `lms import {name}.gguf`, or move the file to `~/.lmstudio/models/tunesmith/{name}/`.
 {number + 1}. Open LM Studio, choose `{name}`, and chat. The chat template travels inside the GGUF file.
 """
-
-
-def _tar(name: str, files: list[Member]) -> Iterator[bytes]:
-    """A POSIX tar of `files` below the folder `name`, with SHA256SUMS last, since it is known last."""
-    sums = []
-    for member in files:
-        digest = hashlib.sha256()
-        size = len(member.data) if isinstance(member.data, bytes) else member.data.stat().st_size
-        yield _header(f"{name}/{member.name}", size)
-        for chunk in _chunks(member.data, size):
-            digest.update(chunk)
-            yield chunk
-        yield _padding(size)
-        sums.append(f"{digest.hexdigest()}  {member.name}\n")
-    data = "".join(sums).encode()
-    yield _header(f"{name}/SHA256SUMS", len(data)) + data + _padding(len(data))
-    yield b"\0" * (2 * tarfile.BLOCKSIZE)
-
-
-def _header(name: str, size_bytes: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mtime, info.mode = size_bytes, EPOCH, 0o644
-    return info.tobuf(format=tarfile.PAX_FORMAT)
-
-
-def _padding(size_bytes: int) -> bytes:
-    return b"\0" * (-size_bytes % tarfile.BLOCKSIZE)
-
-
-def _chunks(data: bytes | Path, size_bytes: int) -> Iterator[bytes]:
-    """Exactly `size_bytes`, as the header has promised."""
-    left = size_bytes
-    with BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
-        while left and (chunk := file.read(min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            yield chunk
-    if left:
-        raise Conflict("A file of the model changed while it was being sent.", hint="Download again.")
-
-
-def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Gzip without a time stamp or a file name in its header."""
-    packer: Any = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
-    for piece in pieces:
-        if out := packer.compress(piece):
-            yield out
-    yield packer.flush()

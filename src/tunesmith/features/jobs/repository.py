@@ -44,6 +44,7 @@ class JobRepository(Repository[JobRow]):
         text_like: str | None = None,
         dataset_id: int | None = None,
         batch_id: str | None = None,
+        model: str | None = None,
     ) -> Select[Any]:
         """A query for `page`."""
         query = self.query()
@@ -53,6 +54,8 @@ class JobRepository(Repository[JobRow]):
             query = query.where(JobRow.method == method)
         if dataset_id:
             query = query.where(JobRow.dataset_id == dataset_id)
+        if model:
+            query = query.where(JobRow.model == model)
         if batch_id:
             query = query.where(JobRow.batch_id == batch_id)
         if text_like:
@@ -146,6 +149,11 @@ class JobRepository(Repository[JobRow]):
     def completed(self, limit: int = 500) -> list[JobRow]:
         query = self.query().where(JobRow.status == JobStatus.COMPLETED).order_by(JobRow.id.desc()).limit(limit)
         return list(self.session.scalars(query))
+
+    def to_register(self, *, without: Sequence[int] = (), limit: int = 20) -> list[int]:
+        """Completed jobs that `registering.py` has still to look at, oldest first; those in `without` are left out."""
+        query = select(JobRow.id).where(JobRow.status == JobStatus.COMPLETED, JobRow.registered_at.is_(None))
+        return list(self.session.scalars(query.where(JobRow.id.not_in(without)).order_by(JobRow.id).limit(limit)))
 
     def lock_for_scheduling(self) -> bool:
         """Whether this server may decide now (PostgreSQL: others wait their turn; SQLite: writers are one at a time)."""

@@ -267,6 +267,7 @@ def methods(settings: Settings) -> list[MethodRead]:
                 fields=[MethodField.model_validate(setting._asdict()) for setting in describe(recipe.params)],
                 json_schema=json_schema(recipe.params),
                 shapes=list(recipe.shapes),
+                kind=recipe.kind,
                 needs_model=recipe.needs_model,
                 needs_dataset=recipe.needs_dataset,
                 why_not=why,

@@ -16,7 +16,7 @@ from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceReque
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.features.catalog import service as catalog
-from tunesmith.features.jobs import quotas
+from tunesmith.features.jobs import following, held_out, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
@@ -44,6 +44,8 @@ class Checked(NamedTuple):
     resources: ResourceRequest
     facts: Facts
     """What the choice rests on."""
+    body: JobCreate
+    """The request, with the rows that an evaluation runs on."""
 
 
 class Problems:
@@ -80,6 +82,11 @@ def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
             hint="The administrator sets TUNESMITH_CUSTOM_SCRIPTS=true; the other methods need no permission.",
         )
     problems = Problems()
+    problems.details += following.problems_of(body.follow_up, body.method)
+    try:
+        body = held_out.complete(settings, session, body)
+    except TunesmithError as error:
+        problems.add_error("dataset_id", error)
     if why := recipe.why_not():
         problems.add("method", why, "Choose the method that the message names.")
     if recipe.name == "custom" and (unsafe := isolation.why_not(network=settings.custom_network)):
@@ -105,12 +112,13 @@ def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
     except InvalidInput as error:
         problems.add_error("hyperparameters", error)
     problems.raise_any()
-    return Checked(recipe, model, data, eval_data, choice, resources, facts)
+    return Checked(recipe, model, data, eval_data, choice, resources, facts, body)
 
 
 def create(settings: Settings, session: Session, bus: Bus, body: JobCreate, *, batch_id: str | None = None) -> JobRow:
     """A saved job, waiting for its turn unless it is to be started by hand."""
     checked = check(settings, session, body)
+    asked, body = body, checked.body
     name = body.name or _default_name(checked)
     row = JobRow(
         name=name,
@@ -121,7 +129,7 @@ def create(settings: Settings, session: Session, bus: Bus, body: JobCreate, *, b
         eval_dataset_id=body.eval_dataset_id,
         hyperparameters=checked.choice.params,
         reasons=checked.choice.reasons,
-        request=body.model_dump(mode="json", exclude_unset=True),
+        request=asked.model_dump(mode="json", exclude_unset=True),
         spec={},
         resources=checked.resources.model_dump(mode="json"),
         tags=list(dict.fromkeys(body.tags)),
@@ -204,10 +212,15 @@ def _model(
             problems.add("model", f"{recipe.name} needs a base model", "GET /models/ lists those at hand.")
         return None
     try:
-        return catalog.resolve_model(settings, session, body.model)
+        found = catalog.resolve_model(settings, session, body.model)
     except TunesmithError as error:
         problems.add_error("model", error)
         return None
+    if recipe.kind == "training" and found.path.lower().endswith(".gguf"):
+        problems.add(
+            "model", "a GGUF file can be talked to and deployed, not trained", "Train its safetensors version."
+        )
+    return found
 
 
 def _data(

@@ -95,6 +95,8 @@ class JobRow(Owned, Base):
     queued_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    registered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When `registering.py` was through with it."""
 
     __table_args__ = (
         Index("ix_jobs_queue", "status", "priority", "position"),
@@ -103,6 +105,7 @@ class JobRow(Owned, Base):
         Index("ix_jobs_method", "method"),
         Index("ix_jobs_made", "created_at", "status"),
         Index("ix_jobs_ended", "status", "ended_at"),
+        Index("ix_jobs_registered", "status", "registered_at"),
         {"sqlite_autoincrement": True},  # an id names folders and models: it is never given twice
     )
 

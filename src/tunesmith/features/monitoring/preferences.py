@@ -18,7 +18,7 @@ from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.preferences import Preferences
 from tunesmith.features.catalog.service import check_name
-from tunesmith.recipes.catalog import RECIPES
+from tunesmith.recipes.catalog import TRAINING
 from tunesmith.recipes.hyperparameters import field_docs
 from tunesmith.schemas.system import DirectoryRead, KeyRead, SettingRead
 from tunesmith.settings import Settings, is_in_environment, read_saved, variable_of
@@ -110,9 +110,9 @@ def _check(settings: Settings, given: dict[str, Any]) -> None:
         except InvalidInput as error:
             details.append({"loc": "output_dir", "message": error.message})
             hints.append(error.hint)
-    if (method := given.get("default_method")) is not None and method not in [recipe.name for recipe in RECIPES]:
+    if (method := given.get("default_method")) is not None and method not in [recipe.name for recipe in TRAINING]:
         details.append(
-            {"loc": "default_method", "message": f"no such method; there are {', '.join(r.name for r in RECIPES)}"}
+            {"loc": "default_method", "message": f"no such method; there are {', '.join(r.name for r in TRAINING)}"}
         )
     if (model := given.get("default_model")) is not None:
         try:

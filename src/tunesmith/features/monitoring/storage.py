@@ -48,6 +48,7 @@ def kinds(settings: Settings) -> list[Kind]:
         Kind("results", "Results of jobs", "Tuned models, adapters and reports.", None, jobs, "artifacts"),
         Kind("logs", "Logs of jobs", "Events, output and settings of each job.", "leftovers", jobs),
         Kind("models", "Models", "Base models in the home folder.", None, settings.models_dir),
+        Kind("registry", "Registry", "Versions of models: each content once.", None, settings.home / "registry" / "blobs"),
         Kind("hub_cache", "Hub cache", "Models that were fetched from the hub; other programs use them too.", "downloads",
              Path(constants.HF_HUB_CACHE)),
         Kind("caches", "Caches", "Tokenised rows and compiled code; made again when needed.", "caches", settings.cache_dir),

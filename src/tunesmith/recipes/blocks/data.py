@@ -25,11 +25,11 @@ from tunesmith.recipes.blocks.loading import opening
 from tunesmith.recipes.blocks.templates import Conversation, Part, Renderer
 from tunesmith.recipes.hyperparameters import SftParams
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised whenever tokens or labels would come out differently."""
 BATCH_ROWS = 512
 MAX_NAMED_ROWS = 20
-ARRAYS = ("tokens", "learn", "offsets")
+ARRAYS = ("tokens", "learn", "offsets", "numbers")
 """Files of one entry of the cache."""
 
 
@@ -43,6 +43,8 @@ class TokenRows:
     """(all tokens,) bool: whether the token is an answer to learn."""
     offsets: np.ndarray
     """(rows + 1,) int64"""
+    numbers: np.ndarray
+    """(rows,) int64: which row of the data each is, from 0; some may have been left out."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -127,10 +129,12 @@ def _batches(path: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 def _tokenize(
     run: RunContext, data: DatasetRef, tokenizer: Any, template: Renderer, params: SftParams
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """In the order of `ARRAYS`."""
     tokens: list[np.ndarray] = []
     learn: list[np.ndarray] = []
     lengths: list[int] = []
+    numbers: list[int] = []
     bad: list[dict[str, Any]] = []
     empty = cut = done = 0
     for first, batch in _batches(data.path):
@@ -141,7 +145,7 @@ def _tokenize(
                 continue
             texts.append(made[0])
             spans.append(made[1])
-        for ids, mask in _encode(texts, spans, tokenizer):
+        for number, (ids, mask) in enumerate(_encode(texts, spans, tokenizer), start=first - 1):
             cut += len(ids) > params.max_length
             ids, mask = ids[: params.max_length], mask[: params.max_length]
             if count_supervised(np.where(mask, ids, IGNORE)) == 0:
@@ -150,13 +154,14 @@ def _tokenize(
             tokens.append(ids)
             learn.append(mask)
             lengths.append(len(ids))
+            numbers.append(number)
         done += len(batch)
         run.progress(done, data.num_rows or done)
     _tell(run, data, params, bad, empty, cut)
     offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
     if not tokens:
-        return np.zeros(0, np.int32), np.zeros(0, bool), offsets
-    return np.concatenate(tokens), np.concatenate(learn), offsets
+        return np.zeros(0, np.int32), np.zeros(0, bool), offsets, np.zeros(0, np.int64)
+    return np.concatenate(tokens), np.concatenate(learn), offsets, np.array(numbers, dtype=np.int64)
 
 
 def _tell(

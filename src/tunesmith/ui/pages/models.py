@@ -8,20 +8,34 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from tunesmith.features.catalog import collection, detail, hub, library, service
+from tunesmith.core.clock import utc_now
+from tunesmith.core.errors import TunesmithError
+from tunesmith.features.catalog import checking, collection, detail, downloads, hub, library, recommending, service
 from tunesmith.features.catalog.cards import card_html, front_matter
+from tunesmith.features.catalog.licences import licence
+from tunesmith.features.catalog.purposes import ABOUT, PROVIDERS, PURPOSES
 from tunesmith.features.catalog.search import search
 from tunesmith.features.chat import ratings
 from tunesmith.http.session import AppState, State
 from tunesmith.recipes.auto import read_machine
 from tunesmith.recipes.catalog import RECIPES
-from tunesmith.schemas.models import Category, HubSort, MemoryNeed, ModelDetail, ModelSort
+from tunesmith.schemas.models import (
+    Category,
+    DownloadRead,
+    HubSort,
+    MemoryNeed,
+    MemoryUse,
+    ModelDetail,
+    ModelRead,
+    ModelSort,
+    UseCase,
+)
 from tunesmith.ui.render import page
 from tunesmith.ui.words import MODEL_SIZES
 
 router = APIRouter(include_in_schema=False)
 
-TABS = ("here", "hub", "collection")
+TABS = ("here", "hub", "recommended", "check", "collection")
 DETAIL_TABS = ("overview", "files", "versions", "ratings", "card", "use")
 SHOWN = 48
 """Models on one page."""
@@ -34,11 +48,6 @@ HUB_SORTS = {
     "likes": "Most likes",
     "updated": "Recently updated",
 }
-PROVIDERS = (
-    "HuggingFaceTB", "Qwen", "meta-llama", "mistralai", "google", "microsoft", "ibm-granite", "allenai", "deepseek-ai",
-    "LiquidAI", "TinyLlama", "EleutherAI",
-)  # fmt: skip
-"""Offered while typing; any other works too."""
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3.1", "llama3.2", "llama3.3", "gemma", "cc-by-4.0", "openrail")
 METRICS = {
     "eval_loss": "Held-out loss",
@@ -47,6 +56,10 @@ METRICS = {
     "train_loss": "Training loss",
 }
 """The first of these that a model has stands on its card."""
+ENDED_SHOWN_S = 600.0
+"""How long a download that is over is still shown above the models, seconds."""
+USE_TONES = {"fits": ("Fits", "good"), "tight": ("Tight", "warn"), "too_large": ("Too large", "bad"),
+             "unavailable": ("Cannot run here", "")}  # fmt: skip
 FITS = {
     "standard": ("Fits any method", "good"),
     "lora": ("Fits with LoRA", "good"),
@@ -70,9 +83,13 @@ def show(request: Request, state: State, tab: str = "here") -> HTMLResponse:
         context |= _here(state, request, models)
     elif tab == "hub":
         context |= _hub(state, request, frozenset(collected))
+    elif tab == "recommended":
+        context |= _recommended(state, request, frozenset(collected))
+    elif tab == "check":
+        context |= _check(state, request)
     return page(
         request, f"models/{tab}.html", title="Models", section="models", tab=tab, badge=fit_badge, metric=metric,
-        needs_text=needs_text, **context,
+        needs_text=needs_text, downloads=_downloads(state), use_tone=USE_TONES, **context,
     )  # fmt: skip
 
 
@@ -109,7 +126,7 @@ def show_one(
         found=found, model=found.model, tab=tab, tabs=_tabs(found, sum(c.up + c.down for c in counts)), collected=collected,
         counts=counts[0] if counts else None, judged=judged, verdict=verdict, tool=tools.get(tool, found.use[0]),
         facts=front_matter(found.card), card=card_html(found.card) if tab == "card" else "", badge=fit_badge, metric=metric,
-        metric_name=metric_name, link=link, needs_text=needs_text, names=_names(state, found), next_url=_next(request, judged),
+        metric_name=metric_name, link=link, needs_text=needs_text, licensed=licence(found.model.licence), names=_names(state, found), next_url=_next(request, judged),
     )  # fmt: skip
 
 
@@ -120,6 +137,8 @@ def _here(state: AppState, request: Request, models: list[Any]) -> dict[str, Any
         "q": asked.get("q", "")[:200],
         "kind": _one_of(("base", "tuned"), asked.get("kind")),
         "method": _one_of([recipe.name for recipe in RECIPES], asked.get("method")),
+        "category": _one_of(PURPOSES, asked.get("category")),
+        "provider": asked.get("provider", "")[:96],
         "sort": _one_of(get_args(ModelSort), asked.get("sort")) or "newest",
         "view": _one_of(("cards", "table"), asked.get("view")) or "cards",
     }
@@ -128,13 +147,16 @@ def _here(state: AppState, request: Request, models: list[Any]) -> dict[str, Any
         text=chosen["q"],
         kind=chosen["kind"],
         method=chosen["method"],
+        category=chosen["category"],
+        provider=chosen["provider"] or None,
         sort=chosen["sort"],  # type: ignore[arg-type]
     )
     start, machine = _number(asked.get("cursor")) or 0, read_machine()
     shown = [service.with_memory(state.settings, model, machine) for model in found[start : start + SHOWN]]
     more = start + SHOWN if len(found) > start + SHOWN else None
     return {
-        "models": shown, "total": len(found), "chosen": chosen, "kinds": [("", "All kinds"), ("tuned", "Tuned"), ("base", "Base")],
+        "models": shown, "total": len(found), "chosen": chosen, "categories": _chips(models), "providers": _organisations(models),
+        "kinds": [("", "All kinds"), ("tuned", "Tuned"), ("base", "Base")],
         "methods": [("", "Any method"), *((recipe.name, recipe.title) for recipe in RECIPES if recipe.produces)],
         "sorts": list(SORTS.items()), "views": {view: _with(request, view=view) for view in ("cards", "table")},
         "next_url": _with(request, cursor=more) if more else "", "first_url": _with(request, cursor=None) if start else "",
@@ -144,8 +166,9 @@ def _here(state: AppState, request: Request, models: list[Any]) -> dict[str, Any
 def _hub(state: AppState, request: Request, collected: frozenset[str]) -> dict[str, Any]:
     """What the hub has; asked only by the part of the page that may wait for it."""
     asked = request.query_params
-    query = hub.Query(
-        asked.get("q", "")[:200], _one_of(get_args(Category), asked.get("category", "text-generation")),  # type: ignore[arg-type]
+    category = _one_of((*get_args(Category), *PURPOSES), asked.get("category", "text-generation"))
+    query = hub.asked_for(
+        asked.get("q", "")[:200], category,
         asked.get("provider", "")[:96], _one_of(MODEL_SIZES, asked.get("size")), asked.get("licence", "")[:100],  # type: ignore[arg-type]
         _one_of(get_args(HubSort), asked.get("sort")) or "trending",  # type: ignore[arg-type]
     )  # fmt: skip
@@ -153,11 +176,67 @@ def _hub(state: AppState, request: Request, collected: frozenset[str]) -> dict[s
     found = search(state.settings, query, cursor=start, limit=FOUND, collected=collected) if is_part(request) else None
     more = found.next_cursor if found else None
     return {
-        "found": found, "query": query, "sizes": [("", "Any size"), *MODEL_SIZES.items()], "sorts": list(HUB_SORTS.items()),
-        "categories": [("", "Any category"), *((c, c.replace("-", " ").capitalize()) for c in get_args(Category))],
+        "found": found, "query": query, "category": category or "",
+        "chips": [(key, ABOUT[key][0], ABOUT[key][1], _with(request, category=key)) for key in PURPOSES], "sizes": [("", "Any size"), *MODEL_SIZES.items()], "sorts": list(HUB_SORTS.items()),
+        "purposes": [(key, ABOUT[key][0]) for key in PURPOSES],
+        "categories": [(c, c.replace("-", " ").capitalize()) for c in get_args(Category) if c not in PURPOSES],
         "providers": PROVIDERS, "licences": LICENCES, "first_url": _with(request, cursor=None) if start else "",
         "next_url": _with(request, cursor=more) if more else "",
     }  # fmt: skip
+
+
+def _recommended(state: AppState, request: Request, collected: frozenset[str]) -> dict[str, Any]:
+    """What to take for a purpose."""
+    asked = request.query_params
+    use_case: Any = _one_of(get_args(UseCase), asked.get("use_case")) or "chat"
+    commercial = asked.get("commercial") == "true"
+    found = recommending.recommend(
+        state.settings, use_case, read_machine(), limit=12, commercial=commercial, collected=collected
+    )
+    return {
+        "found": found, "use_case": use_case, "commercial": commercial,
+        "use_cases": [(key, text, _with(request, use_case=key)) for key, text in recommending.USE_CASES.items()],
+    }  # fmt: skip
+
+
+def _check(state: AppState, request: Request) -> dict[str, Any]:
+    """Whether one model can be used; the hub is asked only by the part of the page that may wait for it."""
+    name = request.query_params.get("name", "").strip()[:500]
+    found, problem = None, None
+    if name and is_part(request):
+        try:
+            found = checking.check(state.settings, name)
+        except TunesmithError as error:
+            problem = error
+    return {"name": name, "found": found, "problem": problem, "slices": slices}
+
+
+def slices(use: MemoryUse) -> list[tuple[str, float, float]]:
+    """`(part, begin, width)` in percent of the larger of need and memory, for the bar of one way to use a model."""
+    whole = max(use.memory_bytes, use.available_bytes, 1)
+    found, begin = [], 0.0
+    for part in use.parts:
+        width = 100 * part.bytes / whole
+        found.append((part.name, begin, width))
+        begin += width
+    return found
+
+
+def _downloads(state: AppState) -> list[DownloadRead]:
+    """Under way, and those that ended a short while ago."""
+    now = utc_now()
+    recent = downloads.list_downloads(state.settings, cursor=None, limit=20).items
+    return [one for one in recent if not one.ended_at or (now - one.ended_at).total_seconds() < ENDED_SHOWN_S]
+
+
+def _chips(models: list[ModelRead]) -> list[tuple[str, str, str, int]]:
+    """`(key, title, what it means, how many)` of the categories that are at hand."""
+    counts = {key: sum(key in model.categories for model in models) for key in PURPOSES}
+    return [(key, *ABOUT[key], counts[key]) for key in PURPOSES if counts[key]]
+
+
+def _organisations(models: list[ModelRead]) -> list[str]:
+    return sorted({model.name.partition("/")[0] for model in models if "/" in model.name}, key=str.lower)
 
 
 def is_part(request: Request) -> bool:

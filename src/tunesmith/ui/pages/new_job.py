@@ -18,7 +18,7 @@ from tunesmith.features.datasets.service import Datasets
 from tunesmith.features.jobs import service as jobs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.auto import Machine, read_machine
-from tunesmith.recipes.catalog import RECIPES
+from tunesmith.recipes.catalog import TRAINING
 from tunesmith.recipes.describing import GROUPS, Setting, describe
 from tunesmith.schemas.datasets import DatasetRead
 from tunesmith.schemas.models import Category, FoundModel, MemoryNeed, ModelRead, Size
@@ -121,7 +121,7 @@ def show(
         hub_problem=hub_problem,
         hub_offline=state.settings.hub_offline,
         machine=machine,
-        methods=jobs.methods(state.settings),
+        methods=[method for method in jobs.methods(state.settings) if method.kind == "training"],
         groups=GROUPS,
         fields=all_fields(),
         saving_groups=SAVING_GROUPS,
@@ -173,7 +173,7 @@ def find_models(
             catalog.select(catalog.list_models(state.settings), text=wanted.text, kind="tuned") if wanted.text else []
         )
         return [*cards, *(_at_hand(state, model, machine, collected) for model in tuned[:6])], answer.hub_problem
-    known = catalog.list_models(state.settings)
+    known = [model for model in catalog.list_models(state.settings) if model.format != "gguf"]
     cards = [_at_hand(state, model, machine, collected) for model in known[:MODELS_SHOWN]]
     return suggested_first(cards, machine, offline=state.settings.hub_offline), ""
 
@@ -239,7 +239,7 @@ def _found(model: FoundModel) -> ModelCard:
 def all_fields() -> dict[str, list[Field]]:
     """Group → its settings, over all methods; a setting that differs between methods comes once for each way it is."""
     found: dict[Setting, list[str]] = {}
-    for recipe in RECIPES:
+    for recipe in TRAINING:
         for setting in describe(recipe.params):
             found.setdefault(setting._replace(default=_frozen(setting.default)), []).append(recipe.name)
     fields: dict[str, list[Field]] = {group: [] for group in GROUPS}

@@ -15,7 +15,7 @@ from tunesmith.features.catalog.service import list_models
 from tunesmith.features.monitoring import preferences, service
 from tunesmith.http.policy import needs
 from tunesmith.http.session import State
-from tunesmith.recipes.catalog import RECIPES
+from tunesmith.recipes.catalog import TRAINING
 from tunesmith.schemas.system import SettingRead
 from tunesmith.settings import Settings
 from tunesmith.ui.render import page
@@ -137,6 +137,6 @@ def options(settings: Settings) -> dict[str, list[tuple[str, str]]]:
     names = [*bases, *([chosen] if chosen and chosen not in bases else [])]
     return {
         "default_model": [("", "None: chosen in the form"), *((name, name) for name in names)],
-        "default_method": [(recipe.name, recipe.title) for recipe in RECIPES],
+        "default_method": [(recipe.name, recipe.title) for recipe in TRAINING],
         "default_priority": [(priority.value, priority.value.capitalize()) for priority in Priority],
     }

@@ -1,0 +1,132 @@
+"""One serving process, known by its folder: started, found again by whoever looks there, and ended.
+
+`serving.json` says what it is to serve, `process.json` which process it is, `endpoint.json` where it answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tunesmith.core.job_dir import write_atomic
+from tunesmith.executors.identity import boot_id, is_alive, start_time
+from tunesmith.executors.local import PASSED_ON
+
+LAST_WORDS = 500
+"""Most characters of a process's last line that are told."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a serving process answers, and with which word it lets one in."""
+
+    url: str
+    token: str
+
+
+class ServingProcess:
+    """The process of one folder. Threads and servers may share the folder: whoever starts or ends it holds `locked`."""
+
+    _children: dict[int, subprocess.Popen[bytes]] = {}
+    """Those that this server started, so that the ended ones are waited for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One at a time, over all servers."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def start(self, spec: dict[str, Any], secrets: tuple[str, ...] = ()) -> None:
+        """Start it, without waiting. `secrets` are names of variables that it needs besides the harmless ones."""
+        (self.folder / "endpoint.json").unlink(missing_ok=True)
+        write_atomic(self.folder / "serving.json", spec)
+        environment = {name: os.environ[name] for name in (*PASSED_ON, *secrets) if name in os.environ}
+        if spec.get("offline"):
+            environment["HF_HUB_OFFLINE"] = "1"
+        with (self.folder / "log.txt").open("wb") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tunesmith.serving", str(self.folder)], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True, env=environment,
+            )  # fmt: skip
+        self._children[child.pid] = child
+        started = start_time(child.pid) or -1.0  # -1: it has ended already
+        write_atomic(self.folder / "process.json", {"pid": child.pid, "started": started, "boot_id": boot_id()})
+
+    def pid(self) -> int | None:
+        """Of the living process; None when it does not live."""
+        self._bury()
+        process = self._read("process.json")
+        if process is None or process["boot_id"] != boot_id() or not is_alive(process["pid"], process["started"]):
+            return None
+        return int(process["pid"])
+
+    def endpoint(self) -> Endpoint | None:
+        """Where the living process answers; None while it loads, and when it does not live."""
+        told, pid = self._read("endpoint.json"), self.pid()
+        if told is None or pid is None or told["pid"] != pid:
+            return None
+        return Endpoint(f"http://127.0.0.1:{told['port']}", told["token"])
+
+    def wait(self, within_s: float) -> Endpoint | None:
+        """The endpoint as soon as there is one; None when the process ends or the time passes before."""
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s:
+            if found := self.endpoint():
+                return found
+            if self.pid() is None:
+                return None
+            time.sleep(0.02)
+        return None
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self.folder / "log.txt").read_text(errors="replace").strip().splitlines()
+            return lines[-1][:LAST_WORDS] if lines else ""
+        return ""
+
+    def memory_bytes(self) -> int:
+        """Resident memory; 0 when it does not live."""
+        with contextlib.suppress(psutil.Error):
+            if pid := self.pid():
+                return int(psutil.Process(pid).memory_info().rss)
+        return 0
+
+    def end(self) -> None:
+        """Kill it and all that it started; it is no error when it lives no more."""
+        if pid := self.pid():
+            with contextlib.suppress(ProcessLookupError, psutil.Error):
+                process = psutil.Process(pid)
+                os.killpg(pid, signal.SIGKILL)  # it leads a session of its own
+                process.wait(5)
+        self._bury()
+        for name in ("endpoint.json", "process.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _bury(self) -> None:
+        for pid, child in list(self._children.items()):
+            if child.poll() is not None:
+                self._children.pop(pid, None)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads((self.folder / name).read_bytes()))
+        except (FileNotFoundError, ValueError):
+            return None

@@ -1,0 +1,148 @@
+"""How a model is run on this machine: which engine, in which process, and whether it answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tunesmith.core.devices import read_gpus
+from tunesmith.core.job_spec import ModelRef
+from tunesmith.executors.engines import Engine, EngineSpec
+from tunesmith.executors.serving_process import Endpoint
+from tunesmith.features.deployments.targets.base import Health
+from tunesmith.recipes.model_info import read_json, read_model_info
+from tunesmith.schemas.deployments import LocalSettings
+from tunesmith.settings import Settings
+
+CONVERTED = frozenset(
+    ("llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "phi3", "gpt2")
+)
+"""`model_type` of the folders that can be turned into a GGUF; see `recipes/blocks/gguf_families.py`."""
+SMALL_MODEL = 1_000_000_000
+"""Weights under which eight bits are felt."""
+HEALTH_TIMEOUT_S = 3.0
+PROBE = "Say hello."
+PROBE_TOKENS = 4
+
+
+def pick_engine(wanted: str, ref: ModelRef) -> str:
+    """`auto` decided for this machine and this model."""
+    if wanted != "auto":
+        return wanted
+    if ref.path.endswith(".gguf"):
+        return "llama.cpp"
+    if read_gpus() and importlib.util.find_spec("vllm"):
+        return "vllm"
+    return "llama.cpp" if _model_type(ref) in CONVERTED else "transformers"
+
+
+def why_not(engine: str, ref: ModelRef) -> str:
+    """Why an engine cannot run a model here, with the alternative; empty when it can."""
+    if engine == "vllm" and not importlib.util.find_spec("vllm"):
+        return "vLLM is not installed: pip install 'tunesmith[vllm]' on a machine with an NVIDIA GPU, or use engine llama.cpp."
+    if engine == "vllm" and not read_gpus():
+        return "vLLM needs an NVIDIA GPU and this machine has none: use engine llama.cpp."
+    if ref.path.endswith(".gguf") and engine != "llama.cpp":
+        return "A GGUF file is run by engine llama.cpp."
+    kind = _model_type(ref)
+    if engine == "llama.cpp" and kind and not ref.path.endswith(".gguf") and kind not in CONVERTED:
+        return f"Models of type {kind} are not turned into GGUF here: use engine transformers."
+    return ""
+
+
+def _model_type(ref: ModelRef) -> str:
+    config = Path(ref.path) / "config.json"
+    return str(read_json(config).get("model_type", "")) if config.is_file() else ""
+
+
+def spec_of(settings: Settings, local: LocalSettings, ref: ModelRef, gpus: tuple[int, ...]) -> EngineSpec:
+    """The process that a model of a deployment needs, with its own adapter alone."""
+    engine = pick_engine(local.engine, ref)
+    merges = bool(ref.adapter_path) and engine == "llama.cpp" and _holds_whole_weights(Path(str(ref.adapter_path)))
+    return EngineSpec(
+        engine=engine,
+        base_path=ref.path,
+        revision=ref.revision,
+        adapters=(ref.adapter_path,) if ref.adapter_path and not merges else (),
+        merged_adapter=ref.adapter_path if merges else None,
+        quantization=_quantization(local.quantization, ref) if engine == "llama.cpp" else "",
+        context_tokens=local.context_tokens,
+        parallel=local.max_concurrent,
+        threads=local.threads or max(1, (os.cpu_count() or 2) - 1),
+        gpus=gpus if engine == "vllm" else (),
+        cache_dir=str(settings.cache_dir.resolve()),
+        offline=settings.hub_offline,
+    )
+
+
+def _quantization(wanted: str, ref: ModelRef) -> str:
+    if ref.path.endswith(".gguf"):
+        return ""
+    if wanted != "auto":
+        return wanted
+    info = read_model_info(Path(ref.path)) if Path(ref.path).is_dir() else None
+    return "f16" if info and info.num_parameters and info.num_parameters < SMALL_MODEL else "q8_0"
+
+
+def _holds_whole_weights(adapter: Path) -> bool:
+    config = adapter / "adapter_config.json"
+    return bool(config.is_file() and read_json(config).get("modules_to_save"))
+
+
+def with_adapter(
+    body: dict[str, Any], engine: str, adapter: int | None, adapter_path: str | None, num_adapters: int
+) -> dict[str, Any]:
+    """A request as the engine wants it, so that the right adapter answers."""
+    if engine == "llama.cpp" and num_adapters:
+        return body | {"lora": [{"id": n, "scale": 1.0 if n == adapter else 0.0} for n in range(num_adapters)]}
+    if engine == "vllm":
+        return body | {"model": "base" if adapter is None else f"adapter{adapter}"}
+    if engine == "transformers":
+        return body | {"adapter_path": adapter_path}
+    return body
+
+
+def headers(endpoint: Endpoint) -> dict[str, str]:
+    return {"Authorization": f"Bearer {endpoint.token}"}
+
+
+def is_healthy(endpoint: Endpoint) -> bool:
+    """Whether the process answers within a few seconds."""
+    try:
+        return _client(endpoint, HEALTH_TIMEOUT_S).get("/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def probe(engine: Engine, kind: str, adapter_path: str | None, timeout_s: float) -> Health:
+    """Let a model say a few words. Ill when it cannot, or when its numbers are none: damaged weights answer, with nonsense."""
+    adapter = engine.adapters.index(adapter_path) if adapter_path in engine.adapters else None
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": PROBE}], "max_tokens": PROBE_TOKENS, "temperature": 0, "logprobs": True,
+        "model": "base",
+    }  # fmt: skip
+    body = with_adapter(body, kind, adapter, adapter_path, len(engine.adapters))
+    try:
+        answer = _client(engine.endpoint, timeout_s).post("/v1/chat/completions", json=body)
+        told = answer.json() if answer.content else {}
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        return Health(False, f"it did not answer: {error or type(error).__name__}")
+    if answer.status_code != 200:
+        said = told.get("error")
+        message = said.get("message") if isinstance(said, dict) else told.get("message", said)
+        return Health(False, f"it answered with an error: {message}")
+    choice = told["choices"][0]
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    if any(token.get("logprob") is None or not math.isfinite(token["logprob"]) for token in tokens):
+        return Health(False, "its weights give no numbers: the model is damaged")
+    return Health(True, str(choice["message"].get("content") or ""), answer.elapsed.total_seconds())
+
+
+def _client(endpoint: Endpoint, timeout_s: float) -> httpx.Client:
+    return httpx.Client(base_url=endpoint.url, headers=headers(endpoint), timeout=timeout_s, trust_env=False)

@@ -1,0 +1,234 @@
+"""A model's chat template in the language of Ollama's templates.
+
+The Jinja template is tried on marked messages to see what it puts before and after each kind; out of that the other is
+written, and kept only if it gives the same text for several conversations. Templates come with models, so this runs in a
+process of its own (`python -m tunesmith.recipes.blocks.ollama_template`), sandboxed by Jinja and with little time.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import resource
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from tunesmith.recipes.gguf import ARRAY, SCALAR_BYTES, STRING, check_gguf
+
+TIMEOUT_S = 60.0
+RENDER_CPU_S = 30
+MEMORY_BYTES = 4 * 1024**3
+SYSTEM, USER, ANSWER = "\ue000s\ue000", "\ue000u\ue000", "\ue000a\ue000"
+"""What stands for a message's text: no template has it."""
+MAX_STOP_CHARS = 60
+
+Message = dict[str, str]
+REFUSALS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+
+
+class Pieces(NamedTuple):
+    """What a chat template puts around messages."""
+
+    unasked: str
+    """At the start of a conversation that has no system message."""
+    system: tuple[str, str]
+    """Before and after a system message, or, where `is_inside`, only after it."""
+    is_inside: bool
+    """The system message stands within the first user message."""
+    user: tuple[str, str]
+    answer: tuple[str, str]
+    prompt: str
+    """Where the answer begins."""
+
+    def render(self, messages: list[Message]) -> str:
+        """What Ollama makes of the written template."""
+        system = next((m["content"] for m in messages if m["role"] == "system"), "")
+        text = "" if system else self.unasked
+        for message in messages:
+            if message["role"] == "system":
+                text += "" if self.is_inside else self.system[0] + message["content"] + self.system[1]
+            elif message["role"] == "user":
+                inner = system + self.system[1] if self.is_inside and system else ""
+                system = "" if self.is_inside else system
+                text += self.user[0] + inner + message["content"] + self.user[1]
+            else:
+                text += self.answer[0] + message["content"] + self.answer[1]
+        return text + self.prompt
+
+    def written(self) -> str:
+        """In Go's template language, as Ollama reads it."""
+        before, after = (_quoted(part) for part in self.user)
+        inner, outer = "", ""
+        if self.is_inside:
+            between = _quoted(self.system[1])
+            inner = "{{ if $system }}{{ $system }}" + between + '{{ $system = "" }}{{ end }}'
+        else:
+            first, last = (_quoted(part) for part in self.system)
+            outer = '{{ if eq .Role "system" }}' + first + "{{ .Content }}" + last + "{{ end }}"
+        start = "{{ $system := .System }}" if self.is_inside else ""
+        unasked = "{{ if not .System }}" + _quoted(self.unasked) + "{{ end }}" if self.unasked else ""
+        user = '{{ if eq .Role "user" }}' + before + inner + "{{ .Content }}" + after + "{{ end }}"
+        first, last = (_quoted(part) for part in self.answer)
+        answer = '{{ if eq .Role "assistant" }}' + first + "{{ .Content }}" + last + "{{ end }}"
+        return start + unasked + "{{ range .Messages }}" + outer + user + answer + "{{ end }}" + _quoted(self.prompt)
+
+
+class Template(NamedTuple):
+    """For Ollama: the template, empty when it could not be derived, and what ends an answer."""
+
+    text: str
+    stop: list[str]
+
+
+def _quoted(text: str) -> str:
+    """Text as it is, in a Go template."""
+    return text.replace("{{", '{{ "{{" }}')
+
+
+def derive(jinja: str, bos: str, eos: str, *, adds_bos: bool) -> Template:
+    """Raises what the chat template raises. `adds_bos`: llama.cpp puts `bos` there itself."""
+    render = _renderer(jinja, bos, eos)
+
+    def plain(*messages: Message, prompt: bool = False) -> str:
+        text = render([*messages], prompt)
+        return text.removeprefix(bos) if adds_bos and bos else text
+
+    takes_system = _takes_system(plain)
+    pieces = _pieces(plain, takes_system)
+    talks = [_talk(kinds) for kinds in ("u", "uau", "uauau", *(("su", "suau") if takes_system else ()))]
+    same = all(pieces.render(talk) == plain(*talk, prompt=True) for talk in talks)
+    ends = [pieces.answer[1].strip(), eos]
+    stop = [text for text in dict.fromkeys(ends) if text and len(text) <= MAX_STOP_CHARS]
+    return Template(pieces.written() if same else "", stop)
+
+
+def _takes_system(plain: Any) -> bool:
+    """Whether the template has a place for a system message; many refuse one."""
+    try:
+        return SYSTEM in plain(*_talk("su"))
+    except (*REFUSALS, TemplateError):
+        return False
+
+
+def _pieces(plain: Any, takes_system: bool) -> Pieces:
+    """Where there is no place for a system message, it goes before the first question."""
+    system, user, answer = _talk("sua")
+    alone = plain(user)
+    both = plain(system, user) if takes_system else plain({**user, "content": f"{SYSTEM}\n\n{USER}"})
+    answered, prompted = plain(user, answer), plain(user, prompt=True)
+    again = plain(user, answer, user)
+    opening, _, after_user = alone.partition(USER)
+    before_answer, _, after_answer = answered.removeprefix(alone).partition(ANSWER)
+    before_user = again.removeprefix(answered).partition(USER)[0]
+    unasked = opening.removesuffix(before_user)
+    before_system, _, rest = both.partition(SYSTEM)
+    is_inside = before_system == before_user and not rest.partition(USER)[0].endswith(before_user)
+    if is_inside:
+        around = ("", rest.partition(USER)[0])
+    else:
+        around = (before_system, rest.partition(USER)[0].removesuffix(before_user))
+    prompt = prompted.removeprefix(alone)
+    return Pieces(unasked, around, is_inside, (before_user, after_user), (before_answer, after_answer), prompt)
+
+
+def _talk(kinds: str) -> list[Message]:
+    roles = {"s": ("system", SYSTEM), "u": ("user", USER), "a": ("assistant", ANSWER)}
+    return [{"role": roles[kind][0], "content": roles[kind][1]} for kind in kinds]
+
+
+def _renderer(jinja: str, bos: str, eos: str) -> Any:
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    def today(form: str) -> str:
+        from tunesmith.core.clock import utc_now
+
+        return utc_now().strftime(form)
+
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+    environment.globals |= {"raise_exception": refuse, "strftime_now": today}
+    template = environment.from_string(jinja)
+
+    def render(messages: list[Message], prompt: bool) -> str:
+        return str(template.render(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=prompt))
+
+    return render
+
+
+def template_of(gguf: Path) -> Template:
+    """For the chat template inside a GGUF file. Raises `BadData` for a file that cannot be trusted."""
+    check_gguf(gguf)
+    command = [sys.executable, "-m", "tunesmith.recipes.blocks.ollama_template", str(gguf)]
+    try:
+        result = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
+        told = json.loads(result.stdout.decode(errors="replace").strip().splitlines()[-1])
+        return Template(str(told["text"]), [str(stop) for stop in told["stop"]])
+    except (subprocess.TimeoutExpired, ValueError, IndexError, KeyError):
+        return Template("", [])
+
+
+def _read(gguf: Path) -> Template:
+    with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        keys = dict(_keys(data))
+    tokens = keys.get("tokenizer.ggml.tokens") or []
+
+    def token(key: str) -> str:
+        number = keys.get(f"tokenizer.ggml.{key}_token_id")
+        return tokens[number].decode(errors="replace") if type(number) is int and number < len(tokens) else ""
+
+    bos, eos = token("bos"), token("eos")
+    jinja = keys.get("tokenizer.chat_template") or b""
+    try:
+        return derive(jinja.decode(errors="replace"), bos, eos, adds_bos=bool(keys.get("tokenizer.ggml.add_bos_token")))
+    except (*REFUSALS, TemplateError):
+        return Template("", [eos] if eos else [])
+
+
+def _keys(data: mmap.mmap) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a checked GGUF header; of arrays only those of texts."""
+    _, _, _, num_keys = struct.unpack_from("<4sIQQ", data, 0)
+    at = 24
+
+    def text() -> bytes:
+        nonlocal at
+        (length,) = struct.unpack_from("<Q", data, at)
+        at += 8 + length
+        return data[at - length : at]
+
+    def value(kind: int) -> Any:
+        nonlocal at
+        if kind == STRING:
+            return text()
+        if kind == ARRAY:
+            inner, length = struct.unpack_from("<IQ", data, at)
+            at += 12
+            if inner in SCALAR_BYTES:
+                at += SCALAR_BYTES[inner] * length
+                return None
+            return [value(inner) for _ in range(length)]
+        size = SCALAR_BYTES[kind]
+        at += size
+        return int.from_bytes(data[at - size : at], "little")
+
+    for _ in range(num_keys):
+        name = text().decode(errors="replace")
+        (kind,) = struct.unpack_from("<I", data, at)
+        at += 4
+        yield name, value(kind)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CPU, (RENDER_CPU_S, RENDER_CPU_S))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    sys.stdout.write("\n" + json.dumps(_read(Path(sys.argv[1]))._asdict()) + "\n")

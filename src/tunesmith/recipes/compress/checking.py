@@ -1,0 +1,133 @@
+"""What a model does before and after: perplexity on the same rows, a greedy answer, speed. One way for transformers' models,
+one for GGUF files, which llama.cpp computes in a process of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tunesmith.core.clock import monotonic_s
+from tunesmith.core.recipe import RunContext
+from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.llama_cpp import look
+from tunesmith.recipes.compress.spec import CompressParams
+from tunesmith.recipes.compress.text import PARAGRAPHS
+from tunesmith.recipes.hyperparameters import SftParams
+
+SPEED_TOKENS = 32
+"""Generated for measuring the speed."""
+CUTS = ("Hello world! It's 42.5 % of 1,234 — naïve café.\n\n  x = 1;\t# 日本語 🙂", PARAGRAPHS[7])
+"""Texts that llama.cpp has to cut into the same tokens as transformers does."""
+
+
+class Measured(NamedTuple):
+    """One model's numbers; absent ones were not measured."""
+
+    perplexity: float | None
+    num_tokens: int
+    greedy_answer: str
+    tokens_per_s: float | None
+    """Generated, one stream."""
+    same_tokens: bool | None = None
+    """Whether text is cut as transformers cuts it."""
+
+
+class Probe(NamedTuple):
+    """What every format is asked."""
+
+    rows: list[list[int]]
+    tokenizer: Any
+    question: str
+    max_new_tokens: int
+    max_length: int
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.question}]
+
+
+def make_probe(run: RunContext, params: CompressParams, tokenizer: Any) -> Probe:
+    """Rows of the job's dataset, chosen by the seed, else of the text that comes with the recipe."""
+    rows = sample_rows(run, params, tokenizer, params.num_eval_tokens)
+    return Probe(rows, tokenizer, params.question, params.max_new_tokens, params.max_length)
+
+
+def sample_rows(run: RunContext, params: CompressParams, tokenizer: Any, num_tokens: int) -> list[list[int]]:
+    """Rows of token numbers, together about `num_tokens` long, the last one cut."""
+    if run.spec.dataset is None:
+        found = [list(tokenizer(text)["input_ids"])[: params.max_length] for text in PARAGRAPHS]
+    else:
+        data = load_rows(run, run.spec.dataset, tokenizer, SftParams(max_length=params.max_length, seed=params.seed))
+        order = np.random.default_rng(params.seed).permutation(len(data))
+        found, wanted = [], num_tokens
+        for index in order:
+            if wanted <= 0:
+                break
+            found.append([int(token) for token in data.row(int(index))[0]])
+            wanted -= len(found[-1])
+    rows, left = [], num_tokens
+    for row in found:
+        if left < 2:
+            break
+        rows.append(row[:left])
+        left -= len(row)
+    return [row for row in rows if len(row) > 1]
+
+
+def measure_model(model: Any, probe: Probe, progress: Callable[[int, int], None]) -> Measured:
+    """With transformers."""
+    loss, count = 0.0, 0
+    for number, row in enumerate(probe.rows, start=1):
+        row_loss, row_count = row_loss_of(model, row)
+        loss, count = loss + row_loss, count + row_count
+        progress(number, len(probe.rows))
+    answer, tokens_per_s = answer_of(model, probe)
+    return Measured(math.exp(loss / count) if count else None, count, answer, tokens_per_s)
+
+
+@torch.no_grad()
+def row_loss_of(model: Any, row: Sequence[int]) -> tuple[float, int]:
+    """Negative log-likelihood of the row's tokens after the first, nats, and how many they are."""
+    ids = torch.tensor([list(row)], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].double()
+    found = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+    return float(found), len(row) - 1
+
+
+@torch.no_grad()
+def answer_of(model: Any, probe: Probe) -> tuple[str, float]:
+    """The greedy answer, and generated tokens a second."""
+    inputs = probe.tokenizer.apply_chat_template(
+        probe.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).to(model.device)
+    length = inputs["input_ids"].shape[1]
+    pad = probe.tokenizer.pad_token_id
+
+    def generate(most: int, least: int = 0) -> Any:
+        out = model.generate(
+            **inputs, max_new_tokens=most, min_new_tokens=least, do_sample=False, pad_token_id=pad, num_beams=1
+        )
+        return out[0, length:]
+
+    answer = str(probe.tokenizer.decode(generate(probe.max_new_tokens), skip_special_tokens=True))
+    begin_s = monotonic_s()
+    count = len(generate(SPEED_TOKENS, SPEED_TOKENS))
+    return answer, count / max(1e-9, monotonic_s() - begin_s)
+
+
+def measure_gguf(path: Path, probe: Probe, adapter: Path | None = None) -> Measured:
+    """With llama.cpp. Raises as `look`."""
+    found = look(
+        path, rows=probe.rows, texts=CUTS, questions=[probe.messages], speed_tokens=SPEED_TOKENS, adapter=adapter,
+        max_tokens=probe.max_new_tokens, window=probe.max_length,
+    )  # fmt: skip
+    theirs = [tuple(probe.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in CUTS]
+    return Measured(
+        found.perplexity or None, found.num_tokens, found.answers[0], found.tokens_per_s, list(found.tokens) == theirs
+    )

@@ -1,0 +1,86 @@
+"""Compression: a model in smaller number formats, each checked against the source."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.hyperparameters import about
+from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
+
+Format = Literal[
+    "merged", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
+    "q3_k_l", "q3_k_m", "q3_k_s", "q2_k", "torchao_int8", "bnb_int8", "bnb_int4", "awq", "gptq",
+]  # fmt: skip
+WHOLE = ("merged", "torchao_int8", "bnb_int8", "bnb_int4", "awq", "gptq")
+"""Formats that are folders of safetensors; the others are GGUF files."""
+NEEDED = {
+    "torchao_int8": ("torchao", "pip install 'tunesmith[torchao]'"),
+    "bnb_int8": ("bitsandbytes", "pip install bitsandbytes"),
+    "bnb_int4": ("bitsandbytes", "pip install bitsandbytes"),
+    "awq": ("llmcompressor", "pip install llmcompressor (needs an NVIDIA GPU to be quick)"),
+    "gptq": ("llmcompressor", "pip install llmcompressor (needs an NVIDIA GPU to be quick)"),
+}
+"""Format → the package that makes it, and how to get that."""
+QUESTION = "What is the capital of France?"
+
+
+class CompressParams(BaseModel):
+    """Settings of the `compress` recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    formats: list[Format] = Field(["q8_0", "q4_k_m"], min_length=1, max_length=23, json_schema_extra=about("basic"))
+    """What to make. `merged` is the model with its adapter in it, as safetensors; `f16` to `q2_k` are GGUF files for llama.cpp,
+    Ollama and LM Studio; `torchao_int8`, `bnb_int8` and `bnb_int4` load in transformers, `awq` and `gptq` in vLLM."""
+    merge: bool = Field(True, title="Merge the adapter", json_schema_extra=about("basic"))
+    """Merge an adapter into its base model. Off: GGUF files hold the base model, and the adapter lies beside as a file of its own."""
+    num_eval_tokens: int = Field(
+        4096,
+        ge=0,
+        le=10_000_000,
+        title="Tokens for the check",
+        json_schema_extra=about("data", "tokens", usual=(2048, 65_536)),
+    )
+    """How much text the perplexity is measured on, before and after; 0 measures none. From the dataset, when there is one."""
+    max_length: int = Field(
+        512, ge=32, le=131_072, title="Longest row", json_schema_extra=about("data", "tokens", usual=(256, 2048))
+    )
+    """Rows of the check and of the calibration are cut there."""
+    question: str = Field(QUESTION, min_length=1, max_length=20_000, json_schema_extra=about("data"))
+    """Asked of the source and of every format; the greedy answers are compared."""
+    max_new_tokens: int = Field(
+        24, ge=1, le=4096, title="Longest answer", json_schema_extra=about("data", "tokens", usual=(16, 256))
+    )
+    """An answer is cut there."""
+    num_calibration_rows: int = Field(
+        128, ge=1, le=100_000, title="Rows for calibration", json_schema_extra=about("data", "rows", usual=(64, 512))
+    )
+    """For `awq` and `gptq`, which look at what the weights do to real text."""
+    seed: int = Field(42, ge=0, le=2**32 - 1, json_schema_extra=about("data"))
+    """Chooses the rows."""
+
+    @field_validator("formats")
+    @classmethod
+    def _can_be_made(cls, names: list[Format]) -> list[Format]:
+        for name in names:
+            package, how = NEEDED.get(name, ("gguf", ""))
+            if find_spec(package) is None:
+                raise ValueError(f"{name} needs {package}, which is not installed here: {how}")
+        return list(dict.fromkeys(names))
+
+
+RECIPE = Recipe(
+    name="compress",
+    title="Compression",
+    sentence="Makes a model smaller, in formats for llama.cpp, Ollama, vLLM and transformers, and measures what that costs.",
+    params=CompressParams,
+    train="tunesmith.recipes.compress.train:train",
+    kind="compression",
+    produces="compressed",
+    shapes=CAUSAL_LM_SHAPES,
+    needs_dataset=False,
+)

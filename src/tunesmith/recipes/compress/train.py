@@ -1,0 +1,217 @@
+"""A compression, told from the top."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tunesmith.core.clock import monotonic_s
+from tunesmith.core.errors import FailureCode, JobFailure, TunesmithError
+from tunesmith.core.events import ArtifactEvent
+from tunesmith.core.job_dir import new_folder, write_atomic
+from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
+from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.compress import making, report
+from tunesmith.recipes.compress.checking import Measured, Probe, make_probe, measure_gguf, measure_model, sample_rows
+from tunesmith.recipes.compress.spec import RECIPE, WHOLE, CompressParams
+
+WORK = "compression"
+"""Folder of what is only needed while the job is at work."""
+
+
+class Halted(Exception):
+    """Somebody asked for the job to end or pause."""
+
+    def __init__(self, outcome: str) -> None:
+        self.outcome = outcome
+
+
+def train(params: CompressParams, run: RunContext) -> str:
+    """Make each format, check it, and leave `artifacts/compressed/`. Returns an `Outcome`; raises `JobFailure`."""
+    if not run.is_main:
+        return Outcome.COMPLETED
+    # 1) What is compressed, and how it does as it is
+    set_threads(run.spec.resources.cpu_threads)
+    assert run.spec.model is not None  # the service refuses a job without one
+    source = making.source_of(run.spec.model, offline=run.spec.offline)
+    place = str(source.adapter if source.adapter and (source.adapter / "tokenizer.json").is_file() else source.base)
+    tokenizer = load_tokenizer(place, offline=True)
+    probe = make_probe(run, params, tokenizer)
+    folder = run.dir.artifacts / RECIPE.produces
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # half-made by a killed predecessor
+    failed: list[dict[str, str]] = []
+    try:
+        before = measure_source(run, source, probe)
+        # 2) One format after the other; those that an earlier attempt finished stay
+        for number, name in enumerate(params.formats, start=1):
+            halt_if_asked(run)
+            try:
+                one_format(run, params, source, probe, name, before, f"{name}, {number} of {len(params.formats)}")
+            except TunesmithError as error:
+                if isinstance(error, JobFailure) and error.failure != FailureCode.UNSUPPORTED:
+                    raise
+                failed.append({"format": name, "message": error.message})
+                run.notice(f"{name} could not be made: {error.message}", hint=error.hint, level="warning")
+    except Halted as halted:
+        return halted.outcome
+    # 3) What is left behind
+    return leave(run, params, folder, before, failed)
+
+
+def leave(
+    run: RunContext, params: CompressParams, folder: Path, before: dict[str, Any], failed: list[dict[str, str]]
+) -> str:
+    """The report over all formats. Raises `JobFailure` when there is not one."""
+    run.phase("saving", "report")
+    found = {entry["format"]: entry for entry in _finished(folder)}
+    entries = [found[name] for name in params.formats if name in found]
+    if not entries:
+        raise JobFailure(FailureCode.UNSUPPORTED, "None of the formats could be made: " + failed[0]["message"])
+    report.write_report(folder, before, entries, failed)
+    shutil.rmtree(run.dir.path / WORK, ignore_errors=True)
+    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    run.report(ArtifactEvent(name=RECIPE.produces, path=f"artifacts/{RECIPE.produces}", size_bytes=size_bytes))
+    numbers = {"source_perplexity": before["perplexity"], "source_size_bytes": float(before["size_bytes"])}
+    for entry in entries:
+        numbers |= {
+            f"{entry['format']}_{key}": entry[key] for key in ("perplexity_ratio", "size_bytes", "tokens_per_s")
+        }
+    run.metrics({name: float(value) for name, value in numbers.items() if value is not None})
+    return Outcome.COMPLETED
+
+
+def measure_source(run: RunContext, source: making.Source, probe: Probe) -> dict[str, Any]:
+    """The source's numbers; measured once, whatever the number of attempts."""
+    kept = run.dir.path / WORK / "source.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return dict(json.loads(kept.read_bytes()))
+    run.phase("loading")
+    device = pick_device()
+    assert run.spec.model is not None
+    dtype = pick_dtype(device, None, fp16=False)
+    model = load_causal_lm(run.spec.model, dtype=dtype, device=device, offline=run.spec.offline).eval()
+    run.phase("evaluating", "the source")
+    found = measure_model(model, probe, lambda done, total: _tick(run, done, total, "rows"))
+    told = {"name": source.name, "size_bytes": making.size_of(source), "computed_in": str(dtype).removeprefix("torch.")}
+    told |= {"question": probe.question, **_numbers(found)}
+    kept.parent.mkdir(exist_ok=True)
+    write_atomic(kept, told)
+    del model
+    gc.collect()  # models hold themselves in circles
+    return told
+
+
+def one_format(
+    run: RunContext,
+    params: CompressParams,
+    source: making.Source,
+    probe: Probe,
+    name: str,
+    before: dict[str, Any],
+    detail: str,
+) -> None:
+    """Make a format, load it, compare it with the source; its folder appears when all of that is done."""
+    target = run.dir.artifacts / RECIPE.produces / name
+    if (target / report.ENTRY).is_file():
+        return
+    begin_s = monotonic_s()
+    whole = whole_model(run, source) if name in WHOLE and name != "merged" and source.adapter else source.base
+    with new_folder(target, before_rename=lambda _: halt_if_asked(run)) as folder:
+        run.phase("saving", detail)
+        file = make(run, params, source, probe, name, folder, whole)
+        run.phase("evaluating", detail)
+        if file:
+            beside = folder / making.ADAPTER_FILE
+            measured = measure_gguf(folder / file, probe, beside if beside.is_file() else None)
+        else:
+            model = making.load_quantised(folder, pick_device())
+            measured = measure_model(model, probe, lambda done, total: _tick(run, done, total, "rows"))
+            del model
+            gc.collect()  # models hold themselves in circles
+        size_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors"))
+        entry = {"format": name, "file": file or "", "size_bytes": size_bytes, **_numbers(measured)}
+        entry |= compared(measured, before) | {"seconds": round(monotonic_s() - begin_s, 1)}
+        report.write_card(folder, source.name, entry)
+        (folder / report.ENTRY).write_text(json.dumps(entry, indent=1, ensure_ascii=False))
+    if measured.same_tokens is False:
+        run.notice(
+            f"llama.cpp cuts some text into other tokens than transformers in {name}.", level="warning",
+            hint="Answers may differ from the tuned model's; report the model's name.",
+        )  # fmt: skip
+
+
+def make(
+    run: RunContext, params: CompressParams, source: making.Source, probe: Probe, name: str, folder: Path, whole: Path
+) -> str:
+    """Returns the GGUF file's name, empty for folders of safetensors."""
+    if name == "merged":
+        making.make_merged(source, folder, lambda done, total: _tick(run, done, total, "weights"))
+        return ""
+    if name in WHOLE:
+        rows: list[list[int]] = []
+        if name in ("awq", "gptq"):
+            wanted = params.num_calibration_rows * params.max_length
+            rows = sample_rows(run, params, probe.tokenizer, wanted)[: params.num_calibration_rows]
+        making.make_quantised(name, whole, folder, pick_device(), probe.tokenizer, rows)
+        return ""
+    file_name = (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", run.spec.output_name or source.name.rpartition("/")[2]).strip(".-") or "model"
+    )
+    return making.make_gguf(
+        source,
+        name,
+        folder,
+        file_name,
+        merge=params.merge,
+        progress=lambda done, total: _tick(run, done, total, "bytes"),
+    )
+
+
+def whole_model(run: RunContext, source: making.Source) -> Path:
+    """The model with its adapter merged in, made once and gone when the job is done."""
+    made, beside = run.dir.artifacts / RECIPE.produces / "merged", run.dir.path / WORK / "merged"
+    if (made / report.ENTRY).is_file():
+        return made
+    if source.adapter and not beside.is_dir():
+        run.phase("saving", "merging the adapter")
+        making.write_merged(source.base, source.adapter, beside, lambda done, total: _tick(run, done, total, "weights"))
+    return beside
+
+
+def compared(measured: Measured, before: dict[str, Any]) -> dict[str, Any]:
+    """Against the source."""
+    both = measured.perplexity is not None and before["perplexity"]
+    return {
+        "perplexity_ratio": measured.perplexity / before["perplexity"] if both else None,  # type: ignore[operator]
+        "same_greedy_answer": measured.greedy_answer.strip() == before["greedy_answer"].strip(),
+    }
+
+
+def halt_if_asked(run: RunContext) -> None:
+    """Raises `Halted`."""
+    control = run.control()
+    if control.stop:
+        raise Halted(Outcome.CANCELLED)
+    if control.pause:
+        raise Halted(Outcome.PAUSED)
+
+
+def _tick(run: RunContext, done: int, total: int, unit: str) -> None:
+    run.progress(done, total, unit)
+    halt_if_asked(run)
+
+
+def _numbers(found: Measured) -> dict[str, Any]:
+    return {name: value for name, value in found._asdict().items() if name != "same_tokens" or value is not None}
+
+
+def _finished(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted(folder.glob(f"*/{report.ENTRY}"))]

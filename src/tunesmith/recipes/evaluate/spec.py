@@ -1,0 +1,138 @@
+"""Evaluation: how well a model does on rows that it has not learnt, with the uncertainty of every score."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.hyperparameters import about
+from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
+
+Metric = Literal[
+    "perplexity", "exact_match", "numeric_match", "token_f1", "bleu", "chrf", "rouge", "classification", "entities",
+    "latency", "judge",
+]  # fmt: skip
+"""A name may stand for several scores: `perplexity` brings the token accuracy with it, `rouge` its three kinds."""
+Task = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,-]*$")]
+HEADLINES = ("accuracy", "numeric_match", "entity_f1", "judge", "rougeL", "exact_match", "perplexity")
+"""The first of these that an evaluation has stands for it."""
+INSTALL_BENCHMARKS = "Benchmarks need lm-eval; install it on the server with: pip install 'tunesmith[benchmarks]'"
+DEFAULT_CRITERIA = "Correctness, completeness, and whether it does what the question asks for, and no more."
+JUDGE_PROMPT = (
+    "You judge the answer of an assistant.\n\nCriteria: {criteria}\n\nQuestion:\n{question}\n\n"
+    "Reference answer:\n{reference}\n\nAnswer to judge:\n{answer}\n\n"
+    "Give a whole number from 1 (useless) to 5 (perfect). End with one line of this form: Score: <number>"
+)
+
+
+class HeldOut(BaseModel):
+    """Which rows a training job held out: found again by its own settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job_id: int = Field(0, ge=0, title="Job whose rows")
+    """The training job whose held-out rows are taken; 0 takes all rows of the dataset."""
+    share: float = Field(0.0, ge=0.0, lt=1.0, title="Its held-out share")
+    """The job's `validation_split`."""
+    seed: int = Field(42, ge=0, le=2**32 - 1, title="Its seed")
+    """The job's seed."""
+    max_length: int = Field(1024, ge=16, le=1_048_576, title="Its longest row")
+    """The job's `max_length`, tokens."""
+    train_on: Literal["completions", "all"] = Field("completions", title="It learnt from")
+    """What the job learnt from."""
+
+
+class Judge(BaseModel):
+    """Another model that reads every answer and gives it a number from 1 to 5."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str = Field(
+        "", max_length=2000, title="Judge's address", json_schema_extra={"examples": ["https://api.openai.com/v1"]}
+    )
+    """An OpenAI-compatible endpoint, up to `/v1`. Empty: no judge. Its key is the server's TUNESMITH_JUDGE_API_KEY."""
+    model: str = Field("", max_length=200, title="Judge's model")
+    """The judge's name at that endpoint."""
+    criteria: str = Field(DEFAULT_CRITERIA, max_length=10_000)
+    """What a good answer is."""
+    prompt: str = Field(JUDGE_PROMPT, max_length=20_000)
+    """What the judge is told; `{criteria}`, `{question}`, `{reference}` and `{answer}` are filled in."""
+    public_only: bool = False
+    """Refuse addresses inside the network; set by the server for those who are not its administrators."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _holds_the_answer(cls, text: str) -> str:
+        if "{answer}" not in text:
+            raise ValueError("the prompt must hold {answer}, or there is nothing to judge")
+        return text
+
+
+class EvaluateParams(BaseModel):
+    """Settings of the `evaluate` recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metrics: list[Metric] = Field([], json_schema_extra=about("basic"))
+    """What to measure; empty chooses by what the answers are: labels, numbers, tags, or free text."""
+    max_samples: int = Field(
+        500, ge=1, le=1_000_000, title="Most rows", json_schema_extra=about("data", "rows", usual=(100, 2000))
+    )
+    """Rows whose likelihood is measured (perplexity, token accuracy); chosen by `seed`, the same for every model."""
+    max_prompts: int = Field(
+        100, ge=0, le=100_000, title="Most answers", json_schema_extra=about("data", "rows", usual=(50, 500))
+    )
+    """Rows that the model answers, of those above; 0 generates nothing."""
+    max_new_tokens: int = Field(
+        256, ge=1, le=32_768, title="Longest answer", json_schema_extra=about("data", "tokens", usual=(32, 512))
+    )
+    """An answer is cut there."""
+    max_length: int = Field(
+        2048, ge=16, le=1_048_576, title="Longest row", json_schema_extra=about("data", "tokens", usual=(256, 8192))
+    )
+    """Longer rows are cut at the end; never more than the model reads."""
+    batch_size: int = Field(8, ge=1, le=1024, json_schema_extra=about("batching", "rows", usual=(4, 64)))
+    """Rows at a time."""
+    latency_prompts: int = Field(
+        5, ge=0, le=1000, title="Answers timed alone", json_schema_extra=about("batching", "rows", usual=(5, 50))
+    )
+    """Prompts answered one at a time, for the time to the first token; 0 times nothing."""
+    seed: int = Field(42, ge=0, le=2**32 - 1, json_schema_extra=about("data"))
+    """Chooses the rows, and the resamples of the intervals."""
+    system_prompt: str | None = Field(None, max_length=20_000, json_schema_extra=about("data"))
+    """Put before every conversation that has no system message."""
+    bf16: bool | None = Field(None, title="bfloat16", json_schema_extra=about("precision"))
+    """bfloat16 compute; absent means where the hardware multiplies it fast."""
+    benchmarks: list[Task] = Field([], max_length=100, json_schema_extra=about("basic"))
+    """Tasks of lm-eval by name, such as `hellaswag`; those whose data is not here are skipped, and named."""
+    benchmark_limit: int | None = Field(
+        100, ge=1, le=1_000_000, title="Most rows of a benchmark", json_schema_extra=about("data", "rows")
+    )
+    """Rows of each benchmark; null takes all."""
+    judge: Judge = Field(Judge(), json_schema_extra=about("basic"))
+    """Another model that judges the answers."""
+    held_out: HeldOut = Field(HeldOut(), json_schema_extra=about("data"))
+    """The rows that a training job held out; filled in by the server."""
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _harness_is_here(cls, names: list[str]) -> list[str]:
+        if names and find_spec("lm_eval") is None:
+            raise ValueError(INSTALL_BENCHMARKS)
+        return list(dict.fromkeys(names))
+
+
+RECIPE = Recipe(
+    name="evaluate",
+    title="Evaluation",
+    sentence="Measures a model on rows that it has not learnt, with the uncertainty of every score.",
+    params=EvaluateParams,
+    train="tunesmith.recipes.evaluate.train:train",
+    kind="evaluation",
+    produces="",
+    shapes=CAUSAL_LM_SHAPES,
+    needs_dataset=False,
+)

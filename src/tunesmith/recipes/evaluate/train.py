@@ -1,0 +1,150 @@
+"""An evaluation, told from the top."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tunesmith.core.job_spec import DatasetRef
+from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
+from tunesmith.recipes.blocks import scoring
+from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.evaluate import counting, plots
+from tunesmith.recipes.evaluate.answering import answer_all, answer_limit, measure_likelihood, time_alone
+from tunesmith.recipes.evaluate.benchmarks import run_benchmarks
+from tunesmith.recipes.evaluate.journal import Halted, Journal
+from tunesmith.recipes.evaluate.judge import judge_all
+from tunesmith.recipes.evaluate.rows import Material, load_material
+from tunesmith.recipes.evaluate.spec import EvaluateParams
+
+WORK = "evaluation"
+"""Folder of the journals while the job is at work."""
+
+
+def train(params: EvaluateParams, run: RunContext) -> str:
+    """Measure the model and leave `artifacts/evaluation/`. Returns an `Outcome`; raises `JobFailure`."""
+    if not run.is_main:
+        return Outcome.COMPLETED
+    # 1) The model, as it would be used
+    set_threads(run.spec.resources.cpu_threads)
+    device = pick_device()
+    base = run.spec.model
+    assert base is not None  # the service refuses a job without one
+    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
+    dtype = pick_dtype(device, params.bf16, fp16=False)
+    model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
+    model.eval()
+    told: dict[str, Any] = {"model": base.name, "dataset": None, "scores": {}, "skipped": [], "seed": params.seed}
+    samples: list[dict[str, Any]] = []
+    first_token_s: list[float] = []
+    # 2) Its likelihood and answers on rows of the data
+    try:
+        if run.spec.dataset is not None:
+            material = load_material(run, run.spec.dataset, params, tokenizer)
+            samples, first_token_s = measure(run, params, model, tokenizer, material, told)
+            told["dataset"] = about(run.spec.dataset, params, material)
+        # 3) Benchmarks, on data of their own
+        if params.benchmarks:
+            found, told["skipped"] = run_benchmarks(
+                run, model, tokenizer, params.benchmarks, params.benchmark_limit, params.batch_size, params.seed
+            )
+            told["scores"] |= found
+    except Halted as halted:
+        return halted.outcome
+    # 4) What is left behind
+    run.phase("saving", "evaluation")
+    leave(run, told, samples, first_token_s)
+    run.metrics({name: score["value"] for name, score in told["scores"].items() if score["value"] is not None})
+    shutil.rmtree(run.dir.path / WORK, ignore_errors=True)
+    return Outcome.COMPLETED
+
+
+def measure(
+    run: RunContext, params: EvaluateParams, model: Any, tokenizer: Any, material: Material, told: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Fill in `told`; the samples, and the times to the first token. Raises `Halted`."""
+    folder = run.dir.path / WORK
+    found = counting.plan(params.metrics, material.expected)
+    told |= {"metrics": list(found.metrics), "reason": found.reason}
+    likely, answers = Journal(folder / "likelihood.jsonl"), Journal(folder / "answers.jsonl")
+    if "perplexity" in found.metrics:
+        measure_likelihood(run, model, material.rows, material.places, params.batch_size, likely)
+    questions = material.questions if set(found.metrics) - {"perplexity"} else []
+    answer_all(run, model, tokenizer, questions, params.max_new_tokens, params.batch_size, answers)
+    times: list[float] = []
+    if "latency" in found.metrics and questions and params.latency_prompts:
+        most = answer_limit(questions, params.max_new_tokens)
+        alone = time_alone(run, model, tokenizer, questions[: params.latency_prompts], most)
+        times = [first_s for first_s, _, _ in alone]
+        told["latency"] = {
+            "first_token_s": times,
+            "seconds": [s for _, s, _ in alone],
+            "tokens": [n for _, _, n in alone],
+        }
+    judged = Journal(folder / "judged.jsonl")
+    if params.judge.base_url and questions:
+        judge_all(run, params.judge, questions, answers.entries, judged)
+    samples = joined(found, material, likely, answers, judged)
+    told["scores"] |= counting.all_scores(found, samples, params.seed)
+    told["scores"] |= _extra(samples, times, judged, params.seed)
+    told |= counting.per_class(found, samples) if "classification" in found.metrics else {}
+    if params.judge.base_url:
+        failed = sum("failed" in entry for entry in judged.entries.values())
+        told["judge"] = {"model": params.judge.model, "criteria": params.judge.criteria, "failed": failed}
+        if failed:
+            run.notice(f"The judge gave no number for {failed} of {len(judged.entries)} answers.", level="warning")
+    return samples, times
+
+
+def _extra(samples: list[dict[str, Any]], times: list[float], judged: Journal, seed: int) -> dict[str, Any]:
+    """Scores of the judge and of the clock."""
+    scores: dict[str, Any] = {}
+    marks = [sample["stats"]["judge"] for sample in samples if "judge" in sample["stats"]]
+    if marks and judged.entries:
+        scores["judge"] = scoring.score("judge", marks, seed).as_json()
+    for name, share in scoring.QUANTILES.items() if times else ():
+        scores[name] = scoring.quantile(times, share, seed).as_json()
+    return scores
+
+
+def joined(
+    found: counting.Plan, material: Material, likely: Journal, answers: Journal, judged: Journal
+) -> list[dict[str, Any]]:
+    """All that is known of each row, in the order of the data."""
+    samples: dict[int, dict[str, Any]] = {}
+    for question in material.questions:
+        if entry := answers.entries.get(question.row):
+            samples[question.row] = counting.sample(found, question, entry)
+    for row, entry in likely.entries.items():
+        samples.setdefault(row, {"row": row, "stats": {}})["stats"]["likelihood"] = entry["likelihood"]
+    for row, entry in judged.entries.items():
+        if row in samples and "judged" in entry:
+            samples[row]["stats"]["judge"] = [entry["judged"]]
+            samples[row]["judge"] = {"score": entry["judged"], "words": entry["words"]}
+    return [samples[row] for row in sorted(samples)]
+
+
+def about(data: DatasetRef, params: EvaluateParams, material: Material) -> dict[str, Any]:
+    """Which rows of which data."""
+    return {
+        "name": data.name,
+        "digest": data.digest,
+        "shape": data.shape,
+        "held_out_by": params.held_out.job_id or None,
+        "num_rows": len(material.places),
+        "num_prompts": len(material.questions),
+        "max_length": material.max_length,
+    }
+
+
+def leave(run: RunContext, told: dict[str, Any], samples: list[dict[str, Any]], first_token_s: list[float]) -> None:
+    """Scores, samples and pictures."""
+    with run.artifact("evaluation") as folder:
+        told["samples_file"] = "samples.jsonl"
+        with Path(folder, "samples.jsonl").open("w") as file:
+            file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        told["plots"] = plots.draw_all(folder, told, first_token_s)
+        (folder / "scores.json").write_text(json.dumps(told, indent=1, ensure_ascii=False))

@@ -1,0 +1,26 @@
+"""The engine that runs every model that transformers can load."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from tunesmith.serving.app import Activity, create_serving_app
+from tunesmith.serving.generation import Model
+
+if TYPE_CHECKING:
+    from tunesmith.serving.__main__ import Process
+
+
+def serve(process: Process) -> None:
+    """Load the base model and answer until the process is told to end."""
+    spec, activity = process.spec, Activity()
+    model = Model(spec.base_path, offline=spec.offline, revision=spec.revision, threads=spec.threads)
+    listener = socket.create_server(("127.0.0.1", 0))
+    # Connections inherit it: without it, each token may wait for the acknowledgement of the one before.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    process.ready(listener.getsockname()[1], activity.idle_s)
+    app = create_serving_app(model, process.token, activity)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listener])

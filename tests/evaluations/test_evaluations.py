@@ -1,0 +1,137 @@
+"""From a training with a follow-up to scores on the registry's version, a comparison, and a gate that refuses a worse one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.evaluations.conftest import ROWS, evaluate, eventually, upload, wait
+
+
+@pytest.fixture(scope="module")
+def tuned(client: httpx.Client, dataset: int) -> dict[str, Any]:
+    """A training job that asks for its own evaluation."""
+    follow = {"method": "evaluate", "hyperparameters": {"max_new_tokens": 4, "latency_prompts": 2}}
+    body = {
+        "name": "Answer bot", "method": "lora", "model": "tiny-llama", "dataset_id": dataset, "follow_up": [follow],
+        "hyperparameters": {"max_steps": 60, "validation_split": 0.5, "learning_rate": 0.02}, "tags": ["nightly"],
+    }  # fmt: skip
+    made = client.post("/jobs/", json=body)
+    assert made.status_code == 201, made.text
+    wait(client, f"/jobs/{made.json()['id']}/status", "completed")
+    found: dict[str, Any] = client.get(f"/jobs/{made.json()['id']}").json()
+    return found
+
+
+@pytest.fixture(scope="module")
+def of_tuned(client: httpx.Client, tuned: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation that followed it."""
+    items = eventually(lambda: client.get("/evaluations/", params={"model": f"job:{tuned['id']}"}).json()["items"])
+    return wait(client, f"/evaluations/{items[0]['id']}", "completed")
+
+
+@pytest.fixture(scope="module")
+def of_base(client: httpx.Client, tuned: dict[str, Any]) -> dict[str, Any]:
+    """Its base model on the same rows."""
+    return evaluate(client, model="tiny-llama", held_out_of=tuned["id"], settings={"max_new_tokens": 4})
+
+
+@pytest.mark.slow
+def test_a_job_is_registered_and_followed_by_what_it_asked_for(
+    client: httpx.Client, tuned: dict[str, Any], of_tuned: dict[str, Any]
+) -> None:
+    assert of_tuned["held_out_by"] == tuned["id"] and of_tuned["num_rows"] == 20
+    assert of_tuned["name"] == "Answer bot evaluate" and of_tuned["labels"] == ["assistant", "user"]
+    scores = {score["name"]: score for score in of_tuned["scores"]}
+    assert scores["perplexity"]["value"] == pytest.approx(tuned["metrics"]["perplexity"], rel=2e-3)
+    assert scores["token_accuracy"]["value"] == pytest.approx(tuned["metrics"]["token_accuracy"], abs=0.03)
+    for score in of_tuned["scores"]:
+        assert score["low"] <= score["value"] <= score["high"] and score["num_samples"], score
+    assert of_tuned["headline"]["name"] == "accuracy" and not scores["perplexity"]["higher_is_better"]
+    assert sum(map(sum, of_tuned["confusion"])) == 20
+    for name in of_tuned["plots"]:
+        picture = client.get(f"/jobs/{of_tuned['id']}/artifacts/evaluation/{name}.svg")
+        assert picture.status_code == 200, name
+    version = client.get("/registry/answer-bot/versions/1.0.0").json()
+    assert version["job_id"] == tuned["id"] and version["kind"] == "adapter" and version["tags"] == ["nightly"]
+    kept = eventually(lambda: client.get("/registry/answer-bot/versions/1.0.0").json()["scores"])
+    assert kept["labels (held out)"]["job_id"] == of_tuned["id"]
+
+
+@pytest.mark.slow
+def test_samples_are_paged_and_filtered(client: httpx.Client, of_tuned: dict[str, Any]) -> None:
+    path = f"/evaluations/{of_tuned['id']}/samples"
+    first = client.get(path, params={"limit": 12}).json()
+    rest = client.get(path, params={"limit": 12, "cursor": first["next_cursor"]}).json()
+    rows = [sample["row"] for sample in (*first["items"], *rest["items"])]
+    assert len(rows) == 20 and rows == sorted(rows) and rest["next_cursor"] is None
+    right = client.get(path, params={"only": "right"}).json()["items"]
+    wrong = client.get(path, params={"only": "wrong"}).json()["items"]
+    assert len(right) + len(wrong) == 20 and all(sample["right"] for sample in right)
+    for sample in right:
+        assert ROWS[sample["row"]]["answer"] == sample["expected"] and "likelihood" in sample["stats"]
+    assert client.get(path, params={"q": f"question {rows[0]} of"}).json()["items"][0]["row"] == rows[0]
+
+
+@pytest.mark.slow
+def test_a_comparison_is_paired_and_says_what_a_difference_means(
+    client: httpx.Client, dataset: int, of_tuned: dict[str, Any], of_base: dict[str, Any]
+) -> None:
+    found = client.post("/evaluations/compare", json={"evaluations": [of_base["id"], of_tuned["id"]]}).json()
+    by_name = {score["name"]: score for score in found["scores"]}
+    perplexity = by_name["perplexity"]["differences"]
+    assert perplexity[0] is None and perplexity[1]["test"] == "paired bootstrap" and perplexity[1]["num_samples"] == 20
+    assert perplexity[1]["significant"] and perplexity[1]["words"] == "significantly better, 20 samples"
+    assert perplexity[1]["value"] < 0 and perplexity[1]["high"] < 0
+    accuracy = by_name["accuracy"]["differences"][1]
+    assert accuracy["test"] == "McNemar" and 0 <= accuracy["p_value"] <= 1
+    same = client.post("/evaluations/compare", json={"evaluations": [of_tuned["id"], of_tuned["id"]]})
+    assert same.status_code == 422
+    other = upload(client, ROWS[:12], "other.jsonl")
+    elsewhere = evaluate(client, model="tiny-llama", dataset_id=other, metrics=["perplexity"])
+    refused = client.post("/evaluations/compare", json={"evaluations": [of_tuned["id"], elsewhere["id"]]})
+    assert refused.status_code == 422 and "labels" in refused.json()["message"] and "other" in refused.json()["message"]
+    listed = client.get("/evaluations/", params={"dataset_id": dataset}).json()
+    assert {item["id"] for item in listed["items"]} >= {of_tuned["id"], of_base["id"]} and listed["total"] >= 2
+    assert elsewhere["id"] not in {item["id"] for item in listed["items"]}
+
+
+@pytest.mark.slow
+def test_a_version_that_is_worse_does_not_take_the_champions_place(
+    client: httpx.Client, dataset: int, tuned: dict[str, Any], of_tuned: dict[str, Any]
+) -> None:
+    eventually(lambda: client.get("/registry/answer-bot/versions/1.0.0").json()["scores"])
+    path = "/registry/answer-bot/aliases/champion"
+    assert client.put(path, json={"version": "1.0.0"}).status_code == 200
+    worse = client.post(
+        "/jobs/",
+        json={
+            "name": "Answer bot", "method": "lora", "model": "tiny-llama", "dataset_id": dataset,
+            "hyperparameters": {"max_steps": 1, "validation_split": 0.5, "learning_rate": 1e-6},
+            "follow_up": [{"method": "evaluate", "hyperparameters": {"max_new_tokens": 4}}],
+        },
+    ).json()  # fmt: skip
+    wait(client, f"/jobs/{worse['id']}/status", "completed")
+    eventually(lambda: client.get("/registry/answer-bot/versions/1.1.0").json().get("scores"), 120)
+    refused = client.put(path, json={"version": "1.1.0"})
+    assert refused.status_code == 409, refused.text
+    assert "Perplexity on labels (held out) goes from" in refused.json()["message"]
+    assert "significantly worse, 20 samples" in refused.json()["message"]
+    assert client.put("/registry/answer-bot/aliases/experiment", json={"version": "1.1.0"}).status_code == 200
+
+
+def test_what_cannot_be_evaluated_is_said_at_once(client: httpx.Client, dataset: int) -> None:
+    no_rows = client.post("/evaluations/", json={"model": "tiny-llama"})
+    assert no_rows.status_code == 422 and no_rows.json()["details"][0]["loc"] == "dataset_id"
+    bad = client.post("/evaluations/", json={"model": "tiny-llama", "dataset_id": dataset, "metrics": ["wit"]})
+    assert bad.status_code == 422 and bad.json()["details"][0]["loc"] == "hyperparameters.metrics.0"
+    follow = {"method": "evaluate", "hyperparameters": {"max_prompts": -1}}
+    body = {"method": "lora", "model": "tiny-llama", "dataset_id": dataset, "follow_up": [follow], "start": "manual"}
+    refused = client.post("/jobs/", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["details"][0]["loc"] == "follow_up.0.hyperparameters.max_prompts"
+    assert client.get("/evaluations/999").status_code == 404
+    kinds = {method["name"]: method["kind"] for method in client.get("/jobs/methods").json()}
+    assert kinds["evaluate"] == "evaluation" and kinds["lora"] == "training"
