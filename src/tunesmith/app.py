@@ -109,9 +109,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         wake_scheduler=scheduler.wake,
         wake_datasets=processing.wake,
         serving=ServingPool(settings.home / "serving", settings.serving_idle_s, offline=settings.hub_offline),
-        dataset_users=lambda session, dataset_id: [
-            f"job {job.id} ({job.status})" for job in Lifecycle(session, bus).jobs.uses_dataset(dataset_id)
-        ],
+        dataset_users=_users_of_dataset,
         why_waiting=why_waiting,
         version_users=lambda session: RevisionRepository(session).users_of_versions(),
         promotion_gate=lambda session, version, target: gate.check(settings, session, version, target),
@@ -124,6 +122,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     _mount(app)
     return app
+
+
+def _users_of_dataset(session: Session, dataset_id: int) -> list[str]:
+    """What needs a dataset, in words."""
+    return [f"job {job.id} ({job.status})" for job in JobRepository(session).uses_dataset(dataset_id)]
 
 
 def _mount(app: FastAPI) -> None:

@@ -135,3 +135,49 @@ def test_what_cannot_be_evaluated_is_said_at_once(client: httpx.Client, dataset:
     assert client.get("/evaluations/999").status_code == 404
     kinds = {method["name"]: method["kind"] for method in client.get("/jobs/methods").json()}
     assert kinds["evaluate"] == "evaluation" and kinds["lora"] == "training"
+
+
+@pytest.mark.slow
+def test_a_battle_is_blind_until_the_vote_and_counts_once(client: httpx.Client, dataset: int) -> None:
+    body = {"models": ["tiny-llama", "tiny-other"], "dataset_id": dataset, "max_tokens": 6}
+    made = client.post("/evaluations/arena/battles", json=body)
+    assert made.status_code == 201, made.text
+    battle = made.json()
+    path = f"/evaluations/arena/battles/{battle['id']}"
+    assert battle["model_a"] is None and battle["prompt"] == ROWS[battle["row_number"] - 1]["question"]
+    early = client.post(f"{path}/vote", json={"vote": "a"})
+    assert early.status_code == 409 and "answer first" in early.json()["message"]
+    for side in "ab":
+        told = client.post(f"{path}/answers/{side}", timeout=180)
+        assert told.status_code == 200 and "tiny" not in told.text and '"finish_reason": "' in told.text
+    assert client.post(f"{path}/answers/a").status_code == 409
+    assert client.get(path).json()["model_a"] is None and client.get(path).json()["answer_b"] is not None
+    hidden = client.get("/evaluations/arena/battles", params={"model": "tiny-llama"}).json()["items"]
+    assert battle["id"] not in [one["id"] for one in hidden]
+    voted = client.post(f"{path}/vote", json={"vote": "b"}).json()
+    assert {voted["model_a"], voted["model_b"]} == {"tiny-llama", "tiny-other"}
+    assert client.post(f"{path}/vote", json={"vote": "a"}).status_code == 409
+    ratings = client.get("/evaluations/arena/ratings").json()
+    assert [row["model"] for row in ratings] == [voted["model_b"], voted["model_a"]] and ratings[0]["wins"] == 1
+    same = client.post("/evaluations/arena/battles", json={"models": ["tiny-llama"] * 2, "prompt": "x"})
+    neither = client.post("/evaluations/arena/battles", json={"models": ["tiny-llama", "tiny-other"]})
+    gone = client.post("/evaluations/arena/battles", json={"models": ["tiny-llama", "no-model"], "prompt": "x"})
+    assert [one.status_code for one in (same, neither, gone)] == [422, 422, 404]
+
+
+@pytest.mark.slow
+def test_a_follow_up_that_cannot_be_started_is_a_notice(client: httpx.Client, dataset: int) -> None:
+    """Nothing was held out, so there are no rows to measure on."""
+    body = {
+        "method": "lora", "model": "tiny-llama", "dataset_id": dataset, "name": "No held-out rows",
+        "hyperparameters": {"max_steps": 1, "validation_split": 0}, "follow_up": [{"method": "evaluate"}],
+    }  # fmt: skip
+    job = client.post("/jobs/", json=body).json()
+    wait(client, f"/jobs/{job['id']}/status", "completed")
+
+    def notices() -> list[dict[str, Any]]:
+        events = client.get(f"/jobs/{job['id']}/events", params={"types": "notice"}).json()
+        return [e["event"] for e in events if "could not be started" in e["event"].get("message", "")]
+
+    assert "held no rows out" in eventually(notices)[0]["message"]
+    assert client.get("/registry/no-held-out-rows/versions/1.0.0").status_code == 200

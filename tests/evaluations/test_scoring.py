@@ -15,7 +15,7 @@ from tunesmith.recipes.blocks import scoring
 from tunesmith.recipes.blocks import scoring_text as text
 from tunesmith.recipes.evaluate import counting, judge
 
-WORDS = "the cat sat on a mat, and it's fine. Really? yes no 12 km".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat,", "and", "it's", "fine.", "Really?", "yes", "no", "12", "km"]
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 

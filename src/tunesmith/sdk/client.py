@@ -395,8 +395,7 @@ class Models:
         wait: bool = True,
         progress: Callable[[DownloadRead], None] | None = None,
     ) -> DownloadRead:
-        """Let the server fetch a model from the hub; with `wait` until it is there. Raises what the server gives as its
-        reason when it is not."""
+        """Let the server fetch a model; with `wait` until it is there. Raises the server's own reason when it cannot."""
         body = {"name": name, "revision": revision, "file": file}
         found = DownloadRead.model_validate(self._connection.post("/models/downloads", body))
         while wait and not found.ended_at:

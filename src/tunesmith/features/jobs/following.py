@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from tunesmith.core.acting import ROLE_SCOPES, Act, Identity, Role, acting
-from tunesmith.core.errors import InvalidInput, TunesmithError
+from tunesmith.core.errors import TunesmithError
 from tunesmith.features.jobs.lifecycle import Lifecycle
+from tunesmith.features.jobs.submission import create
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.live.bus import Bus
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.recipes.checking import check_params
 from tunesmith.schemas.jobs import FollowUp, JobCreate
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
-
-
-def problems_of(follow_ups: list[FollowUp], method: str) -> list[dict[str, Any]]:
-    """What is wrong with them, each with its place; settings are checked as their own method does."""
-    found = []
-    if follow_ups and not get_recipe(method).produces:
-        found.append(
-            {"loc": "follow_up", "message": f"a job of method {method} makes no model that could be followed up"}
-        )
-    for number, follow in enumerate(follow_ups):
-        try:
-            check_params(
-                get_recipe(follow.method), follow.hyperparameters, prefix=f"follow_up.{number}.hyperparameters"
-            )
-        except InvalidInput as error:
-            found += error.details
-    return found
 
 
 def request_for(job: JobRow, follow: FollowUp) -> JobCreate:
@@ -50,8 +32,6 @@ def request_for(job: JobRow, follow: FollowUp) -> JobCreate:
 
 def submit(settings: Settings, session: Session, bus: Bus, job: JobRow) -> list[JobRow]:
     """Make what `job` asks for. What cannot be made is a notice on the job, and holds up nothing else."""
-    from tunesmith.features.jobs.submission import create
-
     made = []
     for told in job.request.get("follow_up") or ():
         try:

@@ -16,7 +16,7 @@ from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceReque
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.features.catalog import service as catalog
-from tunesmith.features.jobs import following, held_out, quotas
+from tunesmith.features.jobs import held_out, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
@@ -24,8 +24,9 @@ from tunesmith.features.jobs.training_data import TrainingData, find_data
 from tunesmith.live.bus import Bus
 from tunesmith.recipes.auto import Choice, Facts, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.custom import isolation
-from tunesmith.schemas.jobs import JobClone, JobCreate
+from tunesmith.schemas.jobs import FollowUp, JobClone, JobCreate
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
@@ -82,7 +83,7 @@ def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
             hint="The administrator sets TUNESMITH_CUSTOM_SCRIPTS=true; the other methods need no permission.",
         )
     problems = Problems()
-    problems.details += following.problems_of(body.follow_up, body.method)
+    problems.details += _follow_up_problems(body.follow_up, body.method)
     try:
         body = held_out.complete(settings, session, body)
     except TunesmithError as error:
@@ -202,6 +203,23 @@ def folder_safe(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:MAX_OUTPUT_NAME].strip("-")
     return slug or "model"
+
+
+def _follow_up_problems(follow_ups: list[FollowUp], method: str) -> list[dict[str, Any]]:
+    """What is wrong with them, each with its place; settings are checked as their own method does."""
+    found = []
+    if follow_ups and not get_recipe(method).produces:
+        found.append(
+            {"loc": "follow_up", "message": f"a job of method {method} makes no model that could be followed up"}
+        )
+    for number, follow in enumerate(follow_ups):
+        try:
+            check_params(
+                get_recipe(follow.method), follow.hyperparameters, prefix=f"follow_up.{number}.hyperparameters"
+            )
+        except InvalidInput as error:
+            found += error.details
+    return found
 
 
 def _model(
