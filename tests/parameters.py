@@ -20,13 +20,13 @@ Made from the parameter classes in `src/tunesmith/recipes` by `python -m tests.p
 AUTO = """
 What is left out of a job is chosen by `auto` from the model's size, the number and length of rows and the free memory; the job says why in
 `reasons`. With `auto: false` the defaults below hold. Names with a dot are parts of one
-setting, `early_stopping`: `early_stopping: {enabled: true, patience: 5}`.
+setting, `early_stopping`: `early_stopping: {enabled: true, patience: 5}`; so are those of `judge` and of `held_out`.
 """
 
 
 def page() -> str:
     """The whole page."""
-    methods = [f"| `{r.name}` | {r.title}: {r.sentence} | `{r.produces}/` |" for r in RECIPES]
+    methods = [f"| `{r.name}` | {r.title}: {r.sentence} | `{r.produces or r.kind}/` |" for r in RECIPES]
     found: dict[Setting, list[str]] = {}
     for recipe in RECIPES:
         for setting in describe(recipe.params):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
-from tunesmith.core.errors import TunesmithError
+from tunesmith.core.errors import InvalidInput, TunesmithError
 from tunesmith.serving.generation import Model, Piece, Sampling
 
 
@@ -24,12 +26,11 @@ class Message(BaseModel):
     content: str
 
 
-class Completion(BaseModel):
-    """The body of `/v1/chat/completions`. `adapter_path` names the adapter; without it the base answers."""
+class Generation(BaseModel):
+    """What both ways of asking share. `adapter_path` names the adapter; without it the base answers."""
 
     model_config = ConfigDict(extra="ignore")
 
-    messages: Annotated[list[Message], Field(min_length=1)]
     model: str = "base"
     adapter_path: str | None = None
     max_tokens: int = Field(256, ge=1)
@@ -38,12 +39,49 @@ class Completion(BaseModel):
     top_k: int | None = None
     repetition_penalty: float = Field(1.0, gt=0)
     seed: int | None = None
-    stop: list[str] = Field(default_factory=list)
+    stop: list[str] | str | None = None
     stream: bool = False
 
-    def sampling(self) -> Sampling:
+    def sampling(self, logprobs: int | None) -> Sampling:
         fields = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
-        return Sampling(stop=tuple(s for s in self.stop if s), **{f: getattr(self, f) for f in fields})
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        told = {field: getattr(self, field) for field in fields}
+        return Sampling(stop=tuple(text for text in stop if text), logprobs=logprobs, **told)
+
+
+class ChatCompletion(Generation):
+    """The body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+    response_format: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+
+    def check(self) -> None:
+        """Raises `InvalidInput` for what this engine cannot do."""
+        if self.tools or (self.response_format or {}).get("type", "text") != "text":
+            raise InvalidInput(
+                "Tools and JSON schemas need the engine llama.cpp or vLLM.", hint="Deploy the model with one."
+            )
+
+
+class TextCompletion(Generation):
+    """The body of `/v1/completions`."""
+
+    prompt: str
+    max_tokens: int = Field(16, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+
+class Embedding(BaseModel):
+    """The body of `/v1/embeddings`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: Annotated[list[str], Field(min_length=1, max_length=2048)] | str
+    model: str = "base"
+    adapter_path: str | None = None
 
 
 class Activity:
@@ -55,6 +93,38 @@ class Activity:
 
     def idle_s(self) -> float:
         return 0.0 if self.active else time.monotonic() - self.last_s
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within the block somebody waits for an answer."""
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+            self.last_s = time.monotonic()
+
+
+class Form(NamedTuple):
+    """How an answer is written: as a message, or as text."""
+
+    whole_object: str
+    part_object: str
+    is_chat: bool
+
+    def whole(self, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+        said = {"message": {"role": "assistant", "content": text}} if self.is_chat else {"text": text}
+        return {"index": 0, **said, "logprobs": {"content": logprobs} if logprobs else None}
+
+    def part(self, piece: Piece) -> dict[str, Any]:
+        said: dict[str, Any] = (
+            {"delta": {"content": piece.text} if piece.text else {}} if self.is_chat else {"text": piece.text}
+        )
+        return {"index": 0, **said, **({"logprobs": {"content": piece.logprobs}} if piece.logprobs else {})}
+
+
+CHAT = Form("chat.completion", "chat.completion.chunk", True)
+TEXT = Form("text_completion", "text_completion", False)
 
 
 def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
@@ -80,24 +150,51 @@ def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
     def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": "base", "object": "model"}]}
 
+    @app.exception_handler(RequestValidationError)
+    def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        details = [{"loc": ".".join(map(str, p["loc"][1:])), "message": p["msg"]} for p in error.errors()]
+        where = "; ".join(f"{detail['loc']}: {detail['message']}" for detail in details[:5])
+        return JSONResponse(InvalidInput(where, details=details).body(), status_code=400)
+
     @app.post("/v1/chat/completions")
-    async def chat(body: Completion, request: Request) -> Any:
-        gone = asyncio.Event()
+    async def chat(body: ChatCompletion, request: Request) -> Any:
+        body.check()
         messages = [message.model_dump() for message in body.messages]
-        pieces = await run_in_threadpool(model.generate, messages, body.adapter_path, body.sampling(), gone.is_set)
+        return await answered(body, messages, body.top_logprobs if body.logprobs else None, CHAT, request)
+
+    @app.post("/v1/completions")
+    async def complete(body: TextCompletion, request: Request) -> Any:
+        return await answered(body, body.prompt, body.logprobs, TEXT, request)
+
+    @app.post("/v1/embeddings")
+    async def embed(body: Embedding) -> dict[str, Any]:
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        with activity.busy():
+            vectors = await run_in_threadpool(model.embed, texts, body.adapter_path)
+        data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(vectors)]
+        return {"object": "list", "model": body.model, "data": data, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+
+    async def answered(body: Generation, asked: Any, logprobs: int | None, form: Form, request: Request) -> Any:
+        gone = asyncio.Event()
+        sampling = body.sampling(logprobs)
+        pieces = await run_in_threadpool(model.generate, asked, body.adapter_path, sampling, gone.is_set)
         if body.stream:
-            return StreamingResponse(_stream(pieces, body.model, gone, activity), media_type="text/event-stream")
-        text, last = "", Piece("")
+            stream = _stream(pieces, body.model, form, gone, activity)
+            return StreamingResponse(stream, media_type="text/event-stream")
+        text, told, last = "", list[dict[str, Any]](), Piece("")
         watcher = asyncio.create_task(_watch(request, gone))
-        activity.active += 1
-        try:
-            async for piece in iterate_in_threadpool(pieces):
-                text, last = text + piece.text, piece
-        finally:
-            activity.active -= 1
-            activity.last_s = time.monotonic()
-            watcher.cancel()
-        return _whole(body.model, text, last)
+        with activity.busy():
+            try:
+                async for piece in iterate_in_threadpool(pieces):
+                    text, told, last = text + piece.text, told + piece.logprobs, piece
+            finally:
+                watcher.cancel()
+        choice = form.whole(text, told) | {"finish_reason": last.finish_reason}
+        return _about(body.model, form.whole_object) | {
+            "choices": [choice],
+            "usage": _usage(last),
+            "timings": _timings(last),
+        }
 
     return app
 
@@ -109,30 +206,25 @@ async def _watch(request: Request, gone: asyncio.Event) -> None:
     gone.set()
 
 
-async def _stream(pieces: Any, model: str, gone: asyncio.Event, activity: Activity) -> AsyncIterator[str]:
-    answer_id, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-    activity.active += 1
-    try:
-        async for piece in iterate_in_threadpool(pieces):
-            delta = {"content": piece.text} if piece.text else {}
-            choice = {"index": 0, "delta": delta, "finish_reason": piece.finish_reason}
-            chunk: dict[str, Any] = {
-                "id": answer_id,
-                "object": "chat.completion.chunk",
-                "created": created,
-                "model": model,
-                "choices": [choice],
-            }
-            if piece.finish_reason:
-                chunk |= {"usage": _usage(piece), "timings": _timings(piece)}
-            yield f"data: {json.dumps(chunk)}\n\n"
-        yield "data: [DONE]\n\n"
-    except TunesmithError as error:
-        yield f"event: error\ndata: {json.dumps(error.body())}\n\n"
-    finally:
-        gone.set()
-        activity.active -= 1
-        activity.last_s = time.monotonic()
+async def _stream(pieces: Any, model: str, form: Form, gone: asyncio.Event, activity: Activity) -> AsyncIterator[str]:
+    about = _about(model, form.part_object)
+    with activity.busy():
+        try:
+            async for piece in iterate_in_threadpool(pieces):
+                choice = form.part(piece) | {"finish_reason": piece.finish_reason}
+                chunk = about | {"choices": [choice]}
+                if piece.finish_reason:
+                    chunk |= {"usage": _usage(piece), "timings": _timings(piece)}
+                yield f"data: {json.dumps(chunk)}\n\n"
+            yield "data: [DONE]\n\n"
+        except TunesmithError as error:
+            yield f"event: error\ndata: {json.dumps(error.body())}\n\n"
+        finally:
+            gone.set()
+
+
+def _about(model: str, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
 def _usage(piece: Piece) -> dict[str, int]:
@@ -142,12 +234,3 @@ def _usage(piece: Piece) -> dict[str, int]:
 
 def _timings(piece: Piece) -> dict[str, float | None]:
     return {"time_to_first_token_s": piece.first_token_s, "tokens_per_s": piece.tokens_per_s}
-
-
-def _whole(model: str, text: str, last: Piece) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time()), "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": last.finish_reason}], "usage": _usage(last),
-        "timings": _timings(last),
-    }  # fmt: skip

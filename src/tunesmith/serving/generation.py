@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -38,6 +39,8 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """Tell the logarithm of each token's probability, and those of this many likeliest ones; None: do not."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Piece:
     """From the request to the first token, waiting included; None when there was none."""
     tokens_per_s: float | None = None
     """After the first token; None when there was only one."""
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    """Of the tokens that became certain with it, in OpenAI's form, where they were asked for."""
 
 
 @dataclass
@@ -83,23 +88,42 @@ class Model:
         self.end_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
     def generate(
-        self, messages: list[dict[str, str]], adapter_path: str | None, sampling: Sampling, stopped: Callable[[], bool]
+        self,
+        asked: list[dict[str, str]] | str,
+        adapter_path: str | None,
+        sampling: Sampling,
+        stopped: Callable[[], bool],
     ) -> Iterator[Piece]:
-        """Pieces of the answer as they come. Raises `TooMany` when too many wait, `InvalidInput` when it cannot fit or
-        the model's chat template refuses it."""
-        prompt = self._prompt(messages, sampling.max_tokens)
+        """Pieces of the answer as they come: to a conversation, or of a text that goes on. Raises `TooMany` when too many
+        wait, `InvalidInput` when it cannot fit or the model's chat template refuses it."""
+        prompt = self._prompt(asked, sampling.max_tokens)
         if self._waiting >= MAX_WAITING:
             raise TooMany("Too many chats are waiting for this model.", hint="Try again in a moment.")
         return self._in_turn(prompt, adapter_path, sampling, stopped)
 
-    def _prompt(self, messages: list[dict[str, str]], max_tokens: int) -> torch.Tensor:
+    def embed(self, texts: list[str], adapter_path: str | None) -> list[list[float]]:
+        """One vector a text, of length 1: the mean of the last layer over its tokens. Raises `InvalidInput` when one is too
+        long."""
+        found = []
+        for text in texts:
+            ids = self._prompt(text, 0)
+            with self._lock, self._with_adapter(adapter_path) as model, torch.inference_mode():
+                states = model(
+                    input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1
+                ).hidden_states
+            found.append(torch.nn.functional.normalize(states[-1][0].float().mean(0), dim=0).tolist())
+        return found
+
+    def _prompt(self, asked: list[dict[str, str]] | str, max_tokens: int) -> torch.Tensor:
         """(1, tokens)"""
         try:
-            text = self.template.render(messages, prompt=True)
+            text = asked if isinstance(asked, str) else self.template.render(asked, prompt=True)
         except (BadData, JobFailure) as error:
             hint = error.hint or "Leave out the system message, or let user and assistant take turns."
             raise InvalidInput(error.message, hint=hint, details=[{"loc": "messages", "message": "refused"}]) from None
-        ids: torch.Tensor = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        ids: torch.Tensor = self.tokenizer(text, add_special_tokens=text is asked, return_tensors="pt")["input_ids"]
+        if ids.shape[1] == 0:
+            raise InvalidInput("The text is empty.", details=[{"loc": "prompt", "message": "empty"}])
         if ids.shape[1] + max_tokens > self.context_tokens:
             raise InvalidInput(
                 f"The conversation has {ids.shape[1]} tokens; with max_tokens {max_tokens} that is over the model's "
@@ -167,7 +191,7 @@ class Model:
         made: list[int] = []
         cache, ids = DynamicCache(config=self.model.config), prompt
         text, pace = _Text(self.tokenizer, sampling.stop), _Pace()
-        reason = "length"
+        reason, told = "length", list[dict[str, Any]]()
         for _ in range(sampling.max_tokens):
             if stopped():
                 return
@@ -175,20 +199,35 @@ class Model:
             with self._lock, self._with_adapter(adapter_path) as model, torch.inference_mode():
                 out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 so_far = torch.cat([prompt[0], torch.tensor(made, dtype=torch.long, device=self.device)])
-                token = choose(out.logits[0, -1].float(), so_far, sampling, generator)
+                logits = out.logits[0, -1].float()
+                token = choose(logits.clone(), so_far, sampling, generator)
             made.append(token)
+            if sampling.logprobs is not None:
+                told.append(self._logprob(logits, token, sampling.logprobs))
             pace.token()
             if token in self.end_ids:
                 reason = "stop"
                 break
             new = text.add(token)
             if new:
-                yield Piece(new)
+                yield Piece(new, logprobs=told)
+                told = []
             if text.stopped:
                 reason = "stop"
                 break
             ids = torch.tensor([[token]], device=self.device)
-        yield Piece(text.rest(), reason, prompt.shape[1], len(made), pace.first_token_s, pace.tokens_per_s)
+        yield Piece(text.rest(), reason, prompt.shape[1], len(made), pace.first_token_s, pace.tokens_per_s, told)
+
+    def _logprob(self, logits: torch.Tensor, token: int, top: int) -> dict[str, Any]:
+        """In OpenAI's form; None for what is no number, as damaged weights give."""
+        values = logits.log_softmax(-1)
+
+        def about(number: int) -> dict[str, Any]:
+            value = float(values[number])
+            return {"token": self.tokenizer.decode([number]), "logprob": value if math.isfinite(value) else None}
+
+        likeliest = [about(int(number)) for number in values.topk(top).indices] if top else []
+        return {**about(token), "bytes": None, "top_logprobs": likeliest}
 
 
 class _Pace:

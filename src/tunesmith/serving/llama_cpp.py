@@ -10,13 +10,11 @@ import json
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunesmith.core.errors import Unavailable
 from tunesmith.recipes.gguf import read_gguf
-
-if TYPE_CHECKING:
-    from tunesmith.serving.__main__ import Process, ServingSpec
+from tunesmith.serving.process import Process, ServingSpec
 
 MARKS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*.jinja", "adapter_config.json")
 """Files of a folder that decide what is in its GGUF."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
 
 import uvicorn
 
 from tunesmith.serving.app import Activity, create_serving_app
 from tunesmith.serving.generation import Model
-
-if TYPE_CHECKING:
-    from tunesmith.serving.__main__ import Process
+from tunesmith.serving.process import Process
 
 
 def serve(process: Process) -> None:

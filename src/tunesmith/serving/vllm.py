@@ -8,14 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import httpx
 
 from tunesmith.core.errors import Unavailable
-
-if TYPE_CHECKING:
-    from tunesmith.serving.__main__ import Process
+from tunesmith.serving.process import Process
 
 LOOK_EVERY_S = 0.5
 MAX_LORA_RANK = 256

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, or_, text
-from sqlalchemy.exc import SQLAlchemyError as DatabaseError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 
 from tunesmith.core.acting import Visibility, current
 from tunesmith.core.errors import Unavailable
 from tunesmith.storage.tables import Owned
 
+DatabaseError = SQLAlchemyError
+"""What a unit of work raises when the database is away, full or refuses: for those that know no SQL."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 SAFE_WAL = (3, 51, 3)
 """First SQLite without the WAL-reset race (releases from 3.7.0 can corrupt a file that several connections write)."""

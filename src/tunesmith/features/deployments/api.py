@@ -9,7 +9,6 @@ from fastapi import APIRouter, Path, Query, Request
 from tunesmith.core.acting import Scope
 from tunesmith.features.deployments import conversations, reading, service
 from tunesmith.features.deployments.gateway import GatewayState
-from tunesmith.features.deployments.targets import TARGETS
 from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.policy import declare, needs
 from tunesmith.http.session import DbSession, State
@@ -21,7 +20,6 @@ from tunesmith.schemas.deployments import (
     DeploymentRead,
     DeploymentUpdate,
     HistoryRead,
-    LocalSettings,
     RequestRating,
     RequestRead,
     RevisionRead,
@@ -55,18 +53,7 @@ def list_deployments(
 @router.get("/targets", summary="Where models can be deployed to")
 def list_targets() -> list[TargetRead]:
     """And why not, where this machine cannot."""
-    local = TargetRead(
-        name=service.LOCAL, title="This machine", why_not="", settings=LocalSettings.model_json_schema(),
-        sentence="An OpenAI-compatible server, with canaries, A/B tests, limits and monitoring.",
-    )  # fmt: skip
-    others = [
-        TargetRead(
-            name=target.name, title=target.title, sentence=target.sentence, why_not=target.why_not() or "",
-            settings=getattr(target, "settings_schema", dict)(),
-        )
-        for target in TARGETS
-    ]  # fmt: skip
-    return [local, *others]
+    return reading.list_targets()
 
 
 @router.post("/", status_code=201, responses=TAKEN, summary="Deploy a model")

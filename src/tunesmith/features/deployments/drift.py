@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +26,8 @@ MIN_INPUTS = 30
 LATEST_INPUTS = 500
 MORE_UNKNOWN = 0.2
 """Unknown words over the expected share from which the vocabulary counts as another one."""
+LEAST_SHARE = 1e-3
+"""Of an empty part, so that its logarithm is a number."""
 WORD = re.compile(r"\w+")
 
 
@@ -34,15 +36,20 @@ def words_of(text: str) -> list[str]:
 
 
 def baseline_of(texts: Sequence[str]) -> dict[str, Any] | None:
-    """`{edges, words, expected}` of the inputs of training rows: nine lengths in characters that part them in tenths, their
-    words, and the share of words that one half has and the other has not. None of too few."""
+    """`{edges, shares, words, expected}` of the inputs of training rows: lengths in characters that part them in tenths, the
+    share in each part, their words, and the share of words that one half has and the other has not. None of too few."""
     if len(texts) < MIN_INPUTS:
         return None
     lengths = sorted(len(text) for text in texts)
-    edges = [lengths[len(lengths) * tenth // 10] for tenth in range(1, 10)]
+    edges = sorted({lengths[len(lengths) * tenth // 10] for tenth in range(1, 10)})  # fewer where many are alike
     halves = [Counter(word for text in texts[part::2] for word in words_of(text)) for part in (0, 1)]
     common = [word for word, _ in (halves[0] + halves[1]).most_common(MAX_WORDS)]
-    return {"edges": edges, "words": common, "expected": unknown_share(halves[0].elements(), halves[1])}
+    return {
+        "edges": edges,
+        "shares": shares(edges, lengths),
+        "words": common,
+        "expected": unknown_share(halves[0].elements(), halves[1]),
+    }
 
 
 def unknown_share(words: Iterable[str], known: Iterable[str]) -> float | None:
@@ -77,23 +84,21 @@ def _input(row: dict[str, Any], shape: str, mapping: dict[str, str]) -> str:
     return "\n".join(str(row[column]) for part in parts if row.get(column := mapping.get(part, part)))
 
 
-def psi(edges: Sequence[float], values: Sequence[float]) -> float:
-    """Σ (seen - expected) · ln(seen / expected) over the tenths that `edges` part; a little is added to empty ones. Tenths
-    that fall together, because many lengths are the same, are counted together."""
-    distinct = sorted(set(edges))
-    expected = [
-        bisect_right(edges, edge) - (bisect_right(edges, distinct[n - 1]) if n else 0)
-        for n, edge in enumerate(distinct)
-    ]
-    expected.append(10 - sum(expected))
-    seen = [0] * len(expected)
-    for value in values:
-        seen[bisect_left(distinct, value)] += 1
+def psi(edges: Sequence[float], expected: Sequence[float], values: Sequence[float]) -> float:
+    """Σ (seen - expected) · ln(seen / expected) over the parts between `edges`; a little is added to empty ones."""
     total = 0.0
-    for wanted, got in zip(expected, seen, strict=True):
-        e, s = max(wanted / 10, 1e-3), max(got / len(values), 1e-3)
+    for wanted, got in zip(expected, shares(edges, values), strict=True):
+        e, s = max(wanted, LEAST_SHARE), max(got, LEAST_SHARE)
         total += (s - e) * math.log(s / e)
     return total
+
+
+def shares(edges: Sequence[float], values: Sequence[float]) -> list[float]:
+    """Which share of `values` lies in each part; an edge belongs to the part below it."""
+    counts = [0] * (len(edges) + 1)
+    for value in values:
+        counts[bisect_left(edges, value)] += 1
+    return [count / len(values) for count in counts]
 
 
 def drift_of(baseline: dict[str, Any], inputs: Sequence[tuple[int, float | None]], max_psi: float) -> Drift:
@@ -103,7 +108,7 @@ def drift_of(baseline: dict[str, Any], inputs: Sequence[tuple[int, float | None]
             requests=len(inputs), length_psi=None, unknown_words=None, expected_unknown_words=baseline["expected"],
             drifted=False, words=f"{len(inputs)} of {MIN_INPUTS} requests that it takes to say",
         )  # fmt: skip
-    index = psi(baseline["edges"], [chars for chars, _ in inputs])
+    index = psi(baseline["edges"], baseline["shares"], [chars for chars, _ in inputs])
     shares = [share for _, share in inputs if share is not None]
     unknown, expected = (sum(shares) / len(shares) if shares else None), baseline["expected"] or 0.0
     longer, stranger = index > max_psi, unknown is not None and unknown > expected + MORE_UNKNOWN

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tunesmith.core.clock import utc_now
-from tunesmith.features.deployments import drift, service
+from tunesmith.features.deployments import drift, service, targets
 from tunesmith.features.deployments.deciding import Sample, compare, stats_of
 from tunesmith.features.deployments.repository import (
     DeploymentRepository,
@@ -27,11 +27,29 @@ from tunesmith.schemas.deployments import (
     RequestRead,
     RevisionRead,
     Rollout,
+    TargetRead,
+    VariantStats,
 )
 from tunesmith.storage.database import Session
 
 NUM_PIECES = 60
 """Pieces of time in a chart."""
+
+
+def list_targets() -> list[TargetRead]:
+    """Where models can be deployed to, and why not, where this machine cannot."""
+    local = TargetRead(
+        name=service.LOCAL, title="This machine", why_not="", settings=LocalSettings.model_json_schema(),
+        sentence="An OpenAI-compatible server, with canaries, A/B tests, limits and monitoring.",
+    )  # fmt: skip
+    others = [
+        TargetRead(
+            name=target.name, title=target.title, sentence=target.sentence, why_not=target.why_not() or "",
+            settings=target.Settings.model_json_schema(),
+        )
+        for target in targets.TARGETS
+    ]  # fmt: skip
+    return [local, *others]
 
 
 def list_deployments(
@@ -111,6 +129,13 @@ def metrics(session: Session, deployment_id: int, window_s: float) -> Deployment
         drift=_drift(session, row, live),
         series=_pieces(timed, since, window_s),
     )
+
+
+def recent(session: Session, deployment_id: int, window_s: float) -> tuple[VariantStats, list[Minute]]:
+    """The last `window_s` seconds in all and over time, without what models are compared by: for lists."""
+    since = utc_now() - timedelta(seconds=window_s)
+    timed = RequestRepository(session).timed(deployment_id, since)
+    return stats_of([sample for _, sample in timed]), _pieces(timed, since, window_s)
 
 
 def _compared(revision: RevisionRow, live: list[Sample], candidate: list[Sample]) -> list[Comparison]:

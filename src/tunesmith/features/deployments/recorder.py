@@ -10,12 +10,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.features.deployments.repository import RequestRepository, RevisionRepository
 from tunesmith.features.registry import service as registry
-from tunesmith.storage.database import Database
+from tunesmith.storage.database import Database, DatabaseError
 
 log = logging.getLogger(__name__)
 
@@ -95,5 +93,5 @@ class Recorder:
         """The database may be away for a while: that must not end the thread."""
         try:
             work()
-        except (DBAPIError, OSError) as error:
+        except (DatabaseError, OSError) as error:
             log.warning("requests cannot be written down now: %s", error)

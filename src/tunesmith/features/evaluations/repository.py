@@ -26,7 +26,7 @@ class BattleRepository(Repository[BattleRow]):
     def results(self, limit: int) -> list[tuple[str, str, str]]:
         """`(model A, model B, vote)` of the newest battles that were decided, oldest first."""
         query = select(BattleRow.model_a, BattleRow.model_b, BattleRow.vote).where(BattleRow.vote.is_not(None))
-        found = self.session.execute(query.order_by(BattleRow.id.desc()).limit(limit)).tuples()
+        found = self.session.execute(query.order_by(BattleRow.id.desc()).limit(limit))
         return [(a, b, vote) for a, b, vote in found if vote is not None][::-1]
 
     def count_on(self, dataset_id: int) -> int:

@@ -38,7 +38,8 @@ def submit(settings: Settings, session: Session, bus: Bus, job: JobRow) -> list[
             with in_the_name_of(job), session.begin_nested():
                 made.append(create(settings, session, bus, request_for(job, FollowUp.model_validate(told))))
         except TunesmithError as error:
-            message = f"{get_recipe(told['method']).title} of the model could not be started: {error.message}"
+            why = "; ".join(str(detail["message"]) for detail in error.details[:3]) or error.message
+            message = f"{get_recipe(told['method']).title} of the model could not be started: {why}"
             Lifecycle(session, bus).notice(job, message, error.hint)
     return made
 

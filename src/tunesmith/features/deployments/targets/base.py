@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 from tunesmith.core.job_spec import ModelRef
 
 
@@ -63,6 +65,10 @@ class Target(Protocol):
     name: str
     title: str
     sentence: str
+
+    @property
+    def Settings(self) -> type[BaseModel]:  # noqa: N802
+        """What may be set, and how it is told in forms."""
 
     def why_not(self) -> str | None:
         """Why it cannot be used here, with the alternative named; None when it can."""

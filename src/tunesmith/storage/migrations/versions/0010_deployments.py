@@ -11,6 +11,10 @@ down_revision = "0009_evaluations"
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
+def _of_deployment() -> sa.Column[int]:
+    return sa.Column("deployment_id", BIG, sa.ForeignKey("deployments.id", ondelete="CASCADE"), nullable=False)
+
+
 def upgrade() -> None:
     op.create_table(
         "deployments",
@@ -35,11 +39,10 @@ def upgrade() -> None:
     )
     for column in ("target", "wanted", "owner_id"):
         op.create_index(f"ix_deployments_{column}", "deployments", [column])
-    owner = sa.Column("deployment_id", BIG, sa.ForeignKey("deployments.id", ondelete="CASCADE"), nullable=False)
     op.create_table(
         "deployment_revisions",
         sa.Column("id", BIG, primary_key=True, nullable=False),
-        owner.copy(),
+        _of_deployment(),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("model", sa.String(500), nullable=False),
         sa.Column("version_id", BIG),
@@ -64,7 +67,7 @@ def upgrade() -> None:
     op.create_table(
         "deployment_history",
         sa.Column("id", BIG, primary_key=True, nullable=False),
-        owner.copy(),
+        _of_deployment(),
         sa.Column("at", UtcDateTime(), nullable=False),
         sa.Column("kind", sa.String(20), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
@@ -77,7 +80,7 @@ def upgrade() -> None:
         "deployment_requests",
         sa.Column("id", BIG, primary_key=True, nullable=False),
         sa.Column("uid", sa.String(40), nullable=False),
-        owner.copy(),
+        _of_deployment(),
         sa.Column("revision_id", BIG, nullable=False),
         sa.Column("at", UtcDateTime(), nullable=False),
         sa.Column("path", sa.String(40), nullable=False),

@@ -5,7 +5,7 @@
  *   data-confirm="Delete it?"  data-more="what else to know"  data-word="Delete"  data-typed="the name to type"
  *   data-then="reload | /address/{id} | name of an event"   (without it the live parts of the page are asked to refresh)
  *   data-undo="POST /api/v1/…"   a toast offers to take it back
- * A form sends its fields as JSON: `name="a.b"` nests, data-type="number|boolean|json|list" converts; an empty number, json or list
+ * A form sends its fields as JSON: `name="a.b"` nests, data-type="number|boolean|text|json|list" converts; an empty number, text, json or list
  * is left out, or sent as null with data-empty="null". Problems of a 422 are shown at the fields they name.
  */
 import { call } from "./api.js";
@@ -63,6 +63,7 @@ function valueOf(field) {
   if (text.trim() === "") return field.dataset.empty === "null" ? null : type === "list" ? [] : undefined;
   if (type === "number") return Number(text);
   if (type === "boolean") return text === "true";
+  if (type === "text") return text;
   if (type === "list") return text.split(/[,\n]/).map((/** @type {string} */ part) => part.trim()).filter(Boolean);
   try { return JSON.parse(text); } catch { throw Object.assign(new Error("This is not JSON."), { details: [{ loc: field.name, message: "This is not JSON." }] }); }
 }
@@ -105,6 +106,7 @@ export function showProblems(form, error) {
     field.setAttribute("aria-errormessage", note.id);
     (field.closest(".field") ?? field.parentElement)?.append(note);
   }
+  for (const fold of form.querySelectorAll("details:has([aria-invalid])")) fold.setAttribute("open", "");
   const first = /** @type {HTMLElement | null} */ (form.querySelector("[aria-invalid]"));
   const place = /** @type {HTMLElement | null} */ (form.querySelector("[data-problems]"));
   if (place && (rest.length || !first)) showProblem(place, { ...error, message: error.message, details: rest });

@@ -19,6 +19,7 @@ export function errorOf(status, text) {
   try {
     const body = JSON.parse(text);
     if (body.message) return new ApiError(body.message, body.hint, body.details, status, body.error);
+    if (body.error?.message) return new ApiError(body.error.message, "", body.error.details, status, body.error.code); // as OpenAI says it, below /v1
   } catch { /* not from Tunesmith */ }
   return new ApiError(`The server answered with status ${status} and no reason.`, "Try again. If a proxy stands before Tunesmith, look at its limits and its log.", [], status);
 }
@@ -36,7 +37,7 @@ function logInAgain() {
 }
 
 /** @param {string} path below /api/v1, or whole @returns {string} */
-export const address = path => path.startsWith("/api/") ? path : API + path;
+export const address = path => /^\/(api|v1)\//.test(path) ? path : API + path;
 
 /** `json` is sent as the body, by POST unless `method` says otherwise. @typedef {RequestInit & {json?: unknown}} Options */
 
@@ -72,9 +73,10 @@ export const post = (path, body = {}) => call(path, { json: body });
 /** @param {string} path */
 export const remove = path => call(path, { method: "DELETE" });
 
-/** Server-sent events of a POST, as they come. @param {string} path @param {unknown} body @param {AbortSignal} signal @returns {AsyncGenerator<{kind: string | undefined, data: any}>} */
-export async function* stream(path, body, signal) {
+/** Server-sent events of a POST, as they come. @param {string} path @param {unknown} body @param {AbortSignal} signal @param {(headers: Headers) => void} [onHeaders] @returns {AsyncGenerator<{kind: string | undefined, data: any}>} */
+export async function* stream(path, body, signal, onHeaders) {
   const answer = await request(path, { json: body, signal });
+  onHeaders?.(answer.headers);
   const reader = /** @type {ReadableStream<BufferSource>} */ (answer.body).pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

@@ -1,0 +1,59 @@
+"""This process: what it is to serve, where it tells so, its word of entry, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tunesmith.core.job_dir import write_atomic
+
+LOOK_EVERY_S = 1.0
+
+
+class ServingSpec(BaseModel):
+    """`serving.json`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    base_path: str
+    revision: str | None = None
+    offline: bool = False
+    idle_s: float | None = 600.0
+    engine: str = "transformers"
+    adapters: tuple[str, ...] = ()
+    merged_adapter: str | None = None
+    """An adapter that is merged into the base, because it cannot lie over it."""
+    quantization: str = "q8_0"
+    context_tokens: int = 4096
+    parallel: int = 8
+    threads: int | None = None
+    gpus: tuple[int, ...] = ()
+    cache_dir: str = ""
+
+
+class Process:
+    """This process: its folder, its word of entry, and its end."""
+
+    def __init__(self, folder: Path, spec: ServingSpec) -> None:
+        self.folder, self.spec = folder, spec
+        self.token = secrets.token_urlsafe(32)
+
+    def ready(self, port: int, idle_s: Callable[[], float] = lambda: 0.0) -> None:
+        """Tell where it answers, and end it when it is idle (`idle_s` says for how long) or no longer wanted."""
+        endpoint = {"port": port, "token": self.token, "pid": os.getpid()}
+        write_atomic(self.folder / "endpoint.json", json.dumps(endpoint), mode=0o600)
+        threading.Thread(target=self._end_when_over, args=(idle_s,), daemon=True).start()
+
+    def _end_when_over(self, idle_s: Callable[[], float]) -> None:
+        limit_s = self.spec.idle_s
+        while self.folder.is_dir() and (limit_s is None or idle_s() < limit_s):
+            time.sleep(LOOK_EVERY_S if limit_s is None else min(LOOK_EVERY_S, limit_s / 4))
+        os.kill(os.getpid(), signal.SIGTERM)
