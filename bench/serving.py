@@ -114,7 +114,7 @@ async def one(client: httpx.AsyncClient, url: str, body: dict[str, object]) -> t
 
 async def load(url: str, name: str, streams: int, num_requests: int, num_tokens: int) -> Asked:
     """`num_requests` requests, `streams` of them at a time."""
-    gate, limits = asyncio.Semaphore(streams), httpx.Limits(max_connections=None)
+    gate, limits = asyncio.Semaphore(streams), httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
 
         async def ask(number: int) -> tuple[float, float, int]:
@@ -144,13 +144,11 @@ def main() -> None:
     options = arguments()
     work = Path(tempfile.mkdtemp(prefix="bench-serving-"))
     model = options.model or ensure_starter_model(Path.home() / ".cache" / "tunesmith-tests")
-    home = work / "home"
-    (home / "models").mkdir(parents=True)
-    shutil.copytree(model, home / "models" / MODEL_NAME)
+    shutil.copytree(model, work / "tunesmith" / "models" / MODEL_NAME)
     only, streams = options.only.split(","), [int(n) for n in options.streams.split(",")]
     parallel, urls = max(streams), dict[str, tuple[str, str]]()
     with contextlib.ExitStack() as up:
-        client = up.enter_context(server(home))
+        client = up.enter_context(server(work))
         settings = {
             "engine": "llama.cpp", "quantization": options.format, "threads": options.threads, "max_concurrent": parallel,
             "context_tokens": options.context,
@@ -158,7 +156,7 @@ def main() -> None:
         made = client.deployments.create("tunesmith", MODEL_NAME, settings=settings)
         found = client.deployments.wait(made.id, timeout_s=UP_WITHIN_S)
         urls["tunesmith"] = (found.address.removesuffix("/v1"), "tunesmith")
-        [gguf] = (home / "cache" / "gguf").glob("*.gguf")
+        [gguf] = (work / "tunesmith" / "cache" / "gguf").glob("*.gguf")
         if "llama.cpp" in only:
             port = free_port()
             told = {

@@ -206,7 +206,8 @@ class Gateway:
     def _client(self, endpoint: Endpoint) -> httpx.AsyncClient:
         found = self._clients.get(endpoint.url)
         if found is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            # llama.cpp closes a connection after a stream without saying so: one that was kept would fail every other time.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
             timeout = httpx.Timeout(READ_TIMEOUT_S, connect=5.0)
             found = httpx.AsyncClient(base_url=endpoint.url, timeout=timeout, limits=limits, trust_env=False)
             self._clients[endpoint.url] = found

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.errors import TunesmithError
-from tunesmith.features.jobs import following, versions
+from tunesmith.features.jobs import compressed, following, versions
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.live.bus import Bus
 from tunesmith.recipes.catalog import get_recipe
@@ -86,6 +86,7 @@ class Registrar:
     def deal_with(self, job_id: int) -> None:
         """Register, hand on scores, submit what follows. Raises `DiskFull` or `OSError` when it has to be tried again."""
         prepared = versions.prepare(self.settings, self.database, job_id)
+        smaller = compressed.prepare(self.settings, self.database, job_id)
         with self.database.unit_of_work() as session:
             life = Lifecycle(session, self.bus)
             job = life.jobs.take(job_id)
@@ -94,6 +95,8 @@ class Registrar:
             kind = get_recipe(job.method).kind
             if kind == "training":
                 versions.register(self.settings, session, life, job, prepared)
+            elif kind == "compression":
+                compressed.register(self.settings, session, life, job, smaller)
             elif kind == "evaluation":
                 versions.add_scores(self.settings, session, job)
             followers = following.submit(self.settings, session, self.bus, job)

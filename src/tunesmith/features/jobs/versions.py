@@ -44,7 +44,7 @@ def prepare(settings: Settings, database: Database, job_id: int) -> Found:
     may go well later."""
     with database.unit_of_work(readonly=True) as session:
         job = Lifecycle(session, Bus()).jobs.find(job_id)
-        if job is None or job.status != JobStatus.COMPLETED or not get_recipe(job.method).produces:
+        if job is None or job.status != JobStatus.COMPLETED or get_recipe(job.method).kind != "training":
             return Found(None, None)
         if registry.of_job(session, job_id):
             return Found(None, None)

@@ -53,6 +53,11 @@ FAMILIES = {
 """By `model_type` of the configuration."""
 
 
+def is_known(folder: Path) -> bool:
+    """Whether the model is of a family that is converted here."""
+    return read_json(folder / "config.json").get("model_type") in FAMILIES
+
+
 class Architecture:
     """A model folder's configuration, as the family it belongs to."""
 

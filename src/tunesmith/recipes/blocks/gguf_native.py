@@ -65,8 +65,10 @@ def library() -> Any:
     return found
 
 
-def quantize(rows: np.ndarray, kind: GGMLQuantizationType, num_threads: int | None = None) -> bytes:
-    """Float32 rows as a ggml type; a row is a multiple of the type's block. Raises `Unavailable` without the library."""
+def quantize(rows: np.ndarray, kind: GGMLQuantizationType, importance: np.ndarray | None = None) -> bytes:
+    """Float32 rows as a ggml type; a row is a multiple of the type's block. `importance`: how much an error in each column
+    counts. Raises `Unavailable` without the library.
+    """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     height, width = rows.shape
     block, block_bytes = GGML_QUANT_SIZES[kind]
@@ -74,13 +76,17 @@ def quantize(rows: np.ndarray, kind: GGMLQuantizationType, num_threads: int | No
     out = np.empty(height * row_bytes, dtype=np.uint8)
     native = library()
     native.ggml_quantize_init(ctypes.c_int(kind))
-    count = max(1, min(num_threads or threads(), height))
+    count = max(1, min(threads(), height))
+    weighed = None
+    if importance is not None and importance.shape == (width,):
+        importance = np.ascontiguousarray(importance, dtype=np.float32)
+        weighed = importance.ctypes.data_as(ctypes.c_void_p)
 
     def some(part: int) -> None:
         first, last = height * part // count, height * (part + 1) // count
         native.ggml_quantize_chunk(
             ctypes.c_int(kind), rows.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p),
-            ctypes.c_int64(first * width), ctypes.c_int64(last - first), ctypes.c_int64(width), None,
+            ctypes.c_int64(first * width), ctypes.c_int64(last - first), ctypes.c_int64(width), weighed,
         )  # fmt: skip
 
     with ThreadPoolExecutor(count) as pool:

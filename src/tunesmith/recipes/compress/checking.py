@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.recipe import RunContext
@@ -42,6 +43,8 @@ class Probe(NamedTuple):
     """What every format is asked."""
 
     rows: list[list[int]]
+    calibration: list[list[int]]
+    """Other rows, to look at before weights are rounded."""
     tokenizer: Any
     question: str
     max_new_tokens: int
@@ -52,32 +55,39 @@ class Probe(NamedTuple):
         return [{"role": "user", "content": self.question}]
 
 
-def make_probe(run: RunContext, params: CompressParams, tokenizer: Any) -> Probe:
-    """Rows of the job's dataset, chosen by the seed, else of the text that comes with the recipe."""
-    rows = sample_rows(run, params, tokenizer, params.num_eval_tokens)
-    return Probe(rows, tokenizer, params.question, params.max_new_tokens, params.max_length)
+class Rows(NamedTuple):
+    """Token numbers of two kinds of text that share none."""
+
+    check: list[list[int]]
+    calibration: list[list[int]]
 
 
-def sample_rows(run: RunContext, params: CompressParams, tokenizer: Any, num_tokens: int) -> list[list[int]]:
-    """Rows of token numbers, together about `num_tokens` long, the last one cut."""
+def draw_rows(run: RunContext, params: CompressParams, tokenizer: Any) -> Rows:
+    """Of the job's dataset, in an order that the seed gives; else of the text that comes with the recipe."""
     if run.spec.dataset is None:
         found = [list(tokenizer(text)["input_ids"])[: params.max_length] for text in PARAGRAPHS]
-    else:
-        data = load_rows(run, run.spec.dataset, tokenizer, SftParams(max_length=params.max_length, seed=params.seed))
-        order = np.random.default_rng(params.seed).permutation(len(data))
-        found, wanted = [], num_tokens
-        for index in order:
-            if wanted <= 0:
-                break
-            found.append([int(token) for token in data.row(int(index))[0]])
-            wanted -= len(found[-1])
-    rows, left = [], num_tokens
-    for row in found:
+        return Rows(cut(found[::2], params.num_eval_tokens), found[1::2])
+    data = load_rows(run, run.spec.dataset, tokenizer, SftParams(max_length=params.max_length, seed=params.seed))
+    order = np.random.default_rng(params.seed).permutation(len(data))
+    most = params.num_calibration_rows
+    drawn: list[list[int]] = []
+    for index in order:
+        if sum(map(len, drawn[most:])) >= params.num_eval_tokens and len(drawn) >= most:
+            break
+        drawn.append([int(token) for token in data.row(int(index))[0]])
+    split = min(most, len(drawn) // 2)
+    return Rows(cut(drawn[split:], params.num_eval_tokens), [row for row in drawn[:split] if len(row) > 1])
+
+
+def cut(rows: list[list[int]], num_tokens: int) -> list[list[int]]:
+    """The first rows, together `num_tokens` long at most; none of less than two tokens."""
+    kept, left = [], num_tokens
+    for row in rows:
         if left < 2:
             break
-        rows.append(row[:left])
+        kept.append(row[:left])
         left -= len(row)
-    return [row for row in rows if len(row) > 1]
+    return [row for row in kept if len(row) > 1]
 
 
 def measure_model(model: Any, probe: Probe, progress: Callable[[int, int], None]) -> Measured:
@@ -89,6 +99,33 @@ def measure_model(model: Any, probe: Probe, progress: Callable[[int, int], None]
         progress(number, len(probe.rows))
     answer, tokens_per_s = answer_of(model, probe)
     return Measured(math.exp(loss / count) if count else None, count, answer, tokens_per_s)
+
+
+@torch.no_grad()
+def importance_of(model: Any, rows: list[list[int]], progress: Callable[[int, int], None]) -> dict[str, np.ndarray]:
+    """By the name of each linear map's weight: the mean square of what comes into each of its columns, over all tokens."""
+    sums: dict[str, torch.Tensor] = {}
+    handles = []
+
+    def watch(name: str) -> Callable[[Any, Any, Any], None]:
+        def look_in(_module: Any, inputs: Any, _output: Any) -> None:
+            squares = inputs[0].reshape(-1, inputs[0].shape[-1]).double().square().sum(0)
+            sums[name] = sums[name] + squares if name in sums else squares
+
+        return look_in
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D):
+            handles.append(module.register_forward_hook(watch(f"{name}.weight")))
+    try:
+        for number, row in enumerate(rows, start=1):
+            model(input_ids=torch.tensor([row], device=model.device), use_cache=False)
+            progress(number, len(rows))
+    finally:
+        for handle in handles:
+            handle.remove()
+    count = max(1, sum(map(len, rows)))
+    return {name: (total / count).float().cpu().numpy() for name, total in sums.items()}
 
 
 @torch.no_grad()

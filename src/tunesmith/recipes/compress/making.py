@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.recipes.blocks.merging import MODEL_TEXTS, TOKENIZER, write_merged
 from tunesmith.recipes.blocks.to_gguf import write_gguf, write_lora_gguf
+from tunesmith.recipes.compress.spec import UNWEIGHED
 from tunesmith.recipes.model_info import refuse_unsafe_files, weight_files
 
 Progress = Callable[[int, int], None]
+Importance = Mapping[str, np.ndarray] | None
+"""By the name of a weight, how much an error in each of its columns counts."""
 ADAPTER_FILE = "adapter.gguf"
 
 
@@ -52,11 +56,14 @@ def size_of(source: Source) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def make_gguf(source: Source, kind: str, folder: Path, file_name: str, *, merge: bool, progress: Progress) -> str:
+def make_gguf(
+    source: Source, kind: str, folder: Path, file_name: str, *, merge: bool, progress: Progress, importance: Importance
+) -> str:
     """Write a GGUF file to `folder`, and the adapter beside it where it is not merged. Returns the file's name."""
     name = f"{file_name}-{kind}.gguf"
     adapter = source.adapter if merge else None
-    write_gguf(source.base, folder / name, kind, adapter=adapter, report=progress, name=file_name)
+    weighed = None if kind in UNWEIGHED else importance
+    write_gguf(source.base, folder / name, kind, adapter=adapter, report=progress, name=file_name, importance=weighed)
     if source.adapter and not merge:
         write_lora_gguf(source.adapter, source.base, folder / ADAPTER_FILE)
     return name

@@ -25,6 +25,8 @@ NEEDED = {
     "gptq": ("llmcompressor", "pip install llmcompressor (needs an NVIDIA GPU to be quick)"),
 }
 """Format → the package that makes it, and how to get that."""
+UNWEIGHED = ("f32", "f16", "bf16", "q8_0")
+"""GGUF formats that lose so little that calibration is not worth its time."""
 QUESTION = "What is the capital of France?"
 
 
@@ -56,10 +58,17 @@ class CompressParams(BaseModel):
         24, ge=1, le=4096, title="Longest answer", json_schema_extra=about("data", "tokens", usual=(16, 256))
     )
     """An answer is cut there."""
+    calibrate: bool = Field(True, title="Weigh by real text", json_schema_extra=about("basic"))
+    """Look at what real text does in the model, and spare the weights that matter most: GGUF formats below 8 bits lose about half
+    as much (an importance matrix). The rows are others than those of the check."""
     num_calibration_rows: int = Field(
-        128, ge=1, le=100_000, title="Rows for calibration", json_schema_extra=about("data", "rows", usual=(64, 512))
+        32,
+        ge=1,
+        le=100_000,
+        title="Rows for calibration",
+        json_schema_extra=about("data", "rows", usual=(32, 512)),
     )
-    """For `awq` and `gptq`, which look at what the weights do to real text."""
+    """Rows that `calibrate`, `awq` and `gptq` look at."""
     seed: int = Field(42, ge=0, le=2**32 - 1, json_schema_extra=about("data"))
     """Chooses the rows."""
 

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file, save_file
+
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import FailureCode, JobFailure, TunesmithError
 from tunesmith.core.events import ArtifactEvent
@@ -18,11 +20,12 @@ from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.compress import making, report
-from tunesmith.recipes.compress.checking import Measured, Probe, make_probe, measure_gguf, measure_model, sample_rows
-from tunesmith.recipes.compress.spec import RECIPE, WHOLE, CompressParams
+from tunesmith.recipes.compress.checking import Measured, Probe, draw_rows, importance_of, measure_gguf, measure_model
+from tunesmith.recipes.compress.spec import RECIPE, UNWEIGHED, WHOLE, CompressParams
 
 WORK = "compression"
 """Folder of what is only needed while the job is at work."""
+IMPORTANCE = "importance.safetensors"
 
 
 class Halted(Exception):
@@ -42,14 +45,15 @@ def train(params: CompressParams, run: RunContext) -> str:
     source = making.source_of(run.spec.model, offline=run.spec.offline)
     place = str(source.adapter if source.adapter and (source.adapter / "tokenizer.json").is_file() else source.base)
     tokenizer = load_tokenizer(place, offline=True)
-    probe = make_probe(run, params, tokenizer)
+    rows = draw_rows(run, params, tokenizer)
+    probe = Probe(rows.check, rows.calibration, tokenizer, params.question, params.max_new_tokens, params.max_length)
     folder = run.dir.artifacts / RECIPE.produces
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)  # half-made by a killed predecessor
     failed: list[dict[str, str]] = []
     try:
-        before = measure_source(run, source, probe)
+        before = measure_source(run, params, source, probe)
         # 2) One format after the other; those that an earlier attempt finished stay
         for number, name in enumerate(params.formats, start=1):
             halt_if_asked(run)
@@ -88,7 +92,7 @@ def leave(
     return Outcome.COMPLETED
 
 
-def measure_source(run: RunContext, source: making.Source, probe: Probe) -> dict[str, Any]:
+def measure_source(run: RunContext, params: CompressParams, source: making.Source, probe: Probe) -> dict[str, Any]:
     """The source's numbers; measured once, whatever the number of attempts."""
     kept = run.dir.path / WORK / "source.json"
     with contextlib.suppress(FileNotFoundError, ValueError):
@@ -103,7 +107,11 @@ def measure_source(run: RunContext, source: making.Source, probe: Probe) -> dict
     told = {"name": source.name, "size_bytes": making.size_of(source), "computed_in": str(dtype).removeprefix("torch.")}
     told |= {"question": probe.question, **_numbers(found)}
     kept.parent.mkdir(exist_ok=True)
-    write_atomic(kept, told)
+    if params.calibrate and probe.calibration and set(params.formats) - {*UNWEIGHED, *WHOLE}:
+        run.phase("evaluating", "what real text does in it")
+        found_of = importance_of(model, probe.calibration, lambda done, total: _tick(run, done, total, "rows"))
+        save_file(found_of, kept.parent / IMPORTANCE)
+    write_atomic(kept, told)  # last: what is in it is taken for done
     del model
     gc.collect()  # models hold themselves in circles
     return told
@@ -156,23 +164,16 @@ def make(
         making.make_merged(source, folder, lambda done, total: _tick(run, done, total, "weights"))
         return ""
     if name in WHOLE:
-        rows: list[list[int]] = []
-        if name in ("awq", "gptq"):
-            wanted = params.num_calibration_rows * params.max_length
-            rows = sample_rows(run, params, probe.tokenizer, wanted)[: params.num_calibration_rows]
-        making.make_quantised(name, whole, folder, pick_device(), probe.tokenizer, rows)
+        making.make_quantised(name, whole, folder, pick_device(), probe.tokenizer, probe.calibration)
         return ""
     file_name = (
         re.sub(r"[^A-Za-z0-9._-]+", "-", run.spec.output_name or source.name.rpartition("/")[2]).strip(".-") or "model"
     )
+    kept = run.dir.path / WORK / IMPORTANCE
     return making.make_gguf(
-        source,
-        name,
-        folder,
-        file_name,
-        merge=params.merge,
+        source, name, folder, file_name, merge=params.merge, importance=load_file(kept) if kept.is_file() else None,
         progress=lambda done, total: _tick(run, done, total, "bytes"),
-    )
+    )  # fmt: skip
 
 
 def whole_model(run: RunContext, source: making.Source) -> Path:

@@ -156,7 +156,7 @@ def show_one(
     context: dict[str, Any] = {}
     if tab == "overview":
         metrics = reading.metrics(session, deployment_id, window)
-        context = {"metrics": metrics, "parts": shares(told), "window": window, "windows": WINDOWS}
+        context = {"metrics": metrics, "window": window, "windows": WINDOWS} | _traffic(told, metrics)
     elif tab == "requests":
         found = reading.requests(
             session, deployment_id, failed=failed, rating=rating or None, cursor=cursor, limit=PAGE_OF_REQUESTS
@@ -198,6 +198,17 @@ def shares(deployment: DeploymentRead) -> list[Part]:
     theirs = candidate.percent if candidate and candidate.status == "ready" else 0.0
     parts = [Part(live, 0.0, 100.0 - theirs)] if live else []
     return [*parts, Part(candidate, 100.0 - theirs, theirs)] if candidate and theirs else parts
+
+
+def _traffic(deployment: DeploymentRead, metrics: DeploymentMetrics) -> dict[str, Any]:
+    """Shares of the models in use, and how soon the live one begins to answer."""
+    parts = shares(deployment)
+    live = next((part.revision.number for part in parts if part.revision.role == "live"), 0)
+    return {
+        "parts_of_traffic": parts,
+        "shares_by_number": {part.revision.number: part.width for part in parts},
+        "first_token_s": metrics.variants.get(live, VariantStats()).p50_first_token_s,
+    }
 
 
 def _candidate(deployment: DeploymentRead) -> RevisionRead | None:
@@ -272,6 +283,19 @@ def value_at(values: dict[str, Any], setting: Setting) -> Any:
             return setting.default
         place = place[name]
     return place
+
+
+def text_of(content: Any) -> str:
+    """What a message says; parts that are no text by their kind."""
+    if not isinstance(content, list):
+        return "" if content is None else str(content)
+    said = (part.get("text") or f"[{part.get('type')}]" if isinstance(part, dict) else str(part) for part in content)
+    return "\n".join(str(each) for each in said)
+
+
+def pairs_of(choices: tuple[str, ...]) -> list[tuple[str, str]]:
+    """As a select takes them."""
+    return [(choice, choice) for choice in choices]
 
 
 def model_names(state: AppState, session: Session) -> list[tuple[str, str]]:
@@ -350,5 +374,5 @@ def _address(asked: dict[str, Any], path: str = "/deployments") -> str:
 WORDS: dict[str, Any] = {
     "states": STATES, "target_names": TARGETS, "roles": ROLES, "judged": JUDGED, "verdict": verdict, "judged_value": judged_value,
     "time_of": duration_of, "progress": progress, "setting_title": setting_title, "value_at": value_at, "model_link": model_link,
-    "may_change_it": may_change,
+    "text_of": text_of, "pairs_of": pairs_of, "metric_options": [(name, JUDGED[name][0]) for name in JUDGED],
 }  # fmt: skip
