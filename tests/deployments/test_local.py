@@ -242,3 +242,25 @@ def test_limits_cache_recording_and_the_next_dataset(served: Served, smol: opena
     metrics = served.client.get(f"/deployments/{deployment_id}/metrics").json()
     assert metrics["total"]["requests"] >= 4 and metrics["variants"]["1"]["up"] == 1
     served.forget(deployment_id)
+
+
+def test_the_engine_of_transformers_does_what_it_can(served: Served) -> None:
+    deployment_id = served.deploy("plain", BASE, engine="transformers")
+    with openai.OpenAI(base_url=f"{served.server.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="plain", messages=QUESTION, max_tokens=10, temperature=0, logprobs=True, top_logprobs=2
+        )
+        assert "Paris" in str(answer.choices[0].message.content)
+        assert answer.choices[0].logprobs and answer.choices[0].logprobs.content[0].token == "The"  # type: ignore[index]
+        stream = client.chat.completions.create(
+            model="plain", messages=QUESTION, max_tokens=10, temperature=0, stream=True
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert text == answer.choices[0].message.content
+        done = client.completions.create(model="plain", prompt="The capital of France is", max_tokens=3, temperature=0)
+        assert "Paris" in done.choices[0].text
+        vectors = client.embeddings.create(model="plain", input=["a cat", "a kitten"]).data
+        assert len(vectors) == 2 and len(vectors[0].embedding) > 100
+        with pytest.raises(openai.BadRequestError, match=r"llama\.cpp"):
+            ask(client, "plain", response_format={"type": "json_object"})
+    served.forget(deployment_id)

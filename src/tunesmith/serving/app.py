@@ -156,6 +156,13 @@ def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
         where = "; ".join(f"{detail['loc']}: {detail['message']}" for detail in details[:5])
         return JSONResponse(InvalidInput(where, details=details).body(), status_code=400)
 
+    _add_answers(app, model, activity)
+    return app
+
+
+def _add_answers(app: FastAPI, model: Model, activity: Activity) -> None:
+    """The endpoints that compute."""
+
     @app.post("/v1/chat/completions")
     async def chat(body: ChatCompletion, request: Request) -> Any:
         body.check()
@@ -195,8 +202,6 @@ def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
             "usage": _usage(last),
             "timings": _timings(last),
         }
-
-    return app
 
 
 async def _watch(request: Request, gone: asyncio.Event) -> None:

@@ -124,7 +124,9 @@ async def _whole(gateway: Gateway, call: Call) -> Response:
             gateway.finish(call, error.status, b"")
             raise
         gateway.finish(call, answer.status_code, answer.content)
-    return Response(answer.content, answer.status_code, headers, answer.headers.get("content-type"))
+    if answer.status_code != 200:
+        return _restated(answer.status_code, answer.content)
+    return Response(answer.content, 200, headers, "application/json")
 
 
 async def _streamed(request: Request, gateway: Gateway, call: Call) -> Response:
@@ -143,7 +145,7 @@ async def _streamed(request: Request, gateway: Gateway, call: Call) -> Response:
         await upstream.aclose()
         await turn.__aexit__(None, None, None)
         gateway.finish(call, upstream.status_code, content)
-        return Response(content, upstream.status_code, media_type="application/json")
+        return _restated(upstream.status_code, content)
     headers = {"X-Request-Id": call.uid, "X-Tunesmith-Model": call.variant.model, "Cache-Control": "no-cache"}
     return StreamingResponse(_passed_on(gateway, call, upstream, turn), media_type="text/event-stream", headers=headers)
 
@@ -175,6 +177,15 @@ def openai_error(error: TunesmithError) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "code": error.code, "param": None, "details": error.details}}
 
 
+def _restated(status: int, content: bytes) -> JSONResponse:
+    """What an engine says is wrong, in the one form of this server."""
+    try:
+        told = json.loads(content)
+    except ValueError:
+        told = {}
+    return _problem(_error_of(status, told if isinstance(told, dict) else {}))
+
+
 def _problem(error: TunesmithError) -> JSONResponse:
     status = 400 if error.status == 422 else error.status
     headers = {"Retry-After": "1"} if status in (429, 503) else None
@@ -187,7 +198,8 @@ def _unknown(gateway: Gateway, name: str) -> NotFound:
 
 def _error_of(status: int, told: dict[str, Any]) -> TunesmithError:
     said = told.get("error")
-    error = TunesmithError(str(said.get("message") if isinstance(said, dict) else told.get("message") or "It failed."))
+    message = said.get("message") if isinstance(said, dict) else told.get("message")
+    error = TunesmithError(str(message or "The model could not answer."), hint=str(told.get("hint", "")))
     error.status = status if 400 <= status < 500 else Unavailable.status
     return error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tunesmith.schemas.deployments import DeploymentRead
 
@@ -16,29 +16,33 @@ class Snippet(NamedTuple):
     text: str
 
 
-def snippets(deployment: DeploymentRead) -> list[Snippet]:
+def snippets(deployment: DeploymentRead, *, with_key: bool) -> list[Snippet]:
     """For what speaks OpenAI's language; nothing for other targets, which bring instructions of their own."""
     if deployment.target != "local":
         return []
     address, name = deployment.address, deployment.name
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]})
-    server = address.removesuffix("/v1")
+    key = 'os.environ["TUNESMITH_KEY"]' if with_key else '"none"'
+    told = {"address": address, "name": name, "key": key, "imports": "import os\n\n" if with_key else ""}
+    script_key = "process.env.TUNESMITH_KEY" if with_key else '"none"'
+    chat = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
+    generate = {"model": name, "prompt": "Hello!"}
     return [
-        Snippet("Python", "python", _PYTHON.format(address=address, name=name)),
-        Snippet("JavaScript", "javascript", _JAVASCRIPT.format(address=address, name=name)),
-        Snippet("curl", "sh", f"curl {address}/chat/completions \\\n  -H 'Authorization: Bearer '\"$TUNESMITH_KEY\" \\\n"
-                f"  -H 'Content-Type: application/json' \\\n  -d '{body}'"),
-        Snippet("Short", "sh", f"curl {server}/generate -H 'Authorization: Bearer '\"$TUNESMITH_KEY\" \\\n"
-                f"  -H 'Content-Type: application/json' \\\n  -d '{json.dumps({'model': name, 'prompt': 'Hello!'})}'"),
-        Snippet("LangChain", "python", _LANGCHAIN.format(address=address, name=name)),
-    ]  # fmt: skip
+        Snippet("Python", "python", _PYTHON.format(**told)),
+        Snippet("JavaScript", "javascript", _JAVASCRIPT.format(**told | {"key": script_key})),
+        Snippet("curl", "sh", _curl(f"{address}/chat/completions", chat, with_key)),
+        Snippet("The short way", "sh", _curl(f"{address.removesuffix('/v1')}/generate", generate, with_key)),
+        Snippet("LangChain", "python", _LANGCHAIN.format(**told)),
+    ]
 
 
-_PYTHON = """import os
+def _curl(address: str, body: dict[str, Any], with_key: bool) -> str:
+    key = '  -H "Authorization: Bearer $TUNESMITH_KEY" \\\n' if with_key else ""
+    return f"curl {address} \\\n{key}  -H 'Content-Type: application/json' \\\n  -d '{json.dumps(body)}'"
 
-from openai import OpenAI  # pip install openai
 
-client = OpenAI(base_url="{address}", api_key=os.environ.get("TUNESMITH_KEY", "none"))
+_PYTHON = """{imports}from openai import OpenAI  # pip install openai
+
+client = OpenAI(base_url="{address}", api_key={key})
 answer = client.chat.completions.create(
     model="{name}",
     messages=[{{"role": "user", "content": "Hello!"}}],
@@ -49,15 +53,15 @@ for chunk in answer:
         print(chunk.choices[0].delta.content or "", end="", flush=True)"""
 _JAVASCRIPT = """import OpenAI from "openai"; // npm install openai
 
-const client = new OpenAI({{ baseURL: "{address}", apiKey: process.env.TUNESMITH_KEY ?? "none" }});
+const client = new OpenAI({{ baseURL: "{address}", apiKey: {key} }});
 const answer = await client.chat.completions.create({{
   model: "{name}",
   messages: [{{ role: "user", content: "Hello!" }}],
 }});
 console.log(answer.choices[0].message.content);"""
-_LANGCHAIN = """import os
+_LANGCHAIN = """{imports}from langchain_openai import ChatOpenAI  # pip install langchain-openai
 
-from langchain_openai import ChatOpenAI  # pip install langchain-openai
-
-model = ChatOpenAI(base_url="{address}", api_key=os.environ.get("TUNESMITH_KEY", "none"), model="{name}")
+model = ChatOpenAI(
+    base_url="{address}", api_key={key}, model="{name}"
+)
 print(model.invoke("Hello!").content)"""

@@ -59,6 +59,26 @@ FIRST_SETTINGS = {
     "cloud": ("provider", "engine", "format"),
 }
 """What most people set; the rest is folded away."""
+TITLES = {
+    "context_tokens": "Longest request (tokens)",
+    "max_concurrent": "Requests at the same time",
+    "queue_limit": "Requests that may wait",
+    "requests_per_minute": "Requests a minute, of each caller",
+    "cache_s": "Keep answers for",
+    "threads": "Processor threads",
+    "min_requests": "Requests before it is judged",
+    "max_error_rate": "Most requests that may fail (share)",
+    "max_p95_latency_s": "Longest p95 latency",
+    "health_every_s": "Look at it every",
+    "window_s": "Judge the last",
+    "max_drift": "Warn of drift from",
+    "repo": "Repository",
+    "gpu": "With a GPU",
+    "gguf": "GGUF formats besides",
+    "top_p": "Top p",
+    "top_k": "Top k",
+}
+"""Of settings whose name says too little."""
 STRATEGIES = (
     ("replace", "Replace", "As soon as it is ready, everything goes to it. What was live stays until then."),
     ("canary", "Canary", "It gets a small share first and more step by step; back at once when it does worse."),
@@ -67,7 +87,7 @@ STRATEGIES = (
 )  # fmt: skip
 JUDGED = {
     "error_rate": ("Requests that fail", False),
-    "latency": ("Time to answer, median", False),
+    "latency": ("Time to answer, p95", False),
     "rating": ("Answers that are liked", True),
 }
 """In words, and whether more is better."""
@@ -129,9 +149,12 @@ def show_new(
     there = reading.list_deployments(
         session, base_url(state, request), target=None, text=name or None, cursor=None, limit=MAX_CHOICES
     )
+    places = reading.list_targets()
+    if any(each.name == target and each.why_not for each in places):
+        target = "local"
     return page(
         request, "deployments/new.html", title="Deploy a model", section="deployments", breadcrumb=[BREADCRUMB],
-        model=model, name=name, target=target, targets=reading.list_targets(), models=model_names(state, session),
+        model=model, name=name, target=target, targets=places, models=model_names(state, session),
         existing=next((each for each in there.items if name and each.name == name and may_change(each)), None),
         groups=settings_groups(target), sampling=describe(SamplingDefaults), values={}, **WORDS,
     )  # fmt: skip
@@ -169,15 +192,13 @@ def show_one(
     elif tab == "settings":
         context = {"groups": settings_groups(told.target), "sampling": describe(SamplingDefaults)}
     else:
-        live = next((each for each in told.revisions if each.role == "live"), None)
-        instructions = str((live.result or {}).get("instructions") or "") if live else ""
-        context = {"snippets": snippets(told), "instructions": card_html(instructions)}
+        context = {"snippets": snippets(told, with_key=request.app.state.doorkeeper.is_on)}
     return page(
         request, f"deployments/{tab}.html", title=told.name, section="deployments", breadcrumb=[BREADCRUMB],
         deployment=told, tab=tab, tabs=_tabs(told), everything=everything, numbers={each.id: each for each in everything},
         models=model_names(state, session), strategies=STRATEGIES if told.target == service.LOCAL else STRATEGIES[:1],
         plan=Rollout(model="-"), candidate=_candidate(told), can_go_back=_can_go_back(told, everything),
-        is_mine=may_change(told), **context, **WORDS,
+        is_mine=may_change(told), instructions=_instructions(told), **context, **WORDS,
     )  # fmt: skip
 
 
@@ -211,6 +232,12 @@ def _traffic(deployment: DeploymentRead, metrics: DeploymentMetrics) -> dict[str
     }
 
 
+def _instructions(deployment: DeploymentRead) -> str:
+    """What a foreign target says to do next, as HTML that can do nothing."""
+    live = next((revision for revision in deployment.revisions if revision.role == "live"), None)
+    return card_html(str((live.result or {}).get("instructions") or "")) if live else ""
+
+
 def _candidate(deployment: DeploymentRead) -> RevisionRead | None:
     """What can be promoted or taken back."""
     waiting = [revision for revision in deployment.revisions if revision.role in ("candidate", "shadow")]
@@ -227,7 +254,7 @@ def verdict(compared: Comparison) -> tuple[str, str]:
     """What a comparison says, and its tone."""
     if compared.p_value is None or compared.live is None or compared.candidate is None:
         return "Too few requests to say", ""
-    if not compared.significant:
+    if not compared.significant or compared.candidate == compared.live:
         return "No significant difference", ""
     is_better = (compared.candidate > compared.live) == JUDGED[compared.metric][1]
     return ("Significantly better", "good") if is_better else ("Significantly worse", "bad")
@@ -271,7 +298,8 @@ def settings_groups(target: str) -> tuple[list[Setting], list[Setting]]:
 def setting_title(setting: Setting) -> str:
     """With its unit."""
     above, _, name = setting.name.rpartition(".")
-    title = setting.title.removesuffix(" s") + " (seconds)" if name.endswith("_s") else setting.title
+    title = TITLES.get(name) or setting.title
+    title = title.removesuffix(" s") + " (seconds)" if name.endswith("_s") else title
     return f"{above.capitalize()}: {title[0].lower()}{title[1:]}" if above else title
 
 
@@ -355,7 +383,7 @@ def _tabs(deployment: DeploymentRead) -> list[tuple[str, str]]:
         ("history", "History"),
         ("settings", "Settings"),
     ]
-    return [tab for tab in named if tab[0] != "requests" or deployment.target == service.LOCAL]
+    return [tab for tab in named if tab[0] not in ("use", "requests") or deployment.target == service.LOCAL]
 
 
 def _pages(deployment: DeploymentRead, asked: dict[str, Any], cursor: int | None, after: int | None) -> dict[str, str]:

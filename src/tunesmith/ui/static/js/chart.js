@@ -13,7 +13,7 @@ export { bars, sparkline } from "./smallchart.js";
 
 /** @typedef {[number, number]} Point x (ascending), y */
 /** kind: "line", "points" (dots on a line), "dashed". color: a CSS colour; else the next of the theme. @typedef {{label: string, points: Point[], kind?: string, color?: string, hidden?: boolean}} Series */
-/** smoothing 0 to 0.99; height in px; time: x are seconds since 1970; min, max: limits of y. @typedef {{series: Series[], xLabel?: string, yLabel?: string, log?: boolean, smoothing?: number, syncKey?: string, height?: number, time?: boolean, min?: number, max?: number, xFormat?: (x: number) => string, yFormat?: (y: number) => string, empty?: string, onZoom?: (range: [number, number] | undefined) => void}} Options */
+/** smoothing 0 to 0.99; height in px; time: x are seconds since 1970; min, max: limits of y; span: what of x is shown, else where the points are. @typedef {{series: Series[], xLabel?: string, yLabel?: string, log?: boolean, smoothing?: number, syncKey?: string, height?: number, time?: boolean, min?: number, max?: number, span?: [number, number], xFormat?: (x: number) => string, yFormat?: (y: number) => string, empty?: string, onZoom?: (range: [number, number] | undefined) => void}} Options */
 
 const COLORS = 8;
 
@@ -196,7 +196,7 @@ export class LineChart {
     this.none.hidden = xs.length > 0;
     this.canvas.hidden = this.legend.hidden = !xs.length;
     this.plot.setData(/** @type {any} */ ([xs, ...columns]), false);
-    const [low, high] = this.range ?? [xs[0] ?? 0, xs[xs.length - 1] ?? 1];
+    const [low, high] = this.range ?? this.options.span ?? [xs[0] ?? 0, xs[xs.length - 1] ?? 1];
     this.plot.setScale("x", { min: low, max: high > low ? high : low + 1 });
     this.place.toggleAttribute("data-zoomed", Boolean(this.range));
     this.canvas.setAttribute("aria-label", this.summary());

@@ -1,6 +1,7 @@
 // @ts-check
 /** One deployment: charts that stay fresh, and the form for a rollout. */
 import { call } from "../api.js";
+import { token } from "../appearance.js";
 import { lineChart } from "../chart.js";
 import { $, clearProblem, showProblem } from "../dom.js";
 import { startTrying } from "./deployment_try.js";
@@ -20,11 +21,11 @@ const CHARTS = [
 ];
 
 /** @param {Chart} chart @param {Piece[]} pieces */
-const seriesOf = (chart, pieces) => chart.curves.map(([label, of], at) => ({
+const seriesOf = (chart, pieces) => chart.curves.map(([label, of]) => ({
   label,
-  color: label === "Failed" ? "var(--line-7)" : undefined,
+  color: label === "Failed" ? token("--line-7") : undefined,
   points: pieces.flatMap(piece => { const y = of(piece); return y == null ? [] : [/** @type {[number, number]} */ ([Date.parse(piece.at) / 1000, y])]; }),
-  kind: at && chart.id === "chart-latency" ? "dashed" : "line",
+  kind: chart.id === "chart-latency" ? "points" : "line",
 }));
 
 async function startCharts() {
@@ -33,9 +34,10 @@ async function startCharts() {
   let drawn = [];
   const draw = async () => {
     const { series, total } = await call(path), pieces = total.requests ? series : [];
+    const span = /** @type {[number, number]} */ ([series[0], series[series.length - 1]].map(piece => Date.parse(piece.at) / 1000));
     clearProblem($("charts-problem"));
-    if (drawn.length) for (const { chart, plot } of drawn) plot.set({ series: seriesOf(chart, pieces) });
-    else drawn = CHARTS.map(chart => ({ chart, plot: lineChart($(chart.id), { series: seriesOf(chart, pieces), xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: clock, min: 0, height: 170, syncKey: "deployment", empty: "No requests in this time." }) }));
+    if (drawn.length) for (const { chart, plot } of drawn) plot.set({ series: seriesOf(chart, pieces), span });
+    else drawn = CHARTS.map(chart => ({ chart, plot: lineChart($(chart.id), { series: seriesOf(chart, pieces), span, xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: clock, min: 0, height: 170, syncKey: "deployment", empty: "No requests in this time." }) }));
   };
   const fresh = () => draw().catch(error => showProblem($("charts-problem"), error));
   document.body.addEventListener("tunesmith:datasets", () => void fresh());
