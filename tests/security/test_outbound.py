@@ -580,6 +580,11 @@ OWN_WAYS = {
     "features/catalog/starter.py": "to the hub that is configured",
     "features/catalog/hub.py": "to the hub that is configured",
     "features/accounts/oidc.py": "to the provider that the administrator has configured",
+    "features/deployments/running.py": "to the server's own serving processes",
+    "features/deployments/gateway.py": "to the server's own serving processes",
+    "features/deployments/targets/ollama.py": "to the Ollama that the administrator has configured",
+    "serving/vllm.py": "to its own child",
+    "recipes/evaluate/judge.py": "to a judge whose address was checked when the job was submitted",
 }
 """Files that may open HTTP connections, and to whom: none of them to an address from a request, but the first."""
 CLIENTS = re.compile(

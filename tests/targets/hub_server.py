@@ -19,8 +19,9 @@ class HubServer:
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, Any]] = {}
         self.large: dict[str, bytes] = {}
+        self.lock = threading.Lock()
         self.breaks_after: int | None = None
-        """How many large files are taken before the hub goes silent with status 503; None for all."""
+        """How many large files are taken before the hub goes silent with status 500; None for all."""
 
     def __enter__(self) -> HubServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
@@ -102,10 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._say({"transfer": "basic", "objects": objects})
 
     def _take(self, oid: str, body: bytes) -> None:
-        if self.hub.breaks_after is not None and len(self.hub.large) >= self.hub.breaks_after:
-            return self._say({"error": "not now"}, 500)
-        assert hashlib.sha256(body).hexdigest() == oid
-        self.hub.large[oid] = body
+        with self.hub.lock:  # files come several at a time
+            if self.hub.breaks_after is not None and len(self.hub.large) >= self.hub.breaks_after:
+                return self._say({"error": "not now"}, 500)
+            assert hashlib.sha256(body).hexdigest() == oid
+            self.hub.large[oid] = body
         return self._say({})
 
     def _commit(self, name: str, repo: dict[str, Any], body: bytes) -> None:

@@ -101,6 +101,7 @@ def test_a_model_is_deployed_tried_replaced_and_taken_away(place: Place, page: A
     page.get_by_label("Message to bot").fill("Where is my parcel?")
     page.get_by_role("button", name="Send").click()
     page.locator("#try-turns .pace", has_text="bot@1.0.0").wait_for()
+    page.locator("#numbers [data-label=Requests]", has_text="1").wait_for()
     page.locator("#try-turns").get_by_role("button", name="Good answer").click()
     page.locator("#try-turns [data-verdict=up][aria-pressed=true]").wait_for()
     page.locator("#numbers tr", has_text="bot@1.0.0").get_by_text("1 of 1").wait_for()
@@ -130,6 +131,7 @@ def test_a_model_is_deployed_tried_replaced_and_taken_away(place: Place, page: A
     page.goto(f"{place.url}/deployments/1?tab=history")
     log = page.locator("#history").inner_text()
     assert "undeployed" in log and "bot@1.1.0 is live: promoted by" in log
+    page.wait_for_load_state()  # what is clicked before the scripts are there does nothing
     page.get_by_role("button", name="Deploy again").click()
     now.get_by_text("Ready").wait_for(timeout=90_000)
     assert [alarm for alarm in page.alarms if "422" not in alarm] == []
@@ -172,6 +174,20 @@ def test_another_place_shows_what_to_do_next(place: Place, page: Any) -> None:
     page.get_by_label("Place").select_option("cloud")
     page.locator(".model-card", has_text="box").wait_for()
     page.locator(".model-card", has_text="bot@").wait_for(state="detached")
+    assert not page.alarms
+
+
+def test_the_playground_carries_its_settings_over(place: Place, page: Any) -> None:
+    page.goto(f"{place.url}/playground?with=two&temperature=0.3&system=Be%20brief.&stop=END")
+    page.get_by_role("link", name="Deploy the model").click()
+    page.wait_for_url("**/deployments/new?*")
+    shown = {
+        label: page.get_by_label(label, exact=True).input_value()
+        for label in ("Model", "System prompt", "Temperature", "Stop")
+    }
+    assert shown == {"Model": "two", "System prompt": "Be brief.", "Temperature": "0.3", "Stop": "END"}
+    page.goto(f"{place.url}/models/two")
+    assert page.get_by_role("link", name="Deploy").get_attribute("href") == "/deployments/new?model=two"
     assert not page.alarms
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tunesmith.core.acting import current
@@ -28,6 +28,8 @@ from tunesmith.schemas.common import Page
 from tunesmith.schemas.models import DownloadCreate, DownloadRead, DownloadStatus
 from tunesmith.settings import Settings
 
+ABOUT_IT = ("README", "LICENSE", "LICENCE")
+"""Files that come along with a GGUF file, whatever their ending."""
 log = logging.getLogger(__name__)
 
 TOPIC = "downloads"
@@ -178,7 +180,7 @@ def _chosen(body: DownloadCreate, about: asking.About) -> list[WantedFile]:
     if body.file or not any(file.path.endswith(".safetensors") for file in about.files):
         choice = [file for file in about.gguf_files if body.file in (None, file.path)]
         if len(choice) == 1:
-            return [*[file for file in small if file.path.startswith(("README", "LICEN"))], *choice]
+            return [*[file for file in small if PurePosixPath(file.path).stem in ABOUT_IT], *choice]
         if about.has_pickles_only:
             raise InvalidInput(
                 f"{body.name} has its weights only in a format that can run code when it is read, so it is not fetched.",

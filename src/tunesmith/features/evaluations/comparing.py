@@ -112,14 +112,14 @@ def _paired(name: str, first: Sampled, second: Sampled) -> tuple[np.ndarray, np.
 
 def by_intervals(before: ScoreRead, after: ScoreRead) -> DifferenceRead:
     """Apart when the intervals do not touch: a careful test, for samples that are not the same."""
-    assert before.value is not None and after.value is not None  # looked at by the caller
+    old, new = before.value or 0.0, after.value or 0.0  # the caller has looked that both are there
     apart = None not in (before.low, before.high, after.low, after.high) and (
         (before.high or 0.0) < (after.low or 0.0) or (after.high or 0.0) < (before.low or 0.0)
     )
-    better = (after.value > before.value) == after.higher_is_better
+    better = (new > old) == after.higher_is_better
     words = f"significantly {'better' if better else 'worse'}" if apart else "not significant"
     return DifferenceRead(
-        value=after.value - before.value, low=None, high=None, p_value=None, test="", significant=apart,
+        value=new - old, low=None, high=None, p_value=None, test="", significant=apart,
         num_samples=min(before.num_samples, after.num_samples),
         words=f"{words}, {before.num_samples} and {after.num_samples} samples; {NOT_PAIRED}",
     )  # fmt: skip

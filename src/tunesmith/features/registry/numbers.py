@@ -15,9 +15,9 @@ LOWER = re.compile(
     r"loss|perplexity|latency|error|\bwer\b|\bcer\b|time|seconds|_s$|bits_per_byte|size|bytes|memory|ece", re.I
 )
 """Names of numbers that are better when they are lower."""
-CONDITION = re.compile(
-    r"([A-Za-z0-9_./@:-]{1,120}?)\s*(<=|>=|==|!=|<|>|=)\s*(-?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?)"
-)
+SIGN = re.compile(r"[<>=!]=?")
+METRIC = re.compile(r"[A-Za-z0-9_./@:-]{1,120}")
+MAX_CONDITION = 200
 NOT_QUALITY = ("training_s", "train_steps", "train_tokens", "steps", "epochs", "num_samples")
 """Numbers of a training that say nothing about how good the model is."""
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -43,14 +43,19 @@ class Condition(NamedTuple):
 
 def parse_condition(text: str) -> Condition:
     """Raises `InvalidInput`."""
-    found = CONDITION.fullmatch(text.strip())
-    if found is None:
+    sign = SIGN.search(text[:MAX_CONDITION])
+    metric, number = (text[: sign.start()].strip(), text[sign.end() :].strip()) if sign else (text, "")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if sign is None or sign[0] not in OPERATORS or not METRIC.fullmatch(metric) or not math.isfinite(value):
         raise InvalidInput(
             f"{text[:120]!r} is not a condition on a metric.",
             hint="Write a metric, one of < <= > >= = !=, and a number: eval_loss<1.2",
             details=[{"loc": "metric", "message": "not a condition such as eval_loss<1.2"}],
         )
-    return Condition(found[1], found[2], float(found[3]))
+    return Condition(metric, sign[0], value)
 
 
 def numbers(row: VersionRow) -> dict[str, float]:

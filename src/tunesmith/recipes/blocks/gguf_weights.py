@@ -16,6 +16,8 @@ import numpy as np
 from tunesmith.core.errors import BadData, UnsupportedFormat
 from tunesmith.recipes.model_info import read_header, read_json, refuse_unsafe_files, weight_files
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
+"""Of a layer."""
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 """How the types of a safetensors header lie in memory; NumPy knows no bfloat16."""
 PEFT_PREFIX = "base_model.model."
@@ -163,9 +165,20 @@ def open_adapter(folder: Path) -> Adapter:
     return Adapter(deltas, replaced, config)
 
 
+def _names(key: str, module: str) -> bool:
+    """Whether a key of `alpha_pattern` means a layer: its name, or the end of it. PEFT takes regular expressions, which come
+    with the adapter here; raises `UnsupportedFormat` for one that is more than a name."""
+    plain = key.removeprefix("^").replace("\\.", ".")
+    if not PLAIN_NAME.fullmatch(plain):
+        raise UnsupportedFormat(
+            f"The adapter gives layers their alpha by the pattern {key[:60]!r}.", hint="Merge it with PEFT first."
+        )
+    return module == plain or module.endswith(f".{plain}")
+
+
 def _delta(module: str, a: np.ndarray, b: np.ndarray, config: dict[str, Any]) -> Delta:
     rank = len(a)
     patterns = config.get("alpha_pattern") or {}
-    own = next((v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), None)
+    own = next((v for key, v in patterns.items() if _names(key, module)), None)
     alpha = float(own if own is not None else config.get("lora_alpha", rank))
     return Delta(a, b, alpha, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))

@@ -79,7 +79,7 @@ class Pieces(NamedTuple):
         return start + unasked + "{{ range .Messages }}" + outer + user + answer + "{{ end }}" + _quoted(self.prompt)
 
 
-class Template(NamedTuple):
+class OllamaTemplate(NamedTuple):
     """For Ollama: the template, empty when it could not be derived, and what ends an answer."""
 
     text: str
@@ -91,7 +91,7 @@ def _quoted(text: str) -> str:
     return text.replace("{{", '{{ "{{" }}')
 
 
-def derive(jinja: str, bos: str, eos: str, *, adds_bos: bool) -> Template:
+def derive(jinja: str, bos: str, eos: str, *, adds_bos: bool) -> OllamaTemplate:
     """Raises what the chat template raises. `adds_bos`: llama.cpp puts `bos` there itself."""
     render = _renderer(jinja, bos, eos)
 
@@ -105,7 +105,7 @@ def derive(jinja: str, bos: str, eos: str, *, adds_bos: bool) -> Template:
     same = all(pieces.render(talk) == plain(*talk, prompt=True) for talk in talks)
     ends = [pieces.answer[1].strip(), eos]
     stop = [text for text in dict.fromkeys(ends) if text and len(text) <= MAX_STOP_CHARS]
-    return Template(pieces.written() if same else "", stop)
+    return OllamaTemplate(pieces.written() if same else "", stop)
 
 
 def _takes_system(plain: Any) -> bool:
@@ -166,19 +166,19 @@ def _renderer(jinja: str, bos: str, eos: str) -> Any:
     return render
 
 
-def template_of(gguf: Path) -> Template:
+def template_of(gguf: Path) -> OllamaTemplate:
     """For the chat template inside a GGUF file. Raises `BadData` for a file that cannot be trusted."""
     check_gguf(gguf)
     command = [sys.executable, "-m", "tunesmith.recipes.blocks.ollama_template", str(gguf)]
     try:
         result = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
         told = json.loads(result.stdout.decode(errors="replace").strip().splitlines()[-1])
-        return Template(str(told["text"]), [str(stop) for stop in told["stop"]])
+        return OllamaTemplate(str(told["text"]), [str(stop) for stop in told["stop"]])
     except (subprocess.TimeoutExpired, ValueError, IndexError, KeyError):
-        return Template("", [])
+        return OllamaTemplate("", [])
 
 
-def _read(gguf: Path) -> Template:
+def _read(gguf: Path) -> OllamaTemplate:
     with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         keys = dict(_keys(data))
     tokens = keys.get("tokenizer.ggml.tokens") or []
@@ -192,7 +192,7 @@ def _read(gguf: Path) -> Template:
     try:
         return derive(jinja.decode(errors="replace"), bos, eos, adds_bos=bool(keys.get("tokenizer.ggml.add_bos_token")))
     except (*REFUSALS, TemplateError):
-        return Template("", [eos] if eos else [])
+        return OllamaTemplate("", [eos] if eos else [])
 
 
 def _keys(data: mmap.mmap) -> Iterator[tuple[str, Any]]:

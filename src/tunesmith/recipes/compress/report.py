@@ -39,7 +39,7 @@ def write_card(folder: Path, base: str, entry: dict[str, Any]) -> None:
     """`README.md` with the hub's front matter."""
     front = {
         "base_model": base,
-        "base_model_relation": "quantized",
+        "base_model_relation": "merge" if entry["format"] == "merged" else "quantized",
         "library_name": "gguf" if entry["file"].endswith(".gguf") else "transformers",
         "tags": ["tunesmith", entry["format"]],
     }

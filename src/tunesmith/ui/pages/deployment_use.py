@@ -12,7 +12,6 @@ class Snippet(NamedTuple):
     """One way to use it."""
 
     title: str
-    language: str
     text: str
 
 
@@ -27,11 +26,11 @@ def snippets(deployment: DeploymentRead, *, with_key: bool) -> list[Snippet]:
     chat = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
     generate = {"model": name, "prompt": "Hello!"}
     return [
-        Snippet("Python", "python", _PYTHON.format(**told)),
-        Snippet("JavaScript", "javascript", _JAVASCRIPT.format(**told | {"key": script_key})),
-        Snippet("curl", "sh", _curl(f"{address}/chat/completions", chat, with_key)),
-        Snippet("The short way", "sh", _curl(f"{address.removesuffix('/v1')}/generate", generate, with_key)),
-        Snippet("LangChain", "python", _LANGCHAIN.format(**told)),
+        Snippet("Python", _PYTHON.format(**told)),
+        Snippet("JavaScript", _JAVASCRIPT.format(**told | {"key": script_key})),
+        Snippet("curl", _curl(f"{address}/chat/completions", chat, with_key)),
+        Snippet("The short way", _curl(f"{address.removesuffix('/v1')}/generate", generate, with_key)),
+        Snippet("LangChain", _LANGCHAIN.format(**told)),
     ]
 
 

@@ -144,7 +144,8 @@ def show_new(
     model: Annotated[str, Query(max_length=500)] = "",
     target: Annotated[TargetName, Query()] = "local",
 ) -> HTMLResponse:
-    """Choose a model and a place for it."""
+    """Choose a model and a place for it. `system` and names of sampling settings in the address are what a form begins with:
+    the playground carries its own over."""
     name = suggested_name(model)
     there = reading.list_deployments(
         session, base_url(state, request), target=None, text=name or None, cursor=None, limit=MAX_CHOICES
@@ -156,7 +157,8 @@ def show_new(
         request, "deployments/new.html", title="Deploy a model", section="deployments", breadcrumb=[BREADCRUMB],
         model=model, name=name, target=target, targets=places, models=model_names(state, session),
         existing=next((each for each in there.items if name and each.name == name and may_change(each)), None),
-        groups=settings_groups(target), sampling=describe(SamplingDefaults), values={}, **WORDS,
+        groups=settings_groups(target), sampling=describe(SamplingDefaults), values=_sampling_asked(request), system=request.query_params.get("system", "")[:20_000],
+        **WORDS,
     )  # fmt: skip
 
 
@@ -311,6 +313,14 @@ def value_at(values: dict[str, Any], setting: Setting) -> Any:
             return setting.default
         place = place[name]
     return place
+
+
+def _sampling_asked(request: Request) -> dict[str, Any]:
+    asked = request.query_params
+    found: dict[str, Any] = {name: asked[name][:1000] for name in SamplingDefaults.model_fields if asked.get(name)}
+    if "stop" in found:
+        found["stop"] = [word.strip() for word in found["stop"].split(",") if word.strip()]
+    return found
 
 
 def text_of(content: Any) -> str:

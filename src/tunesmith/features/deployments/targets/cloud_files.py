@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shlex
 import shutil
@@ -411,7 +412,7 @@ def problems(folder: Path) -> list[str]:
 
 def _python(path: Path) -> list[str]:
     try:
-        compile(path.read_text(), path.name, "exec", dont_inherit=True)
+        ast.parse(path.read_text(), path.name)
     except SyntaxError as error:
         return [f"{path.name}, line {error.lineno}: {error.msg}"]
     return []

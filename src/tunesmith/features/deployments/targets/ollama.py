@@ -31,7 +31,7 @@ from tunesmith.features.deployments.targets.building import (
     place_file,
 )
 from tunesmith.features.jobs import package
-from tunesmith.recipes.blocks.ollama_template import Template, template_of
+from tunesmith.recipes.blocks.ollama_template import OllamaTemplate, template_of
 
 PORT = 11434
 ANSWER_S = 5.0
@@ -165,7 +165,7 @@ def _recipe(work: TargetWork, settings: OllamaSettings, files: GgufFiles) -> _Re
     return _Recipe(files.model.name, adapter, found.text, work.system_prompt, parameters)
 
 
-def _template(gguf: Path) -> Template:
+def _template(gguf: Path) -> OllamaTemplate:
     """The model's own chat template as Ollama writes it; for one that cannot be carried over, Ollama's of its family."""
     found = template_of(gguf)
     if found.text:
@@ -176,7 +176,7 @@ def _template(gguf: Path) -> Template:
         (template for mark, template in package.FAMILIES if mark in head.partition("tokenizer.chat_template")[2]), ""
     )
     body = re.search(r'TEMPLATE """(.*?)"""', text, flags=re.DOTALL)
-    return Template(body[1] if body else "", [*found.stop, *re.findall(r'PARAMETER stop "(.*?)"', text)])
+    return OllamaTemplate(body[1] if body else "", [*found.stop, *re.findall(r'PARAMETER stop "(.*?)"', text)])
 
 
 def host() -> str:

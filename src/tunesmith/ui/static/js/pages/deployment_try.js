@@ -1,5 +1,6 @@
 // @ts-check
 /** A conversation with a deployment, asked for as programs ask for it: streamed from /v1/chat/completions. */
+import { refreshParts } from "../actions.js";
 import { call, stream } from "../api.js";
 import { $, announce, icon, make, setText } from "../dom.js";
 import { toastError } from "../toast.js";
@@ -10,8 +11,14 @@ const WRITTEN_MS = 1500;
 
 /** @type {{role: string, content: string}[]} */
 let messages = [];
+/** Keeps a conversation with one model while several share the traffic. */
+let talker = newTalker();
 /** @type {AbortController | undefined} */
 let asking;
+
+function newTalker() {
+  return `page-${Math.random().toString(36).slice(2)}`;
+}
 
 /** @param {string} uid @param {string | null} verdict */
 async function rate(uid, verdict) {
@@ -36,6 +43,7 @@ function thumbs(uid) {
       rate(uid, chosen).then(() => {
         for (const other of place.children) other.setAttribute("aria-pressed", String(other.dataset.verdict === chosen));
         announce(chosen ? `Rated: ${chosen}` : "The rating is taken back.");
+        refreshParts();
       }, toastError);
     });
     place.append(button);
@@ -61,7 +69,7 @@ async function ask(text) {
   let content = "", uid = "", model = "", tokens = 0;
   show(true);
   try {
-    const asked = { model: $("deployment").dataset.name, messages: talk, stream: true, stream_options: { include_usage: true } };
+    const asked = { model: $("deployment").dataset.name, messages: talk, user: talker, stream: true, stream_options: { include_usage: true } };
     for await (const { data } of stream("/v1/chat/completions", asked, control.signal, headers => { uid = headers.get("X-Request-Id") ?? ""; model = headers.get("X-Tunesmith-Model") ?? ""; })) {
       if (data.error) throw new Error(data.error.message);
       content += data.choices?.[0]?.delta?.content ?? "";
@@ -81,7 +89,7 @@ async function ask(text) {
     if (uid && content) foot.append(thumbs(uid));
     asking = undefined;
     show(false);
-    setTimeout(() => document.body.dispatchEvent(new CustomEvent("tunesmith:datasets")), WRITTEN_MS);
+    setTimeout(refreshParts, WRITTEN_MS);
   }
 }
 
@@ -103,6 +111,7 @@ export function startTrying() {
   $("try-clear").addEventListener("click", () => {
     asking?.abort();
     messages = [];
+    talker = newTalker();
     $("try-turns").replaceChildren(make("p", "Ask something. It counts as a request.", { class: "muted small", id: "try-start" }));
     field.focus();
   });

@@ -314,11 +314,21 @@ function changed() {
     if (field.name && field.value.trim() !== "" && !same) query.set(field.name, field.value);
   }
   history.replaceState(null, "", `?${query}`);
+  showDeploy(query);
   for (const column of columns) column.find(".take-out").hidden = columns.length < 2;
   drawTabs();
   showColumn(shown);
   buttons();
   keep();
+}
+
+/** Deploying carries the settings over. @param {URLSearchParams} query what the address says */
+function showDeploy(query) {
+  const link = $("deploy"), carried = new URLSearchParams(query);
+  if (!link || !columns.length) return;
+  carried.delete("with");
+  carried.set("model", columns[0].name);
+  link.href = `/deployments/new?${carried}`;
 }
 
 function buttons() {
