@@ -179,7 +179,7 @@ def test_another_place_shows_what_to_do_next(place: Place, page: Any) -> None:
 
 def test_the_playground_carries_its_settings_over(place: Place, page: Any) -> None:
     page.goto(f"{place.url}/playground?with=two&temperature=0.3&system=Be%20brief.&stop=END")
-    page.get_by_role("link", name="Deploy the model").click()
+    page.get_by_role("link", name="Deploy the first model").click()
     page.wait_for_url("**/deployments/new?*")
     shown = {
         label: page.get_by_label(label, exact=True).input_value()
@@ -187,7 +187,7 @@ def test_the_playground_carries_its_settings_over(place: Place, page: Any) -> No
     }
     assert shown == {"Model": "two", "System prompt": "Be brief.", "Temperature": "0.3", "Stop": "END"}
     page.goto(f"{place.url}/models/two")
-    assert page.get_by_role("link", name="Deploy").get_attribute("href") == "/deployments/new?model=two"
+    assert page.get_by_role("link", name="Deploy", exact=True).get_attribute("href") == "/deployments/new?model=two"
     assert not page.alarms
 
 
@@ -222,6 +222,7 @@ def test_a_viewer_sees_it_and_gets_no_buttons(tmp_path: Path, tiny_model: Path, 
         page.locator("#now").get_by_text("Ready").wait_for()
         for name in ("Roll out", "Roll back", "Promote", "More for this deployment", "Make a dataset of these"):
             assert not page.get_by_role("button", name=name).count(), name
+        page.wait_for_load_state()
         page.get_by_label("Message to bot").fill("Where is my parcel?")  # it may be used, with the login alone
         page.get_by_role("button", name="Send").click()
         page.locator("#try-turns .pace", has_text="one").wait_for()

@@ -17,6 +17,7 @@ from tunesmith.core.clock import monotonic_s
 from tunesmith.core.recipe import RunContext
 from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.llama_cpp import look
+from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.compress.spec import CompressParams
 from tunesmith.recipes.compress.text import PARAGRAPHS
 from tunesmith.recipes.hyperparameters import SftParams
@@ -140,9 +141,9 @@ def row_loss_of(model: Any, row: Sequence[int]) -> tuple[float, int]:
 @torch.no_grad()
 def answer_of(model: Any, probe: Probe) -> tuple[str, float]:
     """The greedy answer, and generated tokens a second."""
-    inputs = probe.tokenizer.apply_chat_template(
-        probe.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(model.device)
+    with Renderer(probe.tokenizer) as template:
+        text = template.render(probe.messages, prompt=True)
+    inputs = probe.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
     length = inputs["input_ids"].shape[1]
     pad = probe.tokenizer.pad_token_id
 
