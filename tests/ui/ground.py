@@ -20,8 +20,10 @@ PAGES = ["/", "/datasets", "/datasets/new", "/datasets/1", "/datasets/1?tab=stat
          "/jobs/1?tab=checkpoints", "/jobs/1?tab=parameters", "/jobs/1?tab=artifacts", "/jobs/compare?ids=1,2", "/models",
          "/models/job:1", "/models/tests/tiny", "/playground", "/playground?with=job:1&with=tests/tiny", "/settings",
          "/settings?tab=limits", "/settings?tab=appearance", "/system", "/models?tab=hub", "/models?tab=collection", "/models/tests/tiny?tab=ratings",
-         "/models/job:1?tab=files", "/models/job:1?tab=use", "/docs", "/nothing-there"]  # fmt: skip
-"""Every page and tab, of a server that `fill` has filled."""
+         "/models/job:1?tab=files", "/models/job:1?tab=use", "/docs", "/nothing-there", "/deployments", "/deployments/new?model=job:1",
+         "/deployments/1", "/deployments/1?tab=use", "/deployments/1?tab=requests", "/deployments/1?tab=history",
+         "/deployments/1?tab=settings", "/deployments/2"]  # fmt: skip
+"""Every page and tab, of a server that `fill` and `deploy` have filled."""
 
 
 def conversations(count: int, seed: int = 7) -> str:
@@ -94,3 +96,29 @@ def fill(server: ServerProcess, tiny_model: Path, trained: int = 1, steps: int =
     body = {"name": "support-bot-night", "model": TINY, "dataset_id": chat, "start": "manual"}
     answer = server.client.post("/jobs/", json=body)
     assert answer.status_code == 201, answer.text
+
+
+def deploy(server: ServerProcess, before: str, after: str) -> None:
+    """Deployment 1 on the server itself, with requests and a canary, and 2 as a folder for a container."""
+    settings = {"threads": 1, "context_tokens": 512, "max_concurrent": 2, "record_conversations": True}
+    body = {"name": "support-bot", "model": before, "settings": settings, "sampling": {"max_tokens": 24}}
+    assert server.client.post("/deployments/", json=body).status_code == 201
+    body = {"name": "support-box", "model": before, "target": "cloud"}
+    assert server.client.post("/deployments/", json=body).status_code == 201
+    server.wait_for("/deployments/1", lambda told: told["status"] == "ready")
+    ask_for_help(server, 30)
+    plan = {"model": after, "strategy": "canary", "steps": [30, 60], "min_requests": 200}
+    assert server.client.post("/deployments/1/rollouts", json=plan).status_code == 201
+    server.wait_for(
+        "/deployments/1", lambda told: any(r["percent"] == 30 and r["status"] == "ready" for r in told["revisions"])
+    )
+    ask_for_help(server, 30)
+    server.wait_for("/deployments/2", lambda told: told["status"] != "deploying")
+
+
+def ask_for_help(server: ServerProcess, times: int) -> None:
+    chance = random.Random(times)
+    for _ in range(times):
+        question = chance.choice(ASKED).format(chance.choice(TOPICS))
+        body = {"model": "support-bot", "messages": [{"role": "user", "content": question}]}
+        assert server.client.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200

@@ -14,7 +14,7 @@ from typing import Any
 from tests.conftest import ServerProcess, kill_processes_of
 from tests.tiny import make_tiny_model
 from tests.ui.conftest import CHROMIUM, FLAGS, REPO
-from tests.ui.ground import PAGES, conversations, fill, train, upload
+from tests.ui.ground import PAGES, conversations, deploy, fill, train, upload
 
 PLACE = REPO / "build" / "screenshots"
 IMAGES = REPO / "docs" / "images"
@@ -114,6 +114,7 @@ def main() -> None:
         try:
             add_team(team)
             fill(server, make_tiny_model(Path(folder) / "tiny"), trained=2, steps=48)
+            deploy(server, "job:1", "job:2")
             train(server, 1, "support-bot-long", max_steps=4000, eval_steps=40)
             server.wait_for("/jobs/4", lambda job: job["step"] > 5, 600)
             with sync_playwright() as playwright:
