@@ -298,6 +298,20 @@ class TargetRead(BaseModel):
     """JSON schema of its settings."""
 
 
+class GatewayProblem(BaseModel):
+    """What is wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+    details: list[dict[str, Any]]
+
+
+class GatewayError(BaseModel):
+    error: GatewayProblem
+
+
 class GenerateRequest(Wire):
     """The short way to ask: `/generate`."""
 

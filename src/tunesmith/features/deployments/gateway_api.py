@@ -17,9 +17,14 @@ from tunesmith.core.acting import Scope, current
 from tunesmith.core.errors import BadRequest, InvalidInput, NotFound, TunesmithError, Unavailable
 from tunesmith.features.deployments.gateway import Call, Gateway, GatewayState
 from tunesmith.http.policy import declare
-from tunesmith.schemas.deployments import GenerateAnswer, GenerateRequest
+from tunesmith.schemas.common import ErrorBody
+from tunesmith.schemas.deployments import GatewayError, GenerateAnswer, GenerateRequest
 
-router = APIRouter(tags=["gateway"])
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": GatewayError | ErrorBody, "description": "Wrong, or not allowed."}
+    for status in (404, 422, "4XX", 503)
+}
+router = APIRouter(tags=["gateway"], responses=ERRORS)
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 TYPES = {
