@@ -11,7 +11,8 @@ server in a process of its own, over the same GGUF file with the same threads, s
 the time, but only one is asked at a time. Every request is a stream of exactly `--tokens` tokens (`ignore_eos`; transformers,
 which does not know it, is counted by the tokens that come). The medians over the rounds and their ratios are printed.
 
-Also: seconds from the end of a training job to the first token of its adapter from a deployment whose base is up (`--adapter`).
+With `--adapter` it measures something else: seconds from a training job's end to the first token of its adapter, by the
+playground whose base is up, and by a new deployment beside one of the same base.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import httpx
 
 from start import MODEL_NAME, server
 from tunesmith.features.catalog.starter import ensure_starter_model
+from tunesmith.sdk.client import Client
 
 CONTENDERS = ("tunesmith", "llama.cpp", "transformers")
 PROMPTS = (
@@ -157,6 +159,9 @@ def main() -> None:
         found = client.deployments.wait(made.id, timeout_s=UP_WITHIN_S)
         urls["tunesmith"] = (found.address.removesuffix("/v1"), "tunesmith")
         [gguf] = (work / "tunesmith" / "cache" / "gguf").glob("*.gguf")
+        if options.adapter:
+            adapters_in_use(client, work, options.rounds)
+            return
         if "llama.cpp" in only:
             port = free_port()
             told = {
@@ -193,6 +198,40 @@ def main() -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def adapters_in_use(client: Client, work: Path, rounds: int) -> None:
+    """Train, and take the time from the job's last word to the first words of its adapter."""
+    rows = work / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"question": f"What is {n}?", "answer": f"It is {n}."}) + "\n" for n in range(64))
+    )
+    dataset = client.datasets.upload(rows)
+    settings = {"max_steps": 2, "batch_size": 4, "validation_split": 0.0, "max_length": 64}
+    asked = {
+        "messages": [{"role": "user", "content": "What is 7?"}],
+        "max_tokens": 1,
+        "temperature": 0,
+        "stream": False,
+    }
+    client.connection.post("/models/chat", {"model": MODEL_NAME, **asked})  # the playground's base is up
+    playground, deployed = [], []
+    for turn in range(rounds):
+        job = client.jobs.create(model=MODEL_NAME, method="lora", dataset_id=dataset.id, hyperparameters=settings)
+        job.wait()
+        began_s = time.perf_counter()
+        client.connection.post(f"/jobs/{job.id}/chat", asked)
+        playground.append(time.perf_counter() - began_s)
+        began_s = time.perf_counter()
+        made = client.deployments.create(
+            f"adapter-{turn}", f"job:{job.id}", settings=client.deployments.get("tunesmith").settings
+        )
+        address = client.deployments.wait(made.id).address
+        answer = httpx.post(f"{address}/chat/completions", json={"model": made.name, **asked}, timeout=60)
+        answer.raise_for_status()
+        deployed.append(time.perf_counter() - began_s)
+    print(f"adapter in use after training, median of {rounds}: playground {statistics.median(playground):.2f} s, "
+          f"new deployment {statistics.median(deployed):.2f} s")  # fmt: skip
+
+
 def compare(options: argparse.Namespace, urls: dict[str, tuple[str, str]], streams: int) -> None:
     """Rounds in which contenders take turns, beginning with another one each time."""
     told: dict[str, list[Asked]] = {name: [] for name in urls}
@@ -224,6 +263,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--format", default="q8_0")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--adapter", action="store_true")
     parser.add_argument("--only", default=",".join(CONTENDERS))
     return parser.parse_args()
 

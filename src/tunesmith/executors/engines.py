@@ -17,6 +17,9 @@ from pathlib import Path
 from tunesmith.executors.local import HUB_TOKEN, is_hub_id
 from tunesmith.executors.serving_process import Endpoint, ServingProcess
 
+HEARTBEAT = "heartbeat"
+"""As `serving/process.py` knows it."""
+
 
 @dataclass(frozen=True)
 class EngineSpec:
@@ -99,9 +102,14 @@ class EnginePool:
                     found.append(Engine(folder.name, endpoint, adapters))
         return found
 
+    def beat(self) -> None:
+        """Tell the processes that somebody looks after them."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.folder / HEARTBEAT).touch()
+
     def keys(self) -> list[str]:
         """Every folder that is there, living or not."""
-        return [folder.name for folder in self.folder.iterdir()] if self.folder.is_dir() else []
+        return [folder.name for folder in self.folder.iterdir() if folder.is_dir()] if self.folder.is_dir() else []
 
     def end(self, key: str) -> None:
         """Kill the process and remove its folder."""

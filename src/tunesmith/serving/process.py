@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from tunesmith.core.job_dir import write_atomic
 
 LOOK_EVERY_S = 1.0
+HEARTBEAT = "heartbeat"
+"""File beside the folders of a deployment's processes; the server touches it in every round."""
+FORGOTTEN_AFTER_S = 900.0
+"""How long a deployment's process waits for a server to come back."""
 
 
 class ServingSpec(BaseModel):
@@ -54,6 +58,13 @@ class Process:
 
     def _end_when_over(self, idle_s: Callable[[], float]) -> None:
         limit_s = self.spec.idle_s
-        while self.folder.is_dir() and (limit_s is None or idle_s() < limit_s):
+        while self.folder.is_dir() and (not self._is_forgotten() if limit_s is None else idle_s() < limit_s):
             time.sleep(LOOK_EVERY_S if limit_s is None else min(LOOK_EVERY_S, limit_s / 4))
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _is_forgotten(self) -> bool:
+        """Whether no server has looked after the deployments for long: it was stopped, and not to come back at once."""
+        try:
+            return time.time() - (self.folder.parent / HEARTBEAT).stat().st_mtime > FORGOTTEN_AFTER_S
+        except FileNotFoundError:
+            return False

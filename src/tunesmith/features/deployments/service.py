@@ -13,7 +13,7 @@ from tunesmith.core.acting import current
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.features.catalog.service import resolve_model
+from tunesmith.features.catalog.service import find_base, resolve_model
 from tunesmith.features.datasets.service import training_ref
 from tunesmith.features.deployments import drift, targets
 from tunesmith.features.deployments.repository import DeploymentRepository, RevisionRepository, note
@@ -88,10 +88,12 @@ def find_model(settings: Settings, session: Session, name: str) -> tuple[str, Mo
     """The model's fixed name, where it is, and the registry's version of it, if it is one: an alias is followed now, so that
     moving it later changes nothing here. Raises what `resolve_model` raises."""
     version = None
-    if job := name.removeprefix("job:") if name.startswith("job:") else "":
-        version = registry.of_job(session, int(job)) if job.isdigit() else None
-    elif "@" in name or ("/" not in name and registry.has_name(session, name)):
+    job = name.removeprefix("job:")
+    if job != name and job.isdigit() and len(job) < 19:
+        version = registry.of_job(session, int(job))  # its files stay when the job goes
+    elif "@" in name or ("/" not in name and find_base(settings, name) is None and registry.has_name(session, name)):
         version = registry.find_version(session, name)
+    if version is not None:
         name = f"{version.name}@{version.version}"
     ref = resolve_model(settings, session, name)
     return name, ref, version

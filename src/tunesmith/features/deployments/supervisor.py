@@ -144,6 +144,7 @@ class Supervisor:
         acts = self._may_act()
         deployments, local, foreign = self._read()
         if acts:
+            self.pool.beat()
             self._run_processes(local)
         self._publish(deployments, local)
         if acts:

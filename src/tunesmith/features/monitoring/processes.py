@@ -104,14 +104,15 @@ def _of_jobs(session: Session) -> Iterator[Found]:
 def _of_serving(settings: Settings) -> Iterator[Found]:
     import psutil
 
-    for path in sorted((settings.home / "serving").glob("*/process.json")):
+    chats, engines = settings.home / "serving", settings.home / "deployments" / "engines"
+    for path in sorted([*chats.glob("*/process.json"), *engines.glob("*/process.json")]):
         with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
             told, base = json.loads(path.read_bytes()), json.loads(path.with_name("serving.json").read_bytes())
             if told["boot_id"] == boot_id() and is_alive(told["pid"], told["started"]):
                 yield Found(
                     psutil.Process(told["pid"]),
                     ProcessKind.SERVING,
-                    f"Answers chats with {model_name(base['base_path'])}",
+                    f"{'Answers chats with' if path.is_relative_to(chats) else 'In use:'} {model_name(base['base_path'])}",
                 )
 
 
