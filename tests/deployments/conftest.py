@@ -78,7 +78,8 @@ class Served:
         return [f"{item['kind']}: {item['message']}" for item in items]
 
     def engines(self) -> list[Path]:
-        return sorted((self.server.home / "deployments" / "engines").iterdir())
+        folders = (self.server.home / "deployments" / "engines").iterdir()
+        return sorted(folder for folder in folders if folder.is_dir())
 
     def forget(self, deployment_id: int) -> None:
         assert self.client.post(f"/deployments/{deployment_id}/undeploy").status_code == 200
