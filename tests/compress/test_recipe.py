@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,17 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> ModelRe
 
 
 def test_a_tuned_model_in_every_kind_of_format(tmp_path: Path, tuned: ModelRef) -> None:
-    formats = ["merged", "f16", "q8_0", "torchao_int8", "bnb_int8", "bnb_int4"]
+    most = {"merged": 1e-4, "f16": 0.01, "q8_0": 0.02, "torchao_int8": 0.05, "bnb_int8": 0.05, "bnb_int4": 0.3}
+    if importlib.util.find_spec("torchao") is None:  # an extra
+        del most["torchao_int8"]
+    formats = list(most)
     params = {"formats": formats, "num_eval_tokens": 300}
     job = Job(tmp_path / "job", recipe="compress", model=tuned.model_dump(), params=params)
     assert job.start(**QUIET).wait(250) == 0, job.log()
     found = {entry["format"]: entry for entry in report_of(job)["formats"]}
     assert list(found) == formats and not report_of(job)["failed"]
-    for name, most in (("merged", 1e-4), ("f16", 0.01), ("q8_0", 0.02), ("torchao_int8", 0.05), ("bnb_int8", 0.05), ("bnb_int4", 0.3)):  # fmt: skip
-        assert found[name]["perplexity_ratio"] == pytest.approx(1.0, abs=most), name
+    for name in formats:
+        assert found[name]["perplexity_ratio"] == pytest.approx(1.0, abs=most[name]), name
     folder = job.dir.artifacts / "compressed"
     assert not list(folder.rglob("*.bin")) and not list(folder.rglob("*.pt"))
     from peft import PeftModel

@@ -28,7 +28,7 @@ OVER = ("completed", "failed", "cancelled")
 SCRIPT = """
 import json, os, sys, time
 config = json.load(open(sys.argv[1]))
-mark = open("marks", "a")  # in the job's own folder: all that an isolated script may write to
+mark = open(os.path.join(config["output_dir"], "marks"), "a")  # an isolated script may write nowhere else that stays
 mark.write(f"begin {config['config']['number']} {os.getpid()}\\n"); mark.flush()
 for step in range(config["config"]["steps"]):
     print(json.dumps({"step": step + 1, "total_steps": config["config"]["steps"], "loss": 1.0 / (step + 1)}), flush=True)
