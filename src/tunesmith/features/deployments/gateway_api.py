@@ -4,6 +4,7 @@ deployment; the answer passes through as it comes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -136,26 +137,26 @@ async def _whole(gateway: Gateway, call: Call) -> Response:
 
 async def _streamed(request: Request, gateway: Gateway, call: Call) -> Response:
     """Headers come when the model has begun, so that what goes wrong before has a status of its own."""
-    turn = gateway.turn(call)
-    await turn.__aenter__()
-    try:
-        upstream = await gateway.open(call)
-    except BaseException as error:
-        await turn.__aexit__(None, None, None)
-        if isinstance(error, TunesmithError):
+    async with contextlib.AsyncExitStack() as held:
+        await held.enter_async_context(gateway.turn(call))
+        try:
+            upstream = await gateway.open(call)
+        except TunesmithError as error:
             gateway.finish(call, error.status, b"")
-        raise
-    if upstream.status_code != 200:
-        content = await upstream.aread()
-        await upstream.aclose()
-        await turn.__aexit__(None, None, None)
-        gateway.finish(call, upstream.status_code, content)
-        return _restated(upstream.status_code, content)
-    headers = {"X-Request-Id": call.uid, "X-Tunesmith-Model": call.variant.model, "Cache-Control": "no-cache"}
-    return StreamingResponse(_passed_on(gateway, call, upstream, turn), media_type="text/event-stream", headers=headers)
+            raise
+        held.push_async_callback(upstream.aclose)
+        if upstream.status_code != 200:
+            content = await upstream.aread()
+            gateway.finish(call, upstream.status_code, content)
+            return _restated(upstream.status_code, content)
+        headers = {"X-Request-Id": call.uid, "X-Tunesmith-Model": call.variant.model, "Cache-Control": "no-cache"}
+        stream = _passed_on(gateway, call, upstream, held.pop_all())
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-async def _passed_on(gateway: Gateway, call: Call, upstream: httpx.Response, turn: Any) -> AsyncIterator[bytes]:
+async def _passed_on(
+    gateway: Gateway, call: Call, upstream: httpx.Response, held: contextlib.AsyncExitStack
+) -> AsyncIterator[bytes]:
     """The model's events as they come. A process that dies on the way ends the stream with an event that says so."""
     status, told = 499, bytearray()  # until the end is reached, it is the caller who left
     try:
@@ -170,8 +171,7 @@ async def _passed_on(gateway: Gateway, call: Call, upstream: httpx.Response, tur
         error = Unavailable("The model's process ended while it answered.", hint="Try again.")
         yield f"data: {json.dumps(openai_error(error))}\n\ndata: [DONE]\n\n".encode()
     finally:
-        await upstream.aclose()
-        await turn.__aexit__(None, None, None)
+        await held.aclose()
         gateway.finish(call, status, bytes(told), streamed=True)
 
 
