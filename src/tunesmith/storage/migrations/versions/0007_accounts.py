@@ -12,6 +12,13 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    _accounts()
+    _audit_log()
+    _owners()
+
+
+def _accounts() -> None:
+    """Who there is, and with what they get in."""
     op.create_table(
         "users",
         sa.Column("id", BIG, primary_key=True, nullable=False),
@@ -79,6 +86,10 @@ def upgrade() -> None:
         sa.Column("month", sa.String(7), primary_key=True),
         sa.Column("gpu_seconds", sa.Float(), nullable=False),
     )
+
+
+def _audit_log() -> None:
+    """The log of changes, with what it is searched by."""
     op.create_table(
         "audit_log",
         sa.Column("seq", sa.BigInteger(), primary_key=True, nullable=False, autoincrement=False),
@@ -97,6 +108,10 @@ def upgrade() -> None:
     op.create_index("ix_audit_log_username", "audit_log", ["username", "seq"])
     op.create_index("ix_audit_log_action", "audit_log", ["action", "seq"])
     op.create_index("ix_audit_log_at", "audit_log", ["at"])
+
+
+def _owners() -> None:
+    """Whose things are; only lines may be added to the log."""
     op.add_column("jobs", sa.Column("size_bytes", sa.BigInteger(), nullable=False, server_default="0"))
     for table in ("datasets", "jobs", "uploads", "ratings"):
         op.add_column(table, sa.Column("owner_id", BIG))

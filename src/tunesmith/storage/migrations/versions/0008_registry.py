@@ -12,6 +12,13 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    _versions()
+    _aliases()
+    _use()
+
+
+def _versions() -> None:
+    """Registered models and their versions."""
     op.create_table(
         "registered_models",
         sa.Column("id", BIG, primary_key=True, nullable=False),
@@ -50,6 +57,10 @@ def upgrade() -> None:
     )
     op.create_index("ix_model_versions_order", "model_versions", ["name", "number", "id"])
     op.create_index("ix_model_versions_job_id", "model_versions", ["job_id"])
+
+
+def _aliases() -> None:
+    """What stands for a version, and what happened."""
     op.create_table(
         "model_aliases",
         sa.Column("name", sa.String(120), primary_key=True),
@@ -71,6 +82,10 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_registry_events_name", "registry_events", ["name", "id"])
+
+
+def _use() -> None:
+    """How much each is used; whose they are; which jobs have been dealt with."""
     op.create_table(
         "model_usage",
         sa.Column(

@@ -16,6 +16,13 @@ def _of_deployment() -> sa.Column[int]:
 
 
 def upgrade() -> None:
+    _deployments()
+    _revisions()
+    _requests()
+
+
+def _deployments() -> None:
+    """A name under which a model is in use."""
     op.create_table(
         "deployments",
         sa.Column("id", BIG, primary_key=True, nullable=False),
@@ -39,6 +46,10 @@ def upgrade() -> None:
     )
     for column in ("target", "wanted", "owner_id"):
         op.create_index(f"ix_deployments_{column}", "deployments", [column])
+
+
+def _revisions() -> None:
+    """The models that it had, and what happened to it."""
     op.create_table(
         "deployment_revisions",
         sa.Column("id", BIG, primary_key=True, nullable=False),
@@ -76,6 +87,10 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_deployment_history_deployment_id", "deployment_history", ["deployment_id"])
+
+
+def _requests() -> None:
+    """What it was asked."""
     op.create_table(
         "deployment_requests",
         sa.Column("id", BIG, primary_key=True, nullable=False),
