@@ -20,10 +20,12 @@ PAGES = ["/", "/datasets", "/datasets/new", "/datasets/1", "/datasets/1?tab=stat
          "/jobs/1?tab=checkpoints", "/jobs/1?tab=parameters", "/jobs/1?tab=artifacts", "/jobs/compare?ids=1,2", "/models",
          "/models/job:1", "/models/tests/tiny", "/playground", "/playground?with=job:1&with=tests/tiny", "/settings",
          "/settings?tab=limits", "/settings?tab=appearance", "/system", "/models?tab=hub", "/models?tab=collection", "/models/tests/tiny?tab=ratings",
-         "/models/job:1?tab=files", "/models/job:1?tab=use", "/docs", "/nothing-there", "/deployments", "/deployments/new?model=job:1",
-         "/deployments/1", "/deployments/1?tab=use", "/deployments/1?tab=requests", "/deployments/1?tab=history",
-         "/deployments/1?tab=settings", "/deployments/2"]  # fmt: skip
-"""Every page and tab, of a server that `fill` and `deploy` have filled."""
+         "/models/job:1?tab=files", "/models/job:1?tab=use", "/docs", "/nothing-there", "/deployments", "/deployments/new?model=job:1"]  # fmt: skip
+"""Every page and tab of a server that `fill` has filled."""
+
+DEPLOYED_PAGES = ["/deployments/1", "/deployments/1?tab=use", "/deployments/1?tab=requests", "/deployments/1?tab=history",
+                  "/deployments/1?tab=settings", "/deployments/2"]  # fmt: skip
+"""And those that `deploy` adds."""
 
 
 def conversations(count: int, seed: int = 7) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from tests.conftest import ServerProcess, kill_processes_of
 from tests.tiny import make_tiny_model
 from tests.ui.conftest import CHROMIUM, FLAGS, REPO
-from tests.ui.ground import PAGES, conversations, deploy, fill, train, upload
+from tests.ui.ground import DEPLOYED_PAGES, PAGES, conversations, deploy, fill, train, upload
 
 PLACE = REPO / "build" / "screenshots"
 IMAGES = REPO / "docs" / "images"
@@ -45,7 +45,7 @@ def all_pages(browser: Any, url: str) -> int:
         for width, height in WIDTHS.items():
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
             page = context.new_page()
-            for path in PAGES:
+            for path in (*PAGES, *DEPLOYED_PAGES):
                 take(page, url, path, PLACE / f"{name_of(path)}-{width}-{theme}.png")
                 count += 1
             context.close()

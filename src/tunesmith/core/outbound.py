@@ -247,14 +247,12 @@ def look_up(host: str, port: int, deadline: Deadline) -> list[Address]:
 def _connected(address: Address, port: int, deadline: Deadline) -> socket.socket:
     """To this very address: numbers are not looked up again."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with contextlib.ExitStack() as opened:
+        connection = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
         connection.settimeout(deadline.left_s())
         connection.connect((str(address), port))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        opened.pop_all()  # it is the caller's now
+        return connection
 
 
 class _Stream(httpcore.NetworkStream):

@@ -47,7 +47,9 @@ class DatasetRepository(Repository[DatasetRow]):
         """Tags in use, each with its number of datasets, the most used first."""
         postgres = self.session.get_bind().dialect.name == "postgresql"
         each = func.jsonb_array_elements_text if postgres else func.json_each
-        tag: ColumnElement[str] = each(DatasetRow.tags).table_valued(column("value", Text), name="tag").c.value
+        tag: ColumnElement[str] = (
+            each(DatasetRow.tags).table_valued(column("value", Text), name="tag", joins_implicitly=True).c.value
+        )
         query = select(tag, func.count()).select_from(DatasetRow).group_by(tag).order_by(func.count().desc(), tag)
         return [(name, count) for name, count in self.session.execute(query.limit(MAX_TAGS))]
 

@@ -1,5 +1,6 @@
 // @ts-check
-/** Before the first paint: theme, density, motion and the side bar as they were left, else as the server's settings say. Not a module, so that nothing flashes. */
+/** Before the first paint: theme, density, motion and the side bar as they were left, else as the server's settings say. Not a module, so that nothing flashes.
+ * Until the other scripts are there, buttons wait and a form that they send is not sent as an address. */
 (() => {
   const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
   const kept = (/** @type {string} */ name) => {
@@ -18,4 +19,9 @@
   addEventListener("storage", apply);
   document.addEventListener("tunesmith:appearance", apply);
   apply();
+  root.dataset.starting = "";
+  document.addEventListener("DOMContentLoaded", () => delete root.dataset.starting);
+  addEventListener("submit", event => {
+    if ("starting" in root.dataset && !(/** @type {Element} */ (event.target).hasAttribute("action"))) event.preventDefault();
+  }, true);
 })();
