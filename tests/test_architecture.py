@@ -10,10 +10,10 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "tunesmith"
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TRAIN_LINES = 550, 60, 120
 BROAD = {
-    "scheduler/loop.py", "features/deployments/supervisor.py", "worker/__main__.py", "executors/zygote.py",
+    "core/rounds.py", "worker/__main__.py", "executors/zygote.py",
     "recipes/blocks/tracking.py",
 }  # fmt: skip
-"""The ticks, the last lines of processes, and what must not disturb the training."""
+"""Work that is repeated, the last lines of processes, and what must not disturb the training."""
 FORBIDDEN = {
     r"\bimport pickle\b|\bpickle\.loads?\(|\btorch\.load\(|allow_pickle=True": "pickle can run code when it is read",
     r"shell=True": "names of users must reach programs as they are",

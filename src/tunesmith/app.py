@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from tunesmith.core.acting import Scope, everything_seen
+from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.core.version import VERSION
 from tunesmith.executors.serving import ServingPool
 from tunesmith.features.accounts.admin_api import router as users
@@ -44,6 +45,7 @@ from tunesmith.features.monitoring.live_api import router as system_live
 from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.features.registry.api import router as registry
 from tunesmith.features.registry.checking import sweep as sweep_registry
+from tunesmith.features.registry.service import find_version
 from tunesmith.http.errors import install_error_handlers
 from tunesmith.http.gate import Gate
 from tunesmith.http.guard import HostOriginGuard, own_names
@@ -111,7 +113,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         serving=ServingPool(settings.home / "serving", settings.serving_idle_s, offline=settings.hub_offline),
         dataset_users=_users_of_dataset,
         why_waiting=why_waiting,
-        version_users=lambda session: RevisionRepository(session).users_of_versions(),
+        version_users=_users_of_versions,
         promotion_gate=lambda session, version, target: gate.check(settings, session, version, target),
     )
     app.state.monitor = monitor
@@ -127,6 +129,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _users_of_dataset(session: Session, dataset_id: int) -> list[str]:
     """What needs a dataset, in words."""
     return [f"job {job.id} ({job.status})" for job in JobRepository(session).uses_dataset(dataset_id)]
+
+
+def _users_of_versions(session: Session) -> dict[int, list[str]]:
+    """Versions of the registry → what needs them, in words."""
+    found = RevisionRepository(session).users_of_versions()
+    with everything_seen():
+        for job_id, model in JobRepository(session).registered_models_in_work():
+            with contextlib.suppress(NotFound, InvalidInput):  # a hub id may hold an @ too
+                found.setdefault(find_version(session, model).id, []).append(f"job {job_id}")
+    return found
 
 
 def _mount(app: FastAPI) -> None:

@@ -52,8 +52,13 @@ def test_from_a_job_to_models_in_use(tmp_path: Path, tiny_model: Path) -> None:
             assert told["status"] == "ready", told
             asked = {"model": name, "prompt": "What is 7?", "max_tokens": 4}
             assert httpx.post(f"{server.url}/generate", json=asked, timeout=60).status_code == 200
+        waiting = server.client.post(
+            "/jobs/", json=body | {"model": "counting@1.0.0", "follow_up": [], "start": "manual"}
+        )
+        assert waiting.status_code == 201, waiting.text
         refused = server.client.delete("/registry/counting/versions/1.0.0")
         assert refused.status_code == 409 and "deployment counting" in refused.text
+        assert f"job {waiting.json()['id']}" in refused.text
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and not server.client.get("/registry/counting/usage").json():
             time.sleep(0.2)

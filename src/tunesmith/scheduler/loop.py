@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import socket
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from tunesmith.core.errors import FailureCode, Unavailable
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
 from tunesmith.core.job_spec import Failure, JobSpec, Launch, ResourceRequest
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.rounds import Rounds, carried_on
 from tunesmith.executors.base import Executor, Observation, Order
 from tunesmith.executors.identity import boot_id
 from tunesmith.executors.local import LocalExecutor
@@ -40,10 +40,13 @@ BUSY_TICK_S = 0.2
 """Pause between rounds while something runs, seconds."""
 
 
-class Scheduler:
+class Scheduler(Rounds):
     """Starts and watches the jobs of one machine. Several on one database share the work by leases."""
 
+    name = "scheduler"
+
     def __init__(self, settings: Settings, database: Database, bus: Bus, executor: Executor | None = None) -> None:
+        super().__init__()
         self.settings, self.database, self.bus = settings, database, bus
         local = WarmExecutor(offline=settings.hub_offline) if settings.warm_workers else LocalExecutor()
         self.executor: Executor = executor or local
@@ -53,53 +56,33 @@ class Scheduler:
         named = f"{socket.gethostname()[:40]}:{settings.port}:{boot_id()[:13]}"
         self.server_id = "the only server" if database.is_sqlite else named
         self._renewed_s: dict[tuple[int, int], float] = {}
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
         self._gpus: list[int] | None = None
-        self._busy = False
+        self.rest_s = settings.tick_s
+        self._has_looked = False
         self.on_completed: Callable[[], None] = lambda: None
         """Called after a job was completed."""
 
     # -- the thread -------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-        self._thread.start()
-
     def stop(self) -> None:
         """Leave the workers running; the next server finds them."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread:
-            self._thread.join(30)
+        super().stop()
         self.executor.close()
 
-    def wake(self) -> None:
-        """Start the next round now."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.tick()
-            except Exception:  # one bad round must not end the supervision of every job
-                log.exception("a round of the scheduler failed; trying again")
-            self._wake.wait(BUSY_TICK_S if self._busy else self.settings.tick_s)
-            self._wake.clear()
+    def look(self) -> None:
+        self.tick()
+        if self._has_looked:
             self.executor.warm_up()  # not before the server has had a moment to answer
+        self._has_looked = True
 
     def tick(self) -> None:
         """One round."""
         with self.database.unit_of_work(readonly=True) as session:
             ids = [job.id for job in Lifecycle(session, self.bus).jobs.with_process()]
-        self._busy = bool(ids)
+        self.rest_s = BUSY_TICK_S if ids else self.settings.tick_s
         for job_id in ids:
-            try:
+            with carried_on(f"watching job {job_id}"):
                 self._watch(job_id)
-            except OSError as error:  # a full disk, say: the other jobs are still watched, this one next time
-                log.warning("job %s cannot be watched now: %s", job_id, error)
-            except Exception:  # whatever one job brings, the others are still watched and started
-                log.exception("job %s cannot be watched; trying again", job_id)
         self._renewed_s = {watched: at_s for watched, at_s in self._renewed_s.items() if watched[0] in ids}
         self._place()
 

@@ -100,7 +100,9 @@ class Datasets:
         self, path: str | Path, name: str | None = None, *, progress: Progress | None = None, wait: bool = True
     ) -> DatasetRead:
         """Upload a file; with `wait` until it is read. Raises `BadData` when it cannot be read."""
-        made = DatasetRead.model_validate(self._connection.upload(Path(path), name, progress))
+        made = DatasetRead.model_validate(
+            self._connection.upload("/datasets/upload", Path(path), progress, params={"name": name})
+        )
         return self.wait(made.id) if wait else made
 
     def from_url(self, url: str, name: str | None = None, *, description: str = "", wait: bool = True) -> DatasetRead:

@@ -110,23 +110,22 @@ class Connection:
             f"No Tunesmith server answers at {self.url} ({error}).", hint="Start one with: tunesmith up"
         )
 
-    def upload(self, path: Path, name: str | None, progress: Progress | None) -> Any:
-        """Stream a file as a new dataset."""
-        size_bytes = path.stat().st_size
+    def upload(self, path: str, file: Path, progress: Progress | None, **options: Any) -> Any:
+        """Stream `file` to `path` and return what the server made of it. `options`: `params`, `timeout`."""
+        size_bytes = file.stat().st_size
 
         def parts() -> Iterator[bytes]:
             sent = 0
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
+            with file.open("rb") as opened:
+                while chunk := opened.read(CHUNK_BYTES):
                     yield chunk
                     sent += len(chunk)
                     if progress:
                         progress(sent, size_bytes)
 
-        file_name = os.fsencode(path.name).decode(errors="replace")
-        params = {"file_name": file_name, **({"name": name} if name else {})}
+        params = _given(options.pop("params", {})) | {"file_name": os.fsencode(file.name).decode(errors="replace")}
         headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
-        return json_of(self.request("PUT", "/datasets/upload", params=params, content=parts(), headers=headers))
+        return json_of(self.request("PUT", path, params=params, content=parts(), headers=headers, **options))
 
     def download(self, path: str, target: Path, progress: Progress | None = None, **params: Any) -> Path:
         """Stream to `target`, which appears whole or not at all. Begins again when the connection breaks.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tunesmith.schemas.registry import (
     VersionRead,
     VersionUsage,
 )
-from tunesmith.sdk.connection import CHUNK_BYTES, Connection, Progress, json_of, pages
+from tunesmith.sdk.connection import Connection, Progress, json_of, pages
 
 LONG_S = 3600.0
 """For what reads every byte of many models, seconds."""
@@ -126,25 +125,8 @@ class Registry:
 
     def upload(self, path: str | Path, *, progress: Progress | None = None, **fields: Any) -> VersionRead:
         """Send a `.tar.gz`, `.tar`, `.zip` or `.gguf` and register it; `name`, `version`, `bump`, `base_model`, `notes`."""
-        path = Path(path)
-        total = path.stat().st_size
-
-        def parts() -> Iterator[bytes]:
-            sent = 0
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    yield chunk
-                    sent += len(chunk)
-                    if progress:
-                        progress(sent, total)
-
-        params = {key: value for key, value in fields.items() if value is not None}
-        params["file_name"] = os.fsencode(path.name).decode(errors="replace")
-        headers = {"Content-Length": str(total), "Content-Type": "application/octet-stream"}
-        answer = self._connection.request(
-            "PUT", "/registry/import/upload", params=params, content=parts(), headers=headers, timeout=LONG_S
-        )
-        return VersionRead.model_validate(json_of(answer))
+        made = self._connection.upload("/registry/import/upload", Path(path), progress, params=fields, timeout=LONG_S)
+        return VersionRead.model_validate(made)
 
     def export(self, ref: str, target: str | Path, *, progress: Progress | None = None) -> Path:
         """A version as `.tar.gz`, which appears whole or not at all."""

@@ -47,7 +47,7 @@ def _code(error: BaseException) -> FailureCode | None:
         return FailureCode.BAD_DATA
     if isinstance(error, NotFound):
         return FailureCode.MODEL_NOT_FOUND
-    if isinstance(error, UnsupportedFormat | NotImplementedError):
+    if isinstance(error, UnsupportedFormat | NotImplementedError):  # the latter is torch's word for a kernel it lacks
         return FailureCode.UNSUPPORTED
     if isinstance(error, ModuleNotFoundError) and not (error.name or "tunesmith").startswith("tunesmith"):
         return FailureCode.UNSUPPORTED

@@ -7,12 +7,10 @@ What was killed is started again and goes on where it stopped.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -21,6 +19,7 @@ from typing import Any
 from tunesmith.core.acting import current
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithError
 from tunesmith.core.job_dir import new_folder, read_model, write_atomic
+from tunesmith.core.rounds import Rounds
 from tunesmith.features.catalog import asking, fetching, hub, library
 from tunesmith.features.catalog.fetching import End, Progress, Request, WantedFile
 from tunesmith.live.bus import Bus
@@ -30,8 +29,6 @@ from tunesmith.settings import Settings
 
 ABOUT_IT = ("README", "LICENSE", "LICENCE")
 """Files that come along with a GGUF file, whatever their ending."""
-log = logging.getLogger(__name__)
-
 TOPIC = "downloads"
 AT_ONCE = 2
 """Downloads under way at the same time; the others wait."""
@@ -237,43 +234,20 @@ def _cancelled(folder: Path) -> None:
         fetching.finish(folder, "cancelled")
 
 
-class Downloads:
-    """The thread that starts the processes, starts them again, and tells the bus how far they are."""
+class Downloads(Rounds):
+    """Starts the processes, starts them again, and tells the bus how far they are. They go on while no server is there."""
+
+    name = "downloads"
+    rest_s = REST_S
 
     def __init__(self, settings: Settings, bus: Bus) -> None:
+        super().__init__()
         self.settings, self.bus = settings, bus
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._starts: dict[int, int] = {}
         self._told: dict[int, Any] = {}
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="downloads", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """The processes go on; the next server finds them."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread:
-            self._thread.join(10)
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            is_busy = False
-            try:
-                is_busy = self.look()
-            except OSError as error:
-                log.warning("downloads cannot be looked after now: %s", error)
-            self._wake.wait(LOOK_EVERY_S if is_busy else REST_S)
-            self._wake.clear()
-
-    def look(self) -> bool:
-        """One round; whether any is under way."""
+    def look(self) -> None:
         for child in self._children.values():
             child.poll()
         downloads = active(self.settings)
@@ -288,7 +262,7 @@ class Downloads:
                 self._tell(read(self.settings, number))
             del self._told[number]
             self._forget()
-        return bool(downloads)
+        self.rest_s = LOOK_EVERY_S if downloads else REST_S
 
     def _runs(self, number: int) -> bool:
         child = self._children.get(number)

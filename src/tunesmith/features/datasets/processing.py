@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.job_dir import fsync_dir
+from tunesmith.core.rounds import carried_on
 from tunesmith.features.datasets import asking, files
 from tunesmith.features.datasets.child import Child
 from tunesmith.features.datasets.repository import DatasetRepository
@@ -22,8 +22,6 @@ from tunesmith.features.datasets.service import Datasets
 from tunesmith.live.bus import Bus
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
-
-log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 1.0
 STALE_S = 60.0
@@ -71,10 +69,8 @@ class Processing:
         worker_id = f"{self.server}:{number}:{uuid.uuid4().hex[:8]}"
         while not self._stop.is_set():
             busy = False
-            try:
+            with carried_on("processing a dataset"):
                 busy = self.process_one(worker_id)
-            except OSError as error:
-                log.warning("a dataset cannot be processed now: %s", error)
             if not busy:
                 self._wake.wait(LOOK_EVERY_S)
                 self._wake.clear()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import threading
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.errors import Conflict, TunesmithError
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.rounds import Rounds
 from tunesmith.executors.engines import Engine, EnginePool, EngineSpec
 from tunesmith.features.deployments import drift, running, service
 from tunesmith.features.deployments.deciding import Advance, Promote, Rollback, decide_candidate, is_ill
@@ -38,7 +38,6 @@ from tunesmith.storage.database import Database
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5
 JUDGE_EVERY_S = 3.0
 DRIFT_EVERY_S = 60.0
 MAX_STARTS, MAX_FIRST_STARTS, STARTS_WITHIN_S = 5, 2, 300.0
@@ -78,10 +77,14 @@ class Watched:
     superseded_s: float | None = None
 
 
-class Supervisor:
+class Supervisor(Rounds):
     """Made once by `create_app`."""
 
+    name = "deployments"
+    rest_s = 0.5
+
     def __init__(self, settings: Settings, database: Database) -> None:
+        super().__init__()
         self.settings, self.database = settings, database
         self.folder = settings.home / "deployments"
         self.pool = EnginePool(self.folder / "engines")
@@ -91,8 +94,6 @@ class Supervisor:
         self._judged_s: dict[int, float] = {}
         self._drift_s: dict[int, float] = {}
         self._words: dict[int, frozenset[str]] = {}
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
         self._lock_file: IO[str] | None = None
 
     # -- the thread ---------------------------------------------------------------------------------------------------
@@ -101,31 +102,15 @@ class Supervisor:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.routes.wake = self.wake
         self.recorder.start()
-        self._thread = threading.Thread(target=self._run, name="deployments", daemon=True)
-        self._thread.start()
+        super().start()
 
     def stop(self) -> None:
         """Leave the processes running; the next server finds them."""
-        self._stop.set()
-        self._wake.set()
+        super().stop()
         self.placing.stop()
-        if self._thread:
-            self._thread.join(30)
         self.recorder.stop()
         if self._lock_file:
             self._lock_file.close()
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.tick()
-            except Exception:  # one bad round must not end the supervision of every deployment
-                log.exception("a round of the deployments failed; trying again")
-            self._wake.wait(TICK_S)
-            self._wake.clear()
 
     def _may_act(self) -> bool:
         """Of several servers on one home, one acts; the others only look where requests go."""
@@ -139,8 +124,7 @@ class Supervisor:
             self._lock_file = file
         return True
 
-    def tick(self) -> None:
-        """One round."""
+    def look(self) -> None:
         acts = self._may_act()
         deployments, local, foreign = self._read()
         if acts:

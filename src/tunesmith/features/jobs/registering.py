@@ -7,11 +7,11 @@ Each job is dealt with in one transaction that also sets `registered_at`, so a k
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.rounds import Rounds
 from tunesmith.features.jobs import compressed, following, versions
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.live.bus import Bus
@@ -21,45 +21,25 @@ from tunesmith.storage.database import Database, DatabaseError
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 5.0
 TROUBLE = (OSError, TunesmithError, DatabaseError, ValueError, LookupError)
 """What a disk, a database or the files of one job may bring."""
 AGAIN_AFTER_S = 60.0
 """Pause before a job that could not be dealt with (a full disk, say) is tried again."""
 
 
-class Registrar:
-    """A thread that deals with completed jobs, one after the other."""
+class Registrar(Rounds):
+    """Deals with completed jobs, one after the other. What is half done when it is stopped is done again."""
+
+    name = "registrar"
+    rest_s = 5.0
 
     def __init__(
         self, settings: Settings, database: Database, bus: Bus, wake_scheduler: Callable[[], None] = lambda: None
     ) -> None:
+        super().__init__()
         self.settings, self.database, self.bus = settings, database, bus
         self.wake_scheduler = wake_scheduler
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
         self._not_before_s: dict[int, float] = {}
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """What is half done is done again at the next start."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread:
-            self._thread.join(30)
-
-    def wake(self) -> None:
-        """Look for completed jobs now."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self.look()
-            self._wake.wait(LOOK_EVERY_S)
-            self._wake.clear()
 
     def look(self) -> None:
         """Deal with every completed job that is due. One that cannot be dealt with holds up no other."""
@@ -76,12 +56,8 @@ class Registrar:
     def _due(self) -> list[int]:
         now_s = monotonic_s()
         waiting = [job_id for job_id, at_s in self._not_before_s.items() if at_s > now_s]
-        try:
-            with self.database.unit_of_work(readonly=True) as session:
-                return Lifecycle(session, self.bus).jobs.to_register(without=waiting)
-        except TROUBLE as error:
-            log.warning("completed jobs cannot be looked for now: %s", error)
-            return []
+        with self.database.unit_of_work(readonly=True) as session:
+            return Lifecycle(session, self.bus).jobs.to_register(without=waiting)
 
     def deal_with(self, job_id: int) -> None:
         """Register, hand on scores, submit what follows. Raises `DiskFull` or `OSError` when it has to be tried again."""

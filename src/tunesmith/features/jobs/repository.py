@@ -141,6 +141,12 @@ class JobRepository(Repository[JobRow]):
         query = query.where(JobRow.status.not_in(over)).limit(20)
         return list(self.session.scalars(query, execution_options=EVERYONES))
 
+    def registered_models_in_work(self) -> list[tuple[int, str]]:
+        """Jobs that are not over and begin with a version of the registry: their numbers and what they call it."""
+        over = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
+        query = select(JobRow.id, JobRow.model).where(JobRow.status.not_in(over), JobRow.model.contains("@"))
+        return [(number, model or "") for number, model in self.session.execute(query, execution_options=EVERYONES)]
+
     def based_on(self, job_id: int) -> list[JobRow]:
         """Jobs that go on from this job's model."""
         query = self.query().where(JobRow.model == f"job:{job_id}").limit(20)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import threading
@@ -21,10 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.core.devices import read_gpus
+from tunesmith.core.rounds import Rounds
 from tunesmith.live.bus import Bus
 from tunesmith.settings import Settings
-
-log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
 """Seconds between samples."""
@@ -65,26 +63,20 @@ class Sample(NamedTuple):
     gpus: Sequence[GpuSample] = ()
 
 
-class Sampler:
-    """One thread, which begins with `start` and ends with `stop`."""
+class Sampler(Rounds):
+    """Takes the samples and keeps them."""
+
+    name = "resources"
+    rest_s = 0.5
 
     def __init__(self, settings: Settings, bus: Bus) -> None:
+        super().__init__()
         self.settings, self.bus = settings, bus
         self.file = settings.home / "resources.jsonl"
         self._samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
         self._in_file = 0
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
         self._counters: tuple[float, list[int]] | None = None
-
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread:
-            self._thread.join(10)
 
     def since(self, after_s: float = 0.0) -> list[Sample]:
         """Samples taken after that moment (seconds since 1970), oldest first."""
@@ -97,13 +89,13 @@ class Sampler:
         with self._lock:
             return self._samples[-1] if self._samples else None
 
-    def _run(self) -> None:
-        self._load()
-        self._look()  # the first look is what the second is compared with
-        wait_s = 0.5
-        while not self._stop.wait(wait_s):
-            wait_s = EVERY_S
-            self._keep(self._look())
+    def look(self) -> None:
+        if self._counters is None:
+            self._load()
+            self._measure()  # what the next one is compared with
+        else:
+            self.rest_s = EVERY_S
+            self._keep(self._measure())
 
     def _keep(self, sample: Sample) -> None:
         with self._lock:
@@ -135,7 +127,7 @@ class Sampler:
         with self._lock:
             self._samples.extend(sorted(found, key=lambda sample: sample.at_s))
 
-    def _look(self) -> Sample:
+    def _measure(self) -> Sample:
         import psutil
 
         now_s, counted = time.monotonic(), _counters()

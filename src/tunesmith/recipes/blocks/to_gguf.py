@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, quants
-from gguf.quants import QuantError
 
 from tunesmith.core.errors import BadData, TunesmithError, Unavailable, UnsupportedFormat
 from tunesmith.core.job_dir import fsync_dir
@@ -218,6 +217,10 @@ def _encoded(name: str, tensor: Tensor, kind: Type, importance: np.ndarray | Non
         yield encode(rows, kind, importance)
 
 
+PLAIN = (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
+"""What the `gguf` library can write by itself, without llama.cpp."""
+
+
 def encode(rows: np.ndarray, kind: Type, importance: np.ndarray | None = None) -> bytes:
     """Float32 rows as `kind`. Raises `Unavailable` for K-types where llama.cpp is not installed."""
     if kind == Type.F32:
@@ -226,13 +229,9 @@ def encode(rows: np.ndarray, kind: Type, importance: np.ndarray | None = None) -
         return np.clip(rows, -65504, 65504).astype("<f2").tobytes()
     if kind == Type.BF16:
         return bytes(quants.quantize(rows, kind).tobytes())
-    if gguf_native.is_here():
-        return gguf_native.quantize(rows, kind, importance)
-    try:
+    if kind in PLAIN and not gguf_native.is_here():
         return bytes(quants.quantize(rows, kind).tobytes())
-    except (QuantError, NotImplementedError):
-        gguf_native.library()  # says how to get it
-        raise
+    return gguf_native.quantize(rows, kind, importance)
 
 
 @contextmanager
