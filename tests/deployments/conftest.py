@@ -16,6 +16,24 @@ from safetensors.numpy import save_file
 from tests.conftest import ServerProcess, kill_processes_of
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TOOL_TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+Call functions with JSON within <tool_call></tool_call>. They are:
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content or "" }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""As models have that were trained to call tools."""
 SERVING = {"max_concurrent": 4, "context_tokens": 512, "threads": 1}
 
 
@@ -94,6 +112,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, starter_model: Path) -> Ite
     for seed in (1, 2):
         make_adapter(models / f"adapter-{seed}", seed)
     make_adapter(models / "damaged", 3, scale=float("nan"))
+    shutil.copytree(starter_model, models / "with-tools", copy_function=os.link)
+    template = models / "with-tools" / "chat_template.jinja"
+    template.unlink()  # a link
+    template.write_text(TOOL_TEMPLATE)
     server = ServerProcess(home).start()
     yield Served(server)
     server.stop()

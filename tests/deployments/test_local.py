@@ -25,6 +25,8 @@ PERSON = {
     "additionalProperties": False,
 }
 
+CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+
 
 @pytest.fixture(scope="module")
 def smol(served: Served) -> Iterator[openai.OpenAI]:
@@ -75,6 +77,33 @@ def test_the_official_client_completes_embeds_and_gets_json(smol: openai.OpenAI)
     schema = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
     person = json.loads(ask(smol, "smol", response_format=schema, max_tokens=60))
     assert set(person) == {"name", "age"} and isinstance(person["age"], int)
+
+
+def test_the_official_client_has_a_tool_called(served: Served, smol: openai.OpenAI) -> None:
+    weather = {"name": "get_weather", "description": "The weather in a city.", "parameters": CITY}
+    turns: list[Any] = []
+    for city in ("Rome", "Madrid", "Berlin", "Paris"):
+        called = {"name": "get_weather", "arguments": json.dumps({"city": city})}
+        turns += [
+            {"role": "user", "content": f"How is the weather in {city}?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"id": city, "type": "function", "function": called}]},
+        ]
+    asked: Any = {"messages": turns[:-1], "tools": [{"type": "function", "function": weather}]}
+    with pytest.raises(openai.BadRequestError, match="has no place for tools"):
+        ask(smol, "smol", **asked)
+    tools = served.deploy("tools", "with-tools")
+    more: Any = {"model": "tools", "max_tokens": 60, "temperature": 0}
+    answer = smol.chat.completions.create(**asked, **more).choices[0]
+    assert answer.finish_reason == "tool_calls" and answer.message.tool_calls, answer
+    made: Any = answer.message.tool_calls[0].function
+    assert made.name == "get_weather" and json.loads(made.arguments) == {"city": "Paris"}
+    pieces: list[Any] = []
+    for chunk in smol.chat.completions.create(**asked, **more, stream=True):
+        pieces += (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []
+    assert "".join(piece.function.arguments or "" for piece in pieces) == made.arguments
+    told = {"role": "tool", "tool_call_id": "Paris", "content": "Sunny, 21 degrees."}
+    assert ask(smol, "tools", messages=[*turns, told])
+    served.forget(tools)
 
 
 def test_generate_and_errors(served: Served, smol: openai.OpenAI) -> None:

@@ -34,6 +34,8 @@ class Endpoint:
 
     url: str
     token: str
+    tools: bool = True
+    """Whether the model can be told of tools."""
 
 
 class ServingProcess:
@@ -82,7 +84,7 @@ class ServingProcess:
         told, pid = self._read("endpoint.json"), self.pid()
         if told is None or pid is None or told["pid"] != pid:
             return None
-        return Endpoint(f"http://127.0.0.1:{told['port']}", told["token"])
+        return Endpoint(f"http://127.0.0.1:{told['port']}", told["token"], told.get("tools", True))
 
     def wait(self, within_s: float) -> Endpoint | None:
         """The endpoint as soon as there is one; None when the process ends or the time passes before."""

@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tunesmith.core.errors import Unavailable
 from tunesmith.recipes.gguf import read_gguf
 from tunesmith.serving.process import Process, ServingSpec
@@ -35,7 +37,9 @@ def serve(process: Process) -> None:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise Unavailable("llama.cpp cannot load the model.", hint=str(error)[:300]) from None
-    process.ready(int(server.listening_address.rpartition(":")[2]))
+    props = httpx.get(f"{server.listening_address}/props", headers={"Authorization": f"Bearer {process.token}"}).json()
+    tools = bool(props.get("chat_template_caps", {}).get("supports_tools", True))
+    process.ready(int(server.listening_address.rpartition(":")[2]), tools=tools)
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     over.wait()

@@ -50,9 +50,10 @@ class Process:
         self.folder, self.spec = folder, spec
         self.token = secrets.token_urlsafe(32)
 
-    def ready(self, port: int, idle_s: Callable[[], float] = lambda: 0.0) -> None:
-        """Tell where it answers, and end it when it is idle (`idle_s` says for how long) or no longer wanted."""
-        endpoint = {"port": port, "token": self.token, "pid": os.getpid()}
+    def ready(self, port: int, idle_s: Callable[[], float] = lambda: 0.0, *, tools: bool = True) -> None:
+        """Tell where it answers, and end it when it is idle (`idle_s` says for how long) or no longer wanted. `tools`: whether
+        the chat template has a place for them."""
+        endpoint = {"port": port, "token": self.token, "pid": os.getpid(), "tools": tools}
         write_atomic(self.folder / "endpoint.json", json.dumps(endpoint), mode=0o600)
         threading.Thread(target=self._end_when_over, args=(idle_s,), daemon=True).start()
 

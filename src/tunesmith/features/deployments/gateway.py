@@ -185,7 +185,8 @@ class Gateway:
         await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _endpoint(self, call: Call) -> tuple[Endpoint, Variant]:
-        """Where the variant answers now; waits while its process is being started. Raises `Unavailable`."""
+        """Where the variant answers now; waits while its process is being started. Raises `Unavailable`, and `InvalidInput`
+        for tools that its model cannot be told of."""
         deadline_s = time.monotonic() + BACK_WITHIN_S
         while time.monotonic() < deadline_s:
             route = self.routes.by_name.get(call.route.name)
@@ -195,6 +196,11 @@ class Gateway:
             if route is None or found is None:
                 break
             if found.endpoint is not None:
+                if call.body.get("tools") and not found.endpoint.tools:
+                    raise InvalidInput(
+                        f"The chat template of {found.model} has no place for tools.",
+                        hint="Leave them out, or deploy a model that was trained to call tools.",
+                    )
                 return found.endpoint, found
             self.routes.wake()
             await asyncio.sleep(LOOK_AGAIN_S)
