@@ -172,7 +172,7 @@ def test_a_killed_process_is_back_and_no_request_hangs(served: Served, smol: ope
     for thread in threads:
         thread.join(60)
     assert outcomes["answered"] >= before + 8, outcomes
-    assert outcomes["answered"] > 2 * sum(count for name, count in outcomes.items() if name != "answered"), outcomes
+    assert outcomes.total() - outcomes["answered"] <= 2 * len(threads), f"only what was under way: {outcomes}"
     assert max(gaps) < 45 and not any(thread.is_alive() for thread in threads)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunesmith.core.errors import Unavailable
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.executors.local import HUB_TOKEN, is_hub_id
+from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.serving_process import Endpoint, ServingProcess
 
 START_WITHIN_S = 600.0
@@ -33,10 +33,10 @@ class ServingPool:
             found = process.endpoint()
             if found is None:
                 self._make_room(process.folder)
-                process.start(
-                    {"base_path": base.path, "revision": base.revision, "offline": self.offline, "idle_s": self.idle_s},
-                    HUB_TOKEN if is_hub_id(base.path) else (),
+                spec = ServingSpec(
+                    base_path=base.path, revision=base.revision, offline=self.offline, idle_s=self.idle_s
                 )
+                process.start(spec)
                 found = process.wait(START_WITHIN_S)
             if found is None:
                 said = process.last_words()

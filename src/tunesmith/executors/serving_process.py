@@ -21,8 +21,9 @@ from typing import Any
 import psutil
 
 from tunesmith.core.job_dir import write_atomic
+from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.identity import boot_id, is_alive, start_time
-from tunesmith.executors.local import PASSED_ON
+from tunesmith.executors.local import HUB_TOKEN, PASSED_ON, is_hub_id
 
 LAST_WORDS = 500
 """Most characters of a process's last line that are told."""
@@ -55,12 +56,13 @@ class ServingProcess:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def start(self, spec: dict[str, Any], secrets: tuple[str, ...] = ()) -> None:
-        """Start it, without waiting. `secrets` are names of variables that it needs besides the harmless ones."""
+    def start(self, spec: ServingSpec) -> None:
+        """Start it, without waiting."""
         (self.folder / "endpoint.json").unlink(missing_ok=True)
         write_atomic(self.folder / "serving.json", spec)
-        environment = {name: os.environ[name] for name in (*PASSED_ON, *secrets) if name in os.environ}
-        if spec.get("offline"):
+        passed_on = (*PASSED_ON, *(HUB_TOKEN if is_hub_id(spec.base_path) and not spec.offline else ()))
+        environment = {name: os.environ[name] for name in passed_on if name in os.environ}
+        if spec.offline:
             environment["HF_HUB_OFFLINE"] = "1"
         with (self.folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
@@ -70,6 +72,10 @@ class ServingProcess:
         self._children[child.pid] = child
         started = start_time(child.pid) or -1.0  # -1: it has ended already
         write_atomic(self.folder / "process.json", {"pid": child.pid, "started": started, "boot_id": boot_id()})
+
+    def spec(self) -> ServingSpec:
+        """What it was told. Raises `OSError` or `ValueError` when that is gone."""
+        return ServingSpec.model_validate_json((self.folder / "serving.json").read_bytes())
 
     def pid(self) -> int | None:
         """Of the living process; None when it does not live."""

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.serving.process import Process, ServingSpec
+from tunesmith.core.serving_spec import ServingSpec
+from tunesmith.serving.process import Process
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 
 from tunesmith.core.errors import Unavailable
+from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.recipes.gguf import read_gguf
-from tunesmith.serving.process import Process, ServingSpec
+from tunesmith.serving.process import Process
 
 MARKS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*.jinja", "adapter_config.json")
 """Files of a folder that decide what is in its GGUF."""

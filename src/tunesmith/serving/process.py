@@ -11,36 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from tunesmith.core.job_dir import write_atomic
+from tunesmith.core.serving_spec import HEARTBEAT, ServingSpec
 
 LOOK_EVERY_S = 1.0
-HEARTBEAT = "heartbeat"
-"""File beside the folders of a deployment's processes; the server touches it in every round."""
 FORGOTTEN_AFTER_S = 900.0
 """How long a deployment's process waits for a server to come back."""
-
-
-class ServingSpec(BaseModel):
-    """`serving.json`."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    base_path: str
-    revision: str | None = None
-    offline: bool = False
-    idle_s: float | None = 600.0
-    engine: str = "transformers"
-    adapters: tuple[str, ...] = ()
-    merged_adapter: str | None = None
-    """An adapter that is merged into the base, because it cannot lie over it."""
-    quantization: str = "q8_0"
-    context_tokens: int = 4096
-    parallel: int = 8
-    threads: int | None = None
-    gpus: tuple[int, ...] = ()
-    cache_dir: str = ""
 
 
 class Process:

@@ -13,7 +13,8 @@ import httpx
 
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.executors.engines import Engine, EngineSpec
+from tunesmith.core.serving_spec import ServingSpec
+from tunesmith.executors.engines import Engine
 from tunesmith.executors.serving_process import Endpoint
 from tunesmith.features.deployments.targets.base import Health
 from tunesmith.recipes.model_info import read_json, read_model_info
@@ -61,11 +62,11 @@ def _model_type(ref: ModelRef) -> str:
     return str(read_json(config).get("model_type", "")) if config.is_file() else ""
 
 
-def spec_of(settings: Settings, local: LocalSettings, ref: ModelRef, gpus: tuple[int, ...]) -> EngineSpec:
+def spec_of(settings: Settings, local: LocalSettings, ref: ModelRef, gpus: tuple[int, ...]) -> ServingSpec:
     """The process that a model of a deployment needs, with its own adapter alone."""
     engine = pick_engine(local.engine, ref)
     merges = bool(ref.adapter_path) and engine == "llama.cpp" and _holds_whole_weights(Path(str(ref.adapter_path)))
-    return EngineSpec(
+    return ServingSpec(
         engine=engine,
         base_path=ref.path,
         revision=ref.revision,

@@ -8,7 +8,7 @@ import fcntl
 import logging
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import IO, Any
 
@@ -17,7 +17,8 @@ from tunesmith.core.devices import read_gpus
 from tunesmith.core.errors import Conflict, TunesmithError
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.rounds import Rounds
-from tunesmith.executors.engines import Engine, EnginePool, EngineSpec
+from tunesmith.core.serving_spec import ServingSpec
+from tunesmith.executors.engines import Engine, EnginePool
 from tunesmith.features.deployments import drift, running, service
 from tunesmith.features.deployments.deciding import Advance, Promote, Rollback, decide_candidate, is_ill
 from tunesmith.features.deployments.placing import Placing
@@ -58,7 +59,7 @@ class Local:
     revision: RevisionRow
     settings: LocalSettings
     ref: ModelRef
-    spec: EngineSpec
+    spec: ServingSpec
     engine: Engine | None = None
 
     @property
@@ -167,14 +168,14 @@ class Supervisor(Rounds):
             if not usable:
                 continue
             adapters = tuple(sorted({path for item in usable for path in item.spec.adapters}))
-            spec = replace(usable[0].spec, adapters=adapters)
+            spec = usable[0].spec.model_copy(update={"adapters": adapters})
             keep |= self._run_group(group, spec, usable)
         for key in set(self.pool.keys()) - keep:
             log.info("ending serving process %s", key)
             self.pool.end(key)
             self._watched.pop(key, None)
 
-    def _run_group(self, group: str, spec: EngineSpec, items: list[Local]) -> set[str]:
+    def _run_group(self, group: str, spec: ServingSpec, items: list[Local]) -> set[str]:
         """Start the group's process, and keep its predecessors as long as they are needed; the names of those that stay."""
         watched, live = self._watched[spec.key], self.pool.live(group)
         if self.pool.process(spec.key).pid() is None:
