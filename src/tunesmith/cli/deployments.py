@@ -9,7 +9,7 @@ import yaml
 
 from tunesmith.cli.output import Output, say, show, table, waiting
 from tunesmith.core.errors import InvalidInput
-from tunesmith.schemas.deployments import DeploymentRead, VariantStats
+from tunesmith.schemas.deployments import DeploymentRead, VariantStats, suggested_name
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Models in use: local servers, Ollama, LM Studio, the hub, the cloud.")
@@ -37,7 +37,7 @@ def deploy(
     wait: Wait = True,
 ) -> None:
     """Put a model in use: as an OpenAI-compatible server here, or elsewhere."""
-    name = name or name_from(model)
+    name = name or suggested_name(model)
     with Client() as client:
         made = client.deployments.create(
             name, model, target=target, settings=values_of(settings), system_prompt=system_prompt
@@ -177,14 +177,6 @@ def dataset(
     with Client() as client:
         made = client.deployments.to_dataset(name, called, rating=rating)
     show(made, f"dataset {made.id}: {made.name}")
-
-
-def name_from(model: str) -> str:
-    """`support-bot` of `support-bot@1.2.0`, `job-7` of `job:7`, the last part of a hub id."""
-    plain = model.partition("@")[0].rpartition("/")[2].replace(":", "-").lower()
-    return "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in ".-") else "-" for letter in plain
-    ).strip("-.")[:80]
 
 
 def values_of(settings: list[str] | None) -> dict[str, Any]:

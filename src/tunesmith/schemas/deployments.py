@@ -91,6 +91,13 @@ class DeploymentCreate(Wire):
     """Longest that getting ready may take, seconds."""
 
 
+def suggested_name(model: str) -> str:
+    """A deployment's name: `support-bot` of `support-bot@1.2.0`, `job-7` of `job:7`, the last part of a hub id."""
+    plain = model.partition("@")[0].rpartition("/")[2].lower()
+    letters = (letter if letter.isascii() and (letter.isalnum() or letter in ".-") else "-" for letter in plain)
+    return "".join(letters).strip("-.")[:80].strip("-.")
+
+
 class DeploymentUpdate(Wire):
     """What is not named stays. Settings are replaced key by key."""
 

@@ -28,6 +28,7 @@ from tunesmith.schemas.deployments import (
     SamplingDefaults,
     TargetName,
     VariantStats,
+    suggested_name,
 )
 from tunesmith.storage.database import Session
 from tunesmith.ui.pages.deployment_use import snippets
@@ -357,13 +358,6 @@ def newest_model(state: AppState, session: Session) -> str:
         return f"{newest[0].name}@latest"
     models = catalog.list_models(state.settings)
     return next((model.name for model in models if model.kind == "tuned"), models[0].name if models else "")
-
-
-def suggested_name(model: str) -> str:
-    """`support-bot` of `support-bot@1.2.0`, `job-7` of `job:7`, the last part of a hub id."""
-    plain = model.partition("@")[0].rpartition("/")[2].lower()
-    letters = (letter if letter.isascii() and (letter.isalnum() or letter in ".-") else "-" for letter in plain)
-    return "".join(letters).strip("-.")[:80].strip("-.")
 
 
 def may_change(deployment: DeploymentRead) -> bool:
