@@ -6,8 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Test processes fill the cores already; threads that wait for each other on busy cores make small products far slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-"""Test processes fill the cores already; threads that wait for each other on busy cores make small products far slower."""
 
 import contextlib
 import shutil

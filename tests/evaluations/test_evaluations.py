@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from typing import Any
 
 import httpx
@@ -58,6 +60,77 @@ def test_a_job_is_registered_and_followed_by_what_it_asked_for(
     assert version["job_id"] == tuned["id"] and version["kind"] == "adapter" and version["tags"] == ["nightly"]
     kept = eventually(lambda: client.get("/registry/answer-bot/versions/1.0.0").json()["scores"])
     assert kept["labels (held out)"]["job_id"] == of_tuned["id"]
+
+
+@pytest.mark.slow
+def test_the_report_of_the_training_tells_of_it(
+    client: httpx.Client, tuned: dict[str, Any], of_tuned: dict[str, Any]
+) -> None:
+    eventually(lambda: client.get("/registry/answer-bot/versions/1.0.0").json()["scores"])
+    path = f"/jobs/{tuned['id']}"
+    report = client.get(f"{path}/report").text
+    part = report[report.index("<h2>Evaluations</h2>") : report.index("<h2>Curves</h2>")]
+    assert "labels (held out)" in part and f"evaluation {of_tuned['id']}" in part and "20 rows of labels" in part
+    for score in of_tuned["scores"]:
+        assert f'<th scope="row">{score["title"]}' in part
+    assert part.count("<td>20</td>") >= 4 and "Accuracy" in part
+    assert 'aria-label="Accuracy ' in part and 'aria-label="Right label and answer"' in part and "<script" not in part
+    first, second = (client.get(f"{path}/download").content for _ in range(2))
+    assert first == second and client.get(f"{path}/report").text == report
+    with tarfile.open(fileobj=io.BytesIO(first)) as archive:
+        packed = archive.extractfile(f"{tuned['output_name']}/report/report.html")
+        assert packed and packed.read().decode() == report
+    written = client.get(f"{path}/artifacts/report/report.html").text
+    assert "Evaluations" not in written and client.get("/registry/answer-bot/versions/1.0.0/verify").status_code != 409
+
+
+@pytest.mark.slow
+def test_every_step_of_it_is_counted(client: httpx.Client, of_tuned: dict[str, Any]) -> None:
+    job = client.get(f"/jobs/{of_tuned['id']}").json()
+    assert job["step"] == job["total_steps"] == 20 + 20 + 2 and job["progress"] == 1  # likelihood, answers, latency
+    told = client.get(f"/jobs/{job['id']}/events", params={"types": "progress"}).json()
+    done = [one["event"]["done"] for one in told if one["event"]["unit"] == "steps"]
+    assert len(done) > 2 and done == sorted(done) and done[-1] == 42
+    assert client.get(f"/jobs/{job['id']}/status").json()["total_steps"] == 42
+
+
+@pytest.mark.slow
+def test_thumbs_of_the_playground_are_a_score_of_the_version(
+    client: httpx.Client, tuned: dict[str, Any], of_tuned: dict[str, Any], of_base: dict[str, Any]
+) -> None:
+    path = "/registry/answer-bot"
+    eventually(lambda: client.get(f"{path}/versions/1.0.0").json()["scores"])
+    client.put(f"{path}/aliases/tried", json={"version": "1.0.0"}).raise_for_status()
+
+    def rate(model: str, verdict: str) -> dict[str, Any]:
+        asked = [{"role": "user", "content": "Who?"}]
+        body = {"model": model, "messages": asked, "answer": "I", "verdict": verdict}
+        made: dict[str, Any] = client.post("/ratings/", json=body).json()
+        return made
+
+    def score() -> dict[str, Any] | None:
+        told = client.get(f"{path}/versions/1.0.0").json()["scores"].get("Human ratings (playground)")
+        return told["scores"]["human_rating"] if told else None
+
+    events = len(client.get(f"{path}/events").json()["items"])
+    made = [rate(f"job:{tuned['id']}", "up"), rate("answer-bot@tried", "up"), rate("answer-bot@1.0.0", "down")]
+    assert made[1]["model"] == "answer-bot@1.0.0" and len(client.get(f"{path}/events").json()["items"]) == events
+    rate("tiny-llama", "down")
+    found = score()
+    assert found and found["num_samples"] == 3 and found["value"] == pytest.approx(2 / 3)
+    assert (found["low"], found["high"]) == pytest.approx((0.2077, 0.9385), abs=1e-4)
+    version = client.get(f"{path}/versions/1.0.0").json()
+    assert version["numbers"]["human_rating"] == pytest.approx(2 / 3) and "labels (held out)" in version["scores"]
+    assert "Human rating" in client.get(f"/jobs/{tuned['id']}/report").text
+    compared = client.post("/evaluations/compare", json={"evaluations": [of_base["id"], of_tuned["id"]]}).json()
+    human = next(one for one in compared["scores"] if one["name"] == "human_rating")
+    assert human["scores"][0] is None and human["scores"][1]["num_samples"] == 3
+    client.patch(f"/ratings/{made[0]['id']}", json={"verdict": "down"}).raise_for_status()
+    changed = score()
+    assert changed and changed["value"] == pytest.approx(1 / 3)
+    for rating in made:
+        client.delete(f"/ratings/{rating['id']}").raise_for_status()
+    assert score() is None and client.get(f"{path}/versions/1.0.0").json()["scores"]
 
 
 @pytest.mark.slow

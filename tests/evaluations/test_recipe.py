@@ -66,6 +66,8 @@ def test_the_rows_are_those_that_training_held_out(ground: Ground) -> None:
     answered = [sample for sample in samples if "answer" in sample]
     assert len(answered) == 5 == scores["scores"]["exact_match"]["num_samples"]
     assert scores["scores"]["perplexity"]["num_samples"] == 12
+    steps = [(event.done, event.total) for event in events(run, "progress") if event.unit == "steps"]
+    assert steps == sorted(steps) and steps[-1] == (17, 17)
 
 
 def test_a_run_that_was_paused_goes_on_where_it_was(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,8 +172,58 @@ def test_benchmarks_without_data_are_named_and_hold_up_nothing(ground: Ground) -
     scores, _ = told(run)
     why = {each["task"]: each["why"] for each in scores["skipped"]}
     assert set(why) == {"arc_easy", "no-such-task"} and "no task of this name" in why["no-such-task"]
-    assert "not in the cache" in why["arc_easy"] and "perplexity" in scores["scores"]
+    assert "the dataset allenai/ai2_arc, is not in the cache" in why["arc_easy"] and "perplexity" in scores["scores"]
     assert sum("was skipped" in notice.message for notice in events(run, "notice")) == 2
+
+
+def test_benchmarks_alone_that_cannot_run_fail_and_say_what_is_missing(ground: Ground) -> None:
+    pytest.importorskip("lm_eval")
+    run = ground.run(recipe="evaluate", benchmarks=["arc_easy"])
+    run.spec = run.spec.model_copy(update={"dataset": None})
+    with pytest.raises(JobFailure, match=r"arc_easy: its data, the dataset allenai/ai2_arc, is not in the cache"):
+        train(run)
+    assert not (run.dir.artifacts / "evaluation").exists()
+
+
+@pytest.mark.slow
+def test_a_benchmark_runs_to_its_end_on_data_that_was_brought_along(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gsm8k of lm-eval itself, offline, with its data where the hub's library keeps it."""
+    pytest.importorskip("lm_eval")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    cache_gsm8k(tmp_path / "datasets", 8)
+    run = ground.run(PAIRS[:6], recipe="evaluate", benchmarks=["gsm8k"], benchmark_limit=4, metrics=["perplexity"])
+    assert train(run) == "completed"
+    found = told(run)[0]
+    strict = found["scores"]["gsm8k/exact_match (strict-match)"]
+    assert not found["skipped"] and strict["num_samples"] == 4 and strict["unit"] == "share"
+    assert strict["low"] <= strict["value"] < strict["high"] <= 1  # none of four right is not surely none at all
+    steps = [event for event in events(run, "progress") if event.unit == "steps"]
+    assert steps[-1].done == steps[-1].total == 6 + 4
+
+
+def cache_gsm8k(cache: Path, count: int) -> None:
+    """Rows of that data set, as `load_dataset` leaves them after it was online."""
+    import datasets
+
+    rows = [{"question": f"What is {n} and {n}?", "answer": f"Twice {n}.\n#### {2 * n}"} for n in range(count)]
+    folder = cache / "openai___gsm8k" / "main" / "0.0.0" / ("e" * 40)
+    folder.mkdir(parents=True)
+    splits = {}
+    for split in ("train", "test"):
+        with datasets.arrow_writer.ArrowWriter(path=str(folder / f"gsm8k-{split}.arrow")) as writer:
+            for row in rows:
+                writer.write(row)
+            num_examples, num_bytes = writer.finalize()
+        splits[split] = {"name": split, "num_examples": num_examples, "num_bytes": num_bytes, "dataset_name": "gsm8k"}
+    text = {"dtype": "string", "_type": "Value"}
+    about = {
+        "builder_name": "parquet", "dataset_name": "gsm8k", "config_name": "main", "splits": splits,
+        "version": {"version_str": "0.0.0", "major": 0, "minor": 0, "patch": 0},
+        "features": {"question": text, "answer": text},
+    }  # fmt: skip
+    (folder / "dataset_info.json").write_text(json.dumps(about))
 
 
 @pytest.mark.slow

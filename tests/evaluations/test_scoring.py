@@ -36,6 +36,12 @@ def test_text_scores_are_those_of_sacrebleu(seed: int) -> None:
     assert scoring.score("bleu", same).value == pytest.approx(100)
 
 
+def test_a_share_has_a_width_even_where_all_are_alike() -> None:
+    assert scoring.wilson(0, 10) == pytest.approx((0, 0.27753), abs=1e-5)  # as Wilson's formula gives it
+    assert scoring.wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-5)
+    assert scoring.wilson(1, 1) == pytest.approx((0.20654, 1), abs=1e-5)
+
+
 def test_labels_are_scored_as_scikit_learn_does() -> None:
     chance = random.Random(5)
     labels = ["billing", "card lost", "other"]

@@ -51,7 +51,20 @@ def test_evaluations_are_read_and_compared(server: ServerProcess, page: Any) -> 
     assert EVIL in page.locator(".sample dd").first.inner_text()
     axe(page)
     page.get_by_label("Which answers").select_option("right")
-    page.wait_for_function("!document.querySelector('#answers .badge[data-tone=bad]')")
+    page.locator("#answers .badge[data-tone=bad]").first.wait_for(state="detached")
+    assert not page.alarms
+
+
+@pytest.mark.parametrize("width", [375, 2560])
+def test_pages_hold_in_the_dark_and_at_any_width(server: ServerProcess, window: Callable[..., Any], width: int) -> None:
+    page = window(width, 900, color_scheme="dark")
+    for path in ("evaluations", "evaluations/1", "evaluations/compare?ids=1,2", "evaluations/arena"):
+        page.goto(f"{server.url}/{path}")
+        axe(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    if width == 375:  # a name of a score leaves room for the scores
+        page.goto(f"{server.url}/evaluations/compare?ids=1,2")
+        assert page.locator(".compare-scores tbody th").first.bounding_box()["width"] < 375 / 2
     assert not page.alarms
 
 

@@ -44,6 +44,8 @@ def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:
         if event.get("remaining_s") is not None:
             numbers.append(f"{duration(event['remaining_s'])} left")
         bar.update(task, total=event["total_steps"], completed=event["step"], numbers=", ".join(numbers))
+    elif kind == "progress" and event["unit"] == "steps":
+        bar.update(task, total=event["total"], completed=event["done"])
     elif kind == "phase" and event["phase"] not in ("training", "evaluating"):
         bar.update(task, numbers=event["phase"])
     elif kind == "evaluation":

@@ -11,11 +11,14 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
+import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.core.errors import InvalidInput, TunesmithError
 from tunesmith.serving.generation import Model, Piece, Sampling
@@ -105,6 +108,22 @@ class Activity:
             self.last_s = time.monotonic()
 
 
+class OnlyTheServer:
+    """Lets in who knows the token. It hands requests on as they are: starlette's own wrapper hides that a client left."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), self._token):
+                refused = JSONResponse({"error": "permission_denied", "message": "Wrong token."}, status_code=401)
+                await refused(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class Form(NamedTuple):
     """How an answer is written: as a message, or as text."""
 
@@ -129,14 +148,16 @@ TEXT = Form("text_completion", "text_completion", False)
 
 def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
     """The application around one loaded model."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.middleware("http")
-    async def only_the_server(request: Request, call_next: Any) -> Any:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            return JSONResponse({"error": "permission_denied", "message": "Wrong token."}, status_code=401)
-        return await call_next(request)
+    @contextlib.asynccontextmanager
+    async def with_threads(_app: FastAPI) -> AsyncIterator[None]:
+        """Each answer that is waited for keeps a thread."""
+        anyio.to_thread.current_default_thread_limiter().total_tokens += model.parallel + model.most_waiting
+        yield
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=with_threads)
+
+    app.add_middleware(OnlyTheServer, token=token)
 
     @app.exception_handler(TunesmithError)
     def known(_request: Request, error: TunesmithError) -> JSONResponse:

@@ -12,19 +12,28 @@ from tunesmith.core.spreadsheet import csv_rows
 from tunesmith.features.catalog.service import check_name
 from tunesmith.features.chat.repository import RatingRepository
 from tunesmith.features.chat.tables import RatingRow
+from tunesmith.features.jobs import versions
+from tunesmith.features.registry import service as registry
+from tunesmith.features.registry.tables import VersionRow
 from tunesmith.schemas.common import Page
 from tunesmith.schemas.jobs import ChatMessage
 from tunesmith.schemas.models import RatingCount, RatingCreate, RatingRead, RatingUpdate
 from tunesmith.storage.database import Database, Session
 
+HUMAN_RATINGS = "Human ratings (playground)"
+"""What they are called among a version's evaluations."""
 COLUMNS = ("id", "model", "verdict", "prompt", "answer", "note", "messages", "sampling", "created_at")
 
 
 def rate(session: Session, body: RatingCreate) -> RatingRead:
-    """Keep a judgement. Raises `InvalidInput` for what is no model's name."""
+    """Keep a judgement. One of `bot@champion` is of the version that has the alias now. Raises `InvalidInput` for what is no
+    model's name."""
     check_name(body.model)
-    row = RatingRow(**body.model_dump(), created_at=utc_now())
-    return _read(RatingRepository(session).add(row))
+    version = _version_of(session, body.model)
+    named = {"model": f"{version.name}@{version.version}"} if version and "@" in body.model else {}
+    row = RatingRepository(session).add(RatingRow(**body.model_dump() | named, created_at=utc_now()))
+    _tell_version(session, version)
+    return _read(row)
 
 
 def change(session: Session, rating_id: int, body: RatingUpdate) -> RatingRead:
@@ -36,13 +45,50 @@ def change(session: Session, rating_id: int, body: RatingUpdate) -> RatingRead:
     row = RatingRepository(session).get(rating_id, for_update=True)
     for name, value in given.items():
         setattr(row, name, value)
+    _tell_version(session, _version_of(session, row.model))
     return _read(row)
 
 
 def withdraw(session: Session, rating_id: int) -> None:
     """Raises `NotFound`."""
     rows = RatingRepository(session)
-    rows.remove(rows.get(rating_id))
+    row = rows.get(rating_id)
+    rows.remove(row)
+    _tell_version(session, _version_of(session, row.model))
+
+
+def _version_of(session: Session, model: str) -> VersionRow | None:
+    """The version of the registry that was rated; None for a base model."""
+    return versions.evaluated_version(session, model) if "@" in model or model.startswith("job:") else None
+
+
+def _tell_version(session: Session, version: VersionRow | None) -> None:
+    """Keep among the version's scores what everybody thinks of its answers: the share of thumbs up."""
+    if version is None:
+        return
+    session.flush()
+    registry.lock_scores(session, version)
+    own = registry.of_job(session, version.job_id) if version.job_id is not None else None
+    counts = RatingRepository(session).counts_of_version(
+        f"{version.name}@{version.version}",
+        version.job_id if own and own.id == version.id else None,
+        version.created_at,
+    )
+    registry.put_scores(session, version, HUMAN_RATINGS, _scores(counts.get("up", 0), counts.get("down", 0)))
+
+
+def _scores(up: int, down: int) -> dict[str, Any] | None:
+    """As an evaluation's, or None when nobody has rated."""
+    from tunesmith.recipes.blocks.scoring import wilson
+
+    if not up + down:
+        return None
+    low, high = wilson(up, up + down)
+    score = {
+        "title": "Human rating", "unit": "share", "value": up / (up + down), "num_samples": up + down, "low": low,
+        "high": high, "higher_is_better": True,
+    }  # fmt: skip
+    return {"scores": {"human_rating": score}}
 
 
 def get(session: Session, rating_id: int) -> RatingRead:

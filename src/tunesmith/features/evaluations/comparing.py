@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.core.errors import InvalidInput
+from tunesmith.features.chat.ratings import HUMAN_RATINGS
 from tunesmith.features.evaluations import reading
+from tunesmith.features.jobs import versions
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.schemas.evaluations import ComparedScore, DifferenceRead, EvaluationComparison, ScoreRead
 from tunesmith.settings import Settings
@@ -44,12 +46,19 @@ def compare(settings: Settings, session: Session, ids: Sequence[int]) -> Evaluat
     rows = [reading.completed(session, job_id) for job_id in ids]
     _check_same_data(rows)
     loaded = [load(settings, row) for row in rows]
-    shown = [{score.name: score for score in reading.scores(one.told)} for one in loaded]
+    shown = [{score.name: score for score in _shown(session, one)} for one in loaded]
     names = list(dict.fromkeys(name for scores in shown for name in scores))
     return EvaluationComparison(
         evaluations=[reading.read(settings, row) for row in rows],
         scores=[_compared(name, loaded, [scores.get(name) for scores in shown]) for name in names],
     )
+
+
+def _shown(session: Session, one: Sampled) -> list[ScoreRead]:
+    """The evaluation's scores, and what people think of the version that it measured."""
+    version = versions.evaluated_version(session, one.row.model or "")
+    rated = version.scores.get(HUMAN_RATINGS) if version else None
+    return [*reading.scores(one.told), *(reading.scores(rated) if rated else ())]
 
 
 def _check_same_data(rows: Sequence[JobRow]) -> None:

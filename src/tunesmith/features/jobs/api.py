@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response, Streami
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import comparing, files, logs, metrics, planning, service, submission
+from tunesmith.features.jobs import comparing, files, logs, metrics, planning, reporting, service, submission
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.writing_out import DEFAULT_URL, write_out
@@ -378,10 +378,10 @@ def download_artifact(job_id: JobId, path: str, state: State, session: DbSession
 
 @router.get("/{job_id}/report", response_class=Response, responses=PAGE, summary="The report as a page")
 def job_report(job_id: JobId, state: State, session: DbSession) -> Response:
-    """Curves, scores and settings in one page that needs nothing else; runs no script."""
+    """Curves, scores, evaluations since, and settings in one page that needs nothing else; runs no script."""
     service.get(session, job_id)
-    page = files.report(files.job_dir(state.settings, job_id))
-    return FileResponse(page, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
+    page = reporting.page(state.settings, session, job_id)
+    return Response(page, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
 
 
 @router.get("/{job_id}/config", response_class=Response, responses=YAML, summary="The job as YAML")
@@ -402,7 +402,9 @@ def download_job(job_id: JobId, state: State, session: DbSession) -> Response:
     """A `.tar.gz`: model, card, report, `Modelfile` for Ollama, instructions for LM Studio, checksums."""
     row = service.get(session, job_id)
     headers = {"Content-Disposition": f'attachment; filename="{row.output_name}.tar.gz"'}
-    return StreamingResponse(service.package(state.settings, row), media_type="application/gzip", headers=headers)
+    return StreamingResponse(
+        service.package(state.settings, session, row), media_type="application/gzip", headers=headers
+    )
 
 
 declare(router, read=Scope.READ, write=Scope.TRAIN)

@@ -170,6 +170,9 @@ def _take_in(job: JobRow, events: Sequence[Any]) -> None:
             job.step, job.total_steps, job.loss = event.step, max(0, min(event.total_steps, MAX_STEP - 1)), loss
             job.elapsed_s, job.remaining_s = _finite(event.elapsed_s) or 0.0, _finite(event.remaining_s)
             line = line if loss is None else line.with_point(event.step, loss)
+        elif event.type == "progress" and event.unit == "steps":  # of a job that has no steps of an optimizer
+            job.total_steps = max(0, min(event.total, MAX_STEP - 1))
+            job.step = max(0, min(event.done, job.total_steps))
         elif event.type == "evaluation" and loss is not None:
             job.eval_loss = loss
             job.best_eval_loss = loss if job.best_eval_loss is None else min(loss, job.best_eval_loss)

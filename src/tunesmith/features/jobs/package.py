@@ -53,23 +53,29 @@ FAMILIES = (
     ("<start_of_turn>", GEMMA),
 )
 """What a chat template contains, and how Ollama writes the same."""
+REPORT = "report/report.html"
 
 
-def stream_package(artifacts: Path, spec: JobSpec, produces: str, name: str) -> Iterator[bytes]:
-    """The archive, piece by piece. `name` becomes the folder inside. Raises `Conflict` before the first byte."""
+def stream_package(
+    artifacts: Path, spec: JobSpec, produces: str, name: str, report: bytes | None = None
+) -> Iterator[bytes]:
+    """The archive, piece by piece. `name` becomes the folder inside; `report` takes the place of the report's page. Raises
+    `Conflict` before the first byte."""
     model = artifacts / produces
     if not produces or not model.is_dir():
         raise Conflict("This job has left no model.", hint="Download is possible once the job is completed.")
-    return pack(name, members(artifacts, spec, produces, name))
+    return pack(name, members(artifacts, spec, produces, name, report))
 
 
-def members(artifacts: Path, spec: JobSpec, produces: str, name: str) -> list[Member]:
+def members(artifacts: Path, spec: JobSpec, produces: str, name: str, report: bytes | None = None) -> list[Member]:
     """Every file but the checksums, sorted by name. Links are left out: an archive holds only what is in the job."""
     found = []
     for part in (produces, "report"):
         root = artifacts / part
         paths = (p for p in root.rglob("*") if p.is_file() and not p.is_symlink()) if root.is_dir() else ()
         found += [Member(f"{part}/{path.relative_to(root).as_posix()}", path) for path in paths]
+    if report is not None:
+        found = [Member(each.name, report) if each.name == REPORT else each for each in found]
     texts = {
         "Modelfile": modelfile(artifacts / produces, spec, produces),
         "LM_STUDIO.md": lm_studio(artifacts / produces, spec, produces, name),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.core.errors import Conflict, InUse, InvalidInput
+from tunesmith.core.errors import Conflict, InUse, InvalidInput, NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.job_status import JobStatus, Priority
-from tunesmith.features.jobs import files, quotas
+from tunesmith.features.jobs import files, quotas, reporting
 from tunesmith.features.jobs.curves import number, series
 from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -213,9 +214,9 @@ def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dic
         status=JobStatus(row.status),
         status_reason=row.status_reason,
         phase=row.phase,  # type: ignore[arg-type]
-        progress=share(row.status, step.get("step", 0), step.get("total_steps", 0)),
-        step=step.get("step", 0),
-        total_steps=step.get("total_steps", 0),
+        progress=share(row.status, row.step, row.total_steps),
+        step=row.step,
+        total_steps=row.total_steps,
         epoch=step.get("epoch", 0.0),
         **shown,
         eval_loss=_finite(evaluations[-1]["loss"]) if evaluations else None,
@@ -238,13 +239,16 @@ def read_checkpoints(session: Session, folder: JobDir, job_id: int) -> list[Chec
     return files.checkpoints(folder, best[-1] if best else None)
 
 
-def package(settings: Settings, row: JobRow) -> Iterator[bytes]:
+def package(settings: Settings, session: Session, row: JobRow) -> Iterator[bytes]:
     """The archive of a finished job, piece by piece. Raises `Conflict` when it has no model yet."""
     if row.status != JobStatus.COMPLETED:
         raise Conflict(f"Job {row.id} is {row.status}, so there is no model yet.", hint="Wait until it is completed.")
     spec = JobSpec.model_validate(row.spec)
     produces = get_recipe(row.method).produces
-    return stream_package(files.job_dir(settings, row.id).artifacts, spec, produces, row.output_name)
+    report = None
+    with contextlib.suppress(NotFound):
+        report = reporting.page(settings, session, row.id)
+    return stream_package(files.job_dir(settings, row.id).artifacts, spec, produces, row.output_name, report)
 
 
 def config(row: JobRow) -> str:

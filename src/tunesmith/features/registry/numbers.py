@@ -75,6 +75,20 @@ def score_items(scores: Any) -> list[tuple[str, Any]]:
     return list(inner.items()) if isinstance(inner, dict) else []
 
 
+def read_scores(told: Any) -> list[dict[str, Any]]:
+    """Those of one evaluation that have a value, each with its `name`; intervals may lie beside the values or in `about`."""
+    about = told.get("about") if isinstance(told, dict) else None
+    intervals = about.get("intervals") or {} if isinstance(about, dict) else {}
+    found = []
+    for name, score in score_items(told):
+        beside = dict(score) if isinstance(score, dict) else {"value": score}
+        if name in intervals:
+            beside |= zip(("low", "high", "num_samples"), intervals[name], strict=True)
+        if _is_number(beside.get("value")):
+            found.append({**beside, "name": name})
+    return found
+
+
 def higher_is_better(name: str, row: VersionRow | None = None) -> bool | None:
     """As the evaluation says, else by its name; None for what says nothing about quality."""
     plain = name.rpartition("/")[2]

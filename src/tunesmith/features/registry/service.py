@@ -303,9 +303,21 @@ def gguf_file(folder: Path) -> Path:
 
 def add_scores(session: Session, row: VersionRow, name: str, scores: dict[str, Any]) -> None:
     """Keep the scores of one evaluation under its name; those of the same name before are replaced."""
-    row.scores = {**row.scores, name: storable(scores)}
-    session.flush()
+    put_scores(session, row, name, scores)
     record(session, row.name, row.version, "scores", {"evaluation": name})
+
+
+def lock_scores(session: Session, row: VersionRow) -> None:
+    """One at a time from here to the end of the transaction: two evaluations may end at once."""
+    session.refresh(row, ["scores"], with_for_update=True)
+
+
+def put_scores(session: Session, row: VersionRow, name: str, scores: dict[str, Any] | None) -> None:
+    """As `add_scores`, without a line in the history; None takes them away."""
+    lock_scores(session, row)
+    others = {known: told for known, told in row.scores.items() if known != name}
+    row.scores = others if scores is None else {**others, name: storable(scores)}
+    session.flush()
 
 
 def record_use(

@@ -78,7 +78,6 @@ def load_causal_lm(
         dtype=dtype,
         device_map={"": device} if quantization or device.type == "cuda" else None,
         quantization_config=quantization,
-        attn_implementation="sdpa",
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=offline,

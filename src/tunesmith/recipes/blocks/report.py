@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -12,9 +13,15 @@ from pydantic import ValidationError
 
 from tunesmith.core.events import parse_event
 from tunesmith.core.job_spec import JobSpec
+from tunesmith.recipes.blocks.score_text import places, value_text
 
 MAX_POINTS = 2000
 """Points drawn of one curve; longer ones are thinned."""
+
+BAR_WIDTH = 160.0
+"""Of the line on which a score stands, in units of its picture."""
+EVALUATIONS_HERE = "<!-- evaluations -->"
+"""Where the page has room for what is measured after the training."""
 
 Series = list[tuple[float, float]]
 
@@ -34,6 +41,7 @@ th, td { text-align: left; border-bottom: 1px solid #8884; padding: .25rem .5rem
 <table><thead><tr><th scope="col">Metric</th><th scope="col">Value</th></tr></thead><tbody>
 {% for key, value in metrics.items() %}<tr><th scope="row">{{ key }}</th><td>{{ "%.6g" | format(value) }}</td></tr>{% endfor %}
 </tbody></table>
+<!-- evaluations -->
 <h2>Curves</h2>
 {% for title, sentence, svg in charts %}<figure role="img" aria-label="{{ title }}. {{ sentence }}">{{ svg }}
 <figcaption>{{ title }}. {{ sentence }}</figcaption></figure>{% else %}<p>No steps were recorded.</p>{% endfor %}
@@ -44,6 +52,54 @@ th, td { text-align: left; border-bottom: 1px solid #8884; padding: .25rem .5rem
 </tbody></table>
 </body></html>
 """
+EVALUATIONS = """<h2>Evaluations</h2>
+{% for one in evaluations %}<h3>{{ one.title }}</h3>{% if one.sentence %}<p>{{ one.sentence }}</p>{% endif %}
+<table><thead><tr><th scope="col">Score</th><th scope="col">Value</th><th scope="col">95 % interval</th><th scope="col">Picture</th><th scope="col">Samples</th></tr></thead><tbody>
+{% for score in one.scores %}{% set bar = score.bar %}<tr><th scope="row">{{ score.title }}{% if score.lower_is_better %} <small>lower is better</small>{% endif %}</th><td>{{ score.value }}</td><td>{{ score.low }} to {{ score.high }}</td><td>{% if bar %}<svg width="168" height="18" viewBox="-4 0 168 18" role="img" aria-label="{{ score.title }} {{ score.value }}, between {{ score.low }} and {{ score.high }}"><path d="M0 9H160" stroke="#8886" stroke-width="2"/><path d="M{{ bar.low }} 9H{{ bar.high }}M{{ bar.low }} 4V14M{{ bar.high }} 4V14" fill="none" stroke="#5b7cfa" stroke-width="2"/><circle cx="{{ bar.value }}" cy="9" r="4" fill="#5b7cfa"/></svg>{% endif %}</td><td>{{ score.num_samples }}</td></tr>
+{% endfor %}</tbody></table>
+{% for title, svg in one.pictures %}<figure role="img" aria-label="{{ title }}">{{ svg }}<figcaption>{{ title }}.</figcaption></figure>{% endfor %}
+{% endfor %}"""
+
+
+class Evaluated(NamedTuple):
+    """One evaluation of the model, as the report tells it."""
+
+    title: str
+    sentence: str
+    scores: Sequence[Mapping[str, Any]]
+    """Each with name, and where known title, unit, value, low, high, num_samples, higher_is_better."""
+    pictures: Sequence[tuple[str, str]] = ()
+    """`(title, SVG)`, as `plots` has drawn them."""
+
+
+def with_evaluations(page: str, evaluations: Sequence[Evaluated]) -> str:
+    """A report with the scores of what was measured since, each with its samples and interval. The same evaluations give the
+    same page."""
+    told = [
+        {
+            "title": one.title, "sentence": one.sentence, "scores": [_score(score) for score in one.scores],
+            "pictures": [(title, Markup(svg)) for title, svg in one.pictures],
+        }
+        for one in evaluations
+    ]  # fmt: skip
+    part = Environment(autoescape=True).from_string(EVALUATIONS).render(evaluations=told)
+    mark = EVALUATIONS_HERE if EVALUATIONS_HERE in page else "</body>"
+    before, found, after = page.rpartition(mark)
+    return f"{before}{part}\n{found}{after}" if found else f"{page}{part}"
+
+
+def _score(score: Mapping[str, Any]) -> dict[str, Any]:
+    """As the table shows it."""
+    unit = score.get("unit", "")
+    ends = {name: score.get(name) for name in ("value", "low", "high")}
+    bar = places(**ends, unit=unit, width=BAR_WIDTH)
+    return {
+        "title": score.get("title") or score["name"],
+        **{name: value_text(end, unit) for name, end in ends.items()},
+        "bar": {name: f"{place:.1f}" for name, place in bar.items()} if bar else None,
+        "num_samples": score.get("num_samples", ""),
+        "lower_is_better": score.get("higher_is_better") is False,
+    }
 
 
 def write_report(

@@ -1,6 +1,6 @@
 """Scores with their uncertainty. Every score is a function of sums over samples, so resampling is one matrix product.
 
-Intervals are percentile bootstraps (Efron, 1979) over samples; two models are compared on the same samples by the paired
+Intervals are percentile bootstraps (Efron, 1979) over samples, and Wilson's where every sample is right or every one wrong; two models are compared on the same samples by the paired
 bootstrap, and where a sample is right or wrong by McNemar's exact test. Needs numpy alone: server and worker share it.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,7 +189,10 @@ def score(name: str, counted: Sequence[Sequence[float]] | np.ndarray, seed: int 
     """The score called `name` of what was counted of each sample, (samples, width), with its interval."""
     metric, numbers = METRICS[name], np.asarray(counted, dtype=np.float64)
     value = float(metric.finish(numbers.sum(axis=0, keepdims=True), len(numbers))[0])
-    low, high = _ends(resampled(numbers, metric.finish, seed))
+    if metric.is_right_or_wrong and value in (0.0, 1.0):
+        low, high = wilson(round(value * len(numbers)), len(numbers))
+    else:
+        low, high = _ends(resampled(numbers, metric.finish, seed))
     return Score(metric.title, metric.unit, value, len(numbers), low, high, metric.higher_is_better)
 
 
@@ -204,6 +208,14 @@ def quantile(values: Sequence[float], share: float, seed: int = 0) -> Score:
 def _ends(values: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def wilson(hits: float, samples: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927), of one sample or more. It has a width where all are alike, too."""
+    share, z = hits / samples, NormalDist().inv_cdf((1 + LEVEL) / 2)
+    centre, over = share + z * z / (2 * samples), 1 + z * z / samples
+    margin = z * math.sqrt(share * (1 - share) / samples + (z / (2 * samples)) ** 2)
+    return max(0.0, (centre - margin) / over), min(1.0, (centre + margin) / over)
 
 
 # -- two models on the same samples -----------------------------------------------------------------------------------

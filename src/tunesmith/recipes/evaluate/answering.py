@@ -14,7 +14,7 @@ from tunesmith.core.recipe import RunContext
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.packing import pack
 from tunesmith.recipes.blocks.data import TokenRows
-from tunesmith.recipes.evaluate.journal import Journal, check_control
+from tunesmith.recipes.evaluate.journal import Journal, Steps, check_control
 from tunesmith.recipes.evaluate.rows import Question
 
 MARGIN_TOKENS = 16
@@ -23,7 +23,7 @@ WARM_UP_TOKENS = 2
 
 
 def measure_likelihood(
-    run: RunContext, model: Any, rows: TokenRows, places: np.ndarray, batch_size: int, journal: Journal
+    run: RunContext, model: Any, rows: TokenRows, places: np.ndarray, batch_size: int, journal: Journal, steps: Steps
 ) -> None:
     """Into the journal, by row: summed loss (nats), supervised tokens, and how many of them were the first choice."""
     left = [int(place) for place in places if int(rows.numbers[place]) not in journal.entries]
@@ -43,14 +43,14 @@ def measure_likelihood(
                 }
                 for i, place in enumerate(batch)
             )
-            run.progress(len(journal.entries), len(places))
+            steps.tell("likelihood", len(journal.entries))
     finally:
         model.set_attn_implementation(attention)
 
 
 def answer_all(
     run: RunContext, model: Any, tokenizer: Any, questions: Sequence[Question], max_new_tokens: int, batch_size: int,
-    journal: Journal,
+    journal: Journal, steps: Steps,
 ) -> None:  # fmt: skip
     """Into the journal, by row: the likeliest answer, its tokens, and the seconds of its batch shared out."""
     left = [question for question in questions if question.row not in journal.entries]
@@ -69,7 +69,7 @@ def answer_all(
             }
             for question, ids in zip(batch, made, strict=True)
         )  # fmt: skip
-        run.progress(len(journal.entries), len(questions), "answers")
+        steps.tell("answers", len(journal.entries))
 
 
 def answer_limit(questions: Sequence[Question], max_new_tokens: int) -> int:
@@ -79,7 +79,7 @@ def answer_limit(questions: Sequence[Question], max_new_tokens: int) -> int:
 
 
 def time_alone(
-    run: RunContext, model: Any, tokenizer: Any, questions: Sequence[Question], max_new_tokens: int
+    run: RunContext, model: Any, tokenizer: Any, questions: Sequence[Question], max_new_tokens: int, steps: Steps
 ) -> list[tuple[float, float, int]]:
     """`(seconds to the first token, seconds in all, tokens)` of questions answered one at a time, after a warm-up."""
     run.phase("evaluating", "latency")
@@ -92,7 +92,7 @@ def time_alone(
         began_s = time.monotonic()
         (ids,) = generate(run, model, tokenizer, [question.prompt_ids], max_new_tokens, watch)
         found.append(((watch.first_s or time.monotonic()) - began_s, time.monotonic() - began_s, len(ids)))
-        run.progress(number, len(questions), "answers")
+        steps.tell("latency", number)
     return found
 
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import Any
 
 from tunesmith.core.recipe import RunContext
-from tunesmith.recipes.evaluate.journal import check_control
+from tunesmith.recipes.blocks.scoring import wilson
+from tunesmith.recipes.evaluate.journal import Steps, check_control
 
-NOT_HERE = "its data is not in the cache of this machine, and the hub may not be asked"
-HIGHER = {"acc", "acc_norm", "exact_match", "f1", "mcc", "bleu", "rouge1", "rouge2", "rougeL", "pass_at_1", "em"}
+NOT_HERE = "its data{} is not in the cache of this machine, and the hub may not be asked"
+DATASET = re.compile(r"'([\w.-]+/[\w.-]+)'|/datasets/([\w.-]+/[\w.-]+)")
+"""How messages of the hub's library name what they looked for."""
 LOWER = {"word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity", "ter", "brier_score"}
+RIGHT_OR_WRONG = {"acc", "acc_norm", "exact_match", "em", "pass_at_1"}
+"""Metrics that are the share of rows that are right."""
 Z = 1.959963985
 """Standard errors of a 95 % interval."""
 
 
 def run_benchmarks(
-    run: RunContext, model: Any, tokenizer: Any, tasks: list[str], limit: int | None, batch_size: int, seed: int
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
+    run: RunContext, model: Any, tokenizer: Any, tasks: list[str], limit: int | None, batch_size: int, seed: int,
+    steps: Steps,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:  # fmt: skip
     """`(scores by "task/metric", what was skipped: {task, why})`."""
     if run.spec.offline:
         os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -32,7 +38,7 @@ def run_benchmarks(
     run.phase("evaluating", "benchmarks")
     for number, task in enumerate(tasks):
         check_control(run)
-        run.progress(number, len(tasks), "benchmarks")
+        steps.tell("benchmarks", steps.expected("benchmarks") * number // len(tasks))
         if task not in manager.all_tasks:
             skipped.append({"task": task, "why": "lm-eval knows no task of this name"})
             continue
@@ -40,7 +46,7 @@ def run_benchmarks(
             found, why = _one(lm, manager, task, limit, seed)
         scores |= found
         skipped += [{"task": task, "why": why}] if why else []
-    run.progress(len(tasks), len(tasks), "benchmarks")
+    steps.tell("benchmarks", steps.expected("benchmarks"))
     for each in skipped:
         run.notice(
             f"The benchmark {each['task']} was skipped: {each['why']}.", level="warning", code="benchmark_skipped"
@@ -58,15 +64,21 @@ def _one(lm: Any, manager: Any, task: str, limit: int | None, seed: int) -> tupl
             random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
         )  # fmt: skip
     except (DatasetsError, ConnectionError, FileNotFoundError) as error:
-        return {}, f"{NOT_HERE} ({_first_line(error)})"
+        return {}, _not_here(error)
     except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError) as error:
         offline = any(word in str(error).lower() for word in ("offline", "couldn't reach", "cannot find", "not found"))
-        return {}, NOT_HERE if offline else f"lm-eval could not run it: {_first_line(error)}"
+        return {}, _not_here(error) if offline else f"lm-eval could not run it: {_first_line(error)}"
     return _scores(results or {}), ""
 
 
+def _not_here(error: Exception) -> str:
+    """With the name of what is missing where the message tells it, else with the message."""
+    found = DATASET.search(str(error))
+    return NOT_HERE.format(f", the dataset {found[1] or found[2]}," if found else f" ({_first_line(error)})")
+
+
 def _scores(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each metric of each task, with the interval that its standard error gives."""
+    """Each metric of each task, with the interval by Wilson where it is a share, else the one that its standard error gives."""
     found = {}
     for task, told in results.get("results", {}).items():
         samples = int(results.get("n-samples", {}).get(task, {}).get("effective", 0) or told.get("sample_len", 0) or 0)
@@ -77,10 +89,14 @@ def _scores(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 continue
             error = told.get(f"{name}_stderr,{kind}")
             margin = Z * error if isinstance(error, int | float) else 0.0
+            low, high = float(value) - margin, float(value) + margin
+            is_share = name in RIGHT_OR_WRONG and samples > 0
+            if is_share:
+                low, high = wilson(value * samples, samples)
             better = directions.get(name)
             shown = name if kind == "none" else f"{name} ({kind})"
             found[f"{task}/{shown}"] = {
-                "value": float(value), "num_samples": samples, "low": float(value) - margin, "high": float(value) + margin,
+                "unit": "share" if is_share else "", "value": float(value), "num_samples": samples, "low": low, "high": high,
                 "higher_is_better": name not in LOWER if better is None else bool(better),
             }  # fmt: skip
     return found

@@ -11,6 +11,9 @@ from typing import Any
 from tunesmith.core.job_dir import end_half_line
 from tunesmith.core.recipe import Outcome, RunContext
 
+UNIT = "steps"
+"""Of progress through the whole job."""
+
 
 class Halted(Exception):
     """Somebody has asked the job to pause or to stop."""
@@ -27,6 +30,29 @@ def check_control(run: RunContext) -> None:
         raise Halted(Outcome.CANCELLED)
     if control.pause:
         raise Halted(Outcome.PAUSED)
+
+
+class Steps:
+    """How much of the whole evaluation is done: a row measured, answered, timed or judged is a step each, and so is each row
+    of a benchmark, told when the benchmark ends."""
+
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
+        self._totals: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+
+    def expect(self, **totals: int) -> None:
+        """Parts that are to come, with the steps of each."""
+        self._totals |= totals
+
+    def expected(self, part: str) -> int:
+        """All steps of a part."""
+        return self._totals[part]
+
+    def tell(self, part: str, done: int) -> None:
+        """So many steps of a part are done."""
+        self._done[part] = min(done, self._totals[part])
+        self._run.progress(sum(self._done.values()), sum(self._totals.values()), UNIT)
 
 
 class Journal:

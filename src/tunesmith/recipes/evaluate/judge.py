@@ -14,7 +14,7 @@ import httpx
 from tunesmith.core import outbound
 from tunesmith.core.errors import FailureCode, JobFailure, TunesmithError
 from tunesmith.core.recipe import RunContext
-from tunesmith.recipes.evaluate.journal import Journal, check_control
+from tunesmith.recipes.evaluate.journal import Journal, Steps, check_control
 from tunesmith.recipes.evaluate.rows import Question
 from tunesmith.recipes.evaluate.spec import Judge
 
@@ -31,8 +31,9 @@ BARE = re.compile(r"(?<![\d.])([1-5](?:\.\d+)?)(?:\s*/\s*5)?(?![\d.])")
 
 
 def judge_all(
-    run: RunContext, judge: Judge, questions: Sequence[Question], answers: dict[int, dict[str, Any]], journal: Journal
-) -> None:
+    run: RunContext, judge: Judge, questions: Sequence[Question], answers: dict[int, dict[str, Any]], journal: Journal,
+    steps: Steps,
+) -> None:  # fmt: skip
     """Into the journal, by row: `judged` (1 to 5) and the judge's words, or `failed` and why. Raises `JobFailure` when nothing
     could be judged."""
     left = [question for question in questions if question.row not in journal.entries and question.row in answers]
@@ -43,7 +44,7 @@ def judge_all(
             check_control(run)
             part = left[start : start + AT_ONCE]
             journal.add(pool.map(lambda one: _judged(client, judge, one, answers[one.row]["answer"]), part))
-            run.progress(len(journal.entries), len(questions), "answers")
+            steps.tell("judge", len(journal.entries))
     failed = [entry for entry in journal.entries.values() if "judged" not in entry]
     if failed and len(failed) == len(journal.entries):
         raise JobFailure(

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
@@ -15,13 +16,16 @@ from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.evaluate import counting, plots
 from tunesmith.recipes.evaluate.answering import answer_all, answer_limit, measure_likelihood, time_alone
 from tunesmith.recipes.evaluate.benchmarks import run_benchmarks
-from tunesmith.recipes.evaluate.journal import Halted, Journal
+from tunesmith.recipes.evaluate.journal import Halted, Journal, Steps
 from tunesmith.recipes.evaluate.judge import judge_all
 from tunesmith.recipes.evaluate.rows import Material, load_material
 from tunesmith.recipes.evaluate.spec import EvaluateParams
 
 WORK = "evaluation"
 """Folder of the journals while the job is at work."""
+NO_BENCHMARK = "Fetch what is missing while the server may go online, or give a dataset of your own to measure on."
+BENCHMARK_ROWS = 1000
+"""Steps that a benchmark counts whose rows are not limited."""
 
 
 def train(params: EvaluateParams, run: RunContext) -> str:
@@ -40,18 +44,21 @@ def train(params: EvaluateParams, run: RunContext) -> str:
     told: dict[str, Any] = {"model": base.name, "dataset": None, "scores": {}, "skipped": [], "seed": params.seed}
     samples: list[dict[str, Any]] = []
     first_token_s: list[float] = []
+    steps = Steps(run)
+    steps.expect(benchmarks=len(params.benchmarks) * (params.benchmark_limit or BENCHMARK_ROWS))
     # 2) Its likelihood and answers on rows of the data
     try:
         if run.spec.dataset is not None:
             material = load_material(run, run.spec.dataset, params, tokenizer)
-            samples, first_token_s = measure(run, params, model, tokenizer, material, told)
+            samples, first_token_s = measure(run, params, model, tokenizer, material, told, steps)
             told["dataset"] = about(run.spec.dataset, params, material)
         # 3) Benchmarks, on data of their own
         if params.benchmarks:
             found, told["skipped"] = run_benchmarks(
-                run, model, tokenizer, params.benchmarks, params.benchmark_limit, params.batch_size, params.seed
+                run, model, tokenizer, params.benchmarks, params.benchmark_limit, params.batch_size, params.seed, steps
             )
             told["scores"] |= found
+            check_measured(told)
     except Halted as halted:
         return halted.outcome
     # 4) What is left behind
@@ -62,22 +69,36 @@ def train(params: EvaluateParams, run: RunContext) -> str:
     return Outcome.COMPLETED
 
 
+def check_measured(told: dict[str, Any]) -> None:
+    """Raises `JobFailure` when there were benchmarks alone and none of them could run."""
+    if not told["scores"]:
+        why = "; ".join(f"{each['task']}: {each['why']}" for each in told["skipped"])
+        raise JobFailure(FailureCode.UNSUPPORTED, f"No benchmark could be run. {why}.", hint=NO_BENCHMARK)
+
+
 def measure(
-    run: RunContext, params: EvaluateParams, model: Any, tokenizer: Any, material: Material, told: dict[str, Any]
-) -> tuple[list[dict[str, Any]], list[float]]:
+    run: RunContext, params: EvaluateParams, model: Any, tokenizer: Any, material: Material, told: dict[str, Any],
+    steps: Steps,
+) -> tuple[list[dict[str, Any]], list[float]]:  # fmt: skip
     """Fill in `told`; the samples, and the times to the first token. Raises `Halted`."""
     folder = run.dir.path / WORK
     found = counting.plan(params.metrics, material.expected)
     told |= {"metrics": list(found.metrics), "reason": found.reason}
     likely, answers = Journal(folder / "likelihood.jsonl"), Journal(folder / "answers.jsonl")
-    if "perplexity" in found.metrics:
-        measure_likelihood(run, model, material.rows, material.places, params.batch_size, likely)
     questions = material.questions if set(found.metrics) - {"perplexity"} else []
-    answer_all(run, model, tokenizer, questions, params.max_new_tokens, params.batch_size, answers)
+    timed = questions[: params.latency_prompts] if "latency" in found.metrics else []
+    steps.expect(
+        likelihood=len(material.places) if "perplexity" in found.metrics else 0,
+        answers=len(questions),
+        latency=len(timed),
+        judge=len(questions) if params.judge.base_url else 0,
+    )
+    if "perplexity" in found.metrics:
+        measure_likelihood(run, model, material.rows, material.places, params.batch_size, likely, steps)
+    answer_all(run, model, tokenizer, questions, params.max_new_tokens, params.batch_size, answers, steps)
     times: list[float] = []
-    if "latency" in found.metrics and questions and params.latency_prompts:
-        most = answer_limit(questions, params.max_new_tokens)
-        alone = time_alone(run, model, tokenizer, questions[: params.latency_prompts], most)
+    if timed:
+        alone = time_alone(run, model, tokenizer, timed, answer_limit(questions, params.max_new_tokens), steps)
         times = [first_s for first_s, _, _ in alone]
         told["latency"] = {
             "first_token_s": times,
@@ -86,7 +107,7 @@ def measure(
         }
     judged = Journal(folder / "judged.jsonl")
     if params.judge.base_url and questions:
-        judge_all(run, params.judge, questions, answers.entries, judged)
+        judge_all(run, params.judge, questions, answers.entries, judged, steps)
     samples = joined(found, material, likely, answers, judged)
     told["scores"] |= counting.all_scores(found, samples, params.seed)
     told["scores"] |= _extra(samples, times, judged, params.seed)

@@ -18,7 +18,7 @@ from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 from tunesmith.schemas.evaluations import ArenaRating, ScoreRead
 from tunesmith.storage.database import Session
 from tunesmith.ui.render import page
-from tunesmith.ui.words import NONE
+from tunesmith.ui.scores import PLOT_WIDTH, interval_mark, score_text
 
 router = APIRouter(include_in_schema=False)
 
@@ -31,7 +31,6 @@ MAX_CHOICES = 200
 MOST_LABELS = 40
 """Labels of a confusion that is shown as a table."""
 HEATS = 9
-PLOT_WIDTH = 200.0
 
 
 @router.get("/evaluations")
@@ -160,29 +159,8 @@ def dataset_names(state: AppState, session: Session) -> list[tuple[int, str]]:
     return [(each.id, each.name) for each in found if each.status == "ready" and each.shape in CAUSAL_LM_SHAPES]
 
 
-def score_text(score: ScoreRead | None, value: float | None = None) -> str:
-    """A score, or an end of its interval, with its unit."""
-    shown = score.value if score and value is None else value
-    if score is None or shown is None:
-        return NONE
-    if score.unit == "share":
-        return f"{shown * 100:.1f} %"
-    if score.unit == "s":
-        return f"{shown * 1000:.0f} ms" if shown < 1 else f"{shown:.2f} s"
-    return f"{shown:.4g}"
-
-
-def interval_mark(score: ScoreRead) -> dict[str, float] | None:
-    """Where value and interval stand on a line from 0 to the most that the score can be; None where it has no bounds."""
-    most = {"share": 1.0, "of 100": 100.0, "of 5": 5.0}.get(score.unit)
-    if most is None or score.value is None or score.low is None or score.high is None:
-        return None
-    ends = {name: PLOT_WIDTH * min(1.0, max(0.0, v / most)) for name, v in (("low", score.low), ("high", score.high))}
-    return {**ends, "value": PLOT_WIDTH * min(1.0, max(0.0, score.value / most)), "width": PLOT_WIDTH}
-
-
 def rating_marks(ratings: list[ArenaRating]) -> list[dict[str, float] | None]:
-    """The same for the ratings, on a line that holds all of them; None where there is no interval yet."""
+    """Where value and interval of each stand on a line that holds all of them; None where there is no interval yet."""
     ends = [end for each in ratings for end in (each.low, each.high) if end is not None]
     if not ends:
         return [None for _ in ratings]

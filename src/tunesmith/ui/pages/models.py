@@ -16,6 +16,7 @@ from tunesmith.features.catalog.licences import licence
 from tunesmith.features.catalog.purposes import ABOUT, PROVIDERS, PURPOSES
 from tunesmith.features.catalog.search import search
 from tunesmith.features.chat import ratings
+from tunesmith.features.registry import service as registry
 from tunesmith.http.session import AppState, State
 from tunesmith.recipes.auto import read_machine
 from tunesmith.recipes.catalog import RECIPES
@@ -31,6 +32,7 @@ from tunesmith.schemas.models import (
     UseCase,
 )
 from tunesmith.ui.render import page
+from tunesmith.ui.scores import of_version
 from tunesmith.ui.words import MODEL_SIZES
 
 router = APIRouter(include_in_schema=False)
@@ -108,6 +110,8 @@ def show_one(
     with state.database.unit_of_work(readonly=True) as session:
         collected = collection.ids_by_name(session)
         counts = ratings.counts(session, name)
+        version = registry.of_job(session, found.model.job_id) if found.model.job_id else None
+        scores = of_version(version.scores) if version else []
         judged = None
         if tab == "ratings":
             judged = ratings.list_ratings(
@@ -124,7 +128,7 @@ def show_one(
     return page(
         request, f"models/{tab}.html", title=found.model.title or name, section="models", breadcrumb=[("Models", "/models")],
         found=found, model=found.model, tab=tab, tabs=_tabs(found, sum(c.up + c.down for c in counts)), collected=collected,
-        counts=counts[0] if counts else None, judged=judged, verdict=verdict, tool=tools.get(tool, found.use[0]),
+        scores=scores, counts=counts[0] if counts else None, judged=judged, verdict=verdict, tool=tools.get(tool, found.use[0]),
         facts=front_matter(found.card), card=card_html(found.card) if tab == "card" else "", badge=fit_badge, metric=metric,
         metric_name=metric_name, link=link, needs_text=needs_text, licensed=licence(found.model.licence), names=_names(state, found), next_url=_next(request, judged),
     )  # fmt: skip

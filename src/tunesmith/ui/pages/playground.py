@@ -51,7 +51,7 @@ def show(request: Request, state: State) -> HTMLResponse:
     models = service.list_models(state.settings)
     names = {model.name for model in models}
     asked = list(dict.fromkeys(request.query_params.getlist("with")))[:SIDE_BY_SIDE]
-    chosen = [name for name in asked if name in names or "/" in name]
+    chosen = [name for name in asked if name in names or "/" in name or "@" in name]
     return page(
         request, "playground/show.html", title="Playground", section="playground",
         tuned=[model for model in models if model.kind == "tuned"], base=[model for model in models if model.kind == "base"],

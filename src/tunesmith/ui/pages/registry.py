@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query, Request
@@ -10,11 +10,12 @@ from fastapi.responses import HTMLResponse
 
 from tunesmith.features.registry import changing, comparing, listing, service
 from tunesmith.features.registry.naming import LATEST
-from tunesmith.features.registry.numbers import higher_is_better, parse_condition, score_items
+from tunesmith.features.registry.numbers import higher_is_better, parse_condition
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import DbSession, State
 from tunesmith.schemas.registry import RegisteredRead, VersionRead, VersionUsage
 from tunesmith.ui.render import page
+from tunesmith.ui.scores import of_version
 
 router = APIRouter(include_in_schema=False)
 
@@ -37,16 +38,6 @@ LINEAGE = (
     "job_name", "method", "dataset_id", "dataset_name", "dataset_digest", "base_revision", "code_version", "parent_version",
 )  # fmt: skip
 BREADCRUMB = ("Registry", "/registry")
-
-
-class Score(NamedTuple):
-    """One score with its interval."""
-
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    num_samples: int | None
 
 
 @router.get("/registry")
@@ -145,26 +136,10 @@ def show_version(request: Request, state: State, session: DbSession, name: str, 
     is_there = rival is not None and rival != found.version and _is_there(session, f"{name}@{rival}")
     return page(
         request, "registry/version.html", title=found.ref, section="registry",
-        breadcrumb=[BREADCRUMB, (name, f"/registry/{quote(name)}")], found=found, model=model, rival=rival, line=dict.fromkeys(LINEAGE) | found.lineage, scores=read_scores(found.scores),
+        breadcrumb=[BREADCRUMB, (name, f"/registry/{quote(name)}")], found=found, model=model, rival=rival, line=dict.fromkeys(LINEAGE) | found.lineage, scores=of_version(found.scores),
         difference=comparing.diff(session, f"{name}@{rival}", found.ref) if is_there else None, stages=STAGES,
         usual_aliases=USUAL_ALIASES, is_latest=model.latest is not None and model.latest.version == found.version, **WORDS,
     )  # fmt: skip
-
-
-def read_scores(scores: dict[str, Any]) -> list[tuple[str, list[Score]]]:
-    """Each evaluation with its scores, whether the intervals lie beside the values or in `about`."""
-    found = []
-    for evaluation, told in scores.items():
-        about = told.get("about") if isinstance(told, dict) else None
-        intervals = about.get("intervals") or {} if isinstance(about, dict) else {}
-        rows = []
-        for name, score in score_items(told):
-            beside = score if isinstance(score, dict) else {"value": score}
-            low, high, count = intervals.get(name) or [beside.get(key) for key in ("low", "high", "num_samples")]
-            if isinstance(beside.get("value"), int | float):
-                rows.append(Score(name, beside["value"], low, high, count))
-        found.append((evaluation, rows))
-    return found
 
 
 def charts(versions: list[VersionRead]) -> list[dict[str, Any]]:
