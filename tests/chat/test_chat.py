@@ -72,7 +72,7 @@ def test_answers_side_by_side_come_together_and_one_can_be_stopped(server: Serve
             for line in answer.iter_lines():
                 if '"content"' in line:
                     orders.append(number)
-                if number == 0 and orders.count(0) == 20:
+                if number == 0 and orders.count(0) == 100:
                     break  # leaving the stream is how one stops it
 
     threads = [threading.Thread(target=listen, args=(number,)) for number in (0, 1)]
