@@ -24,6 +24,7 @@ COLORS = 200
 PUBLIC_PAGES = ["/login", "/register", "/forgot-password", "/reset-password#token=x"]
 ACCOUNT_PAGES = ["/account", "/account?tab=keys", "/account?tab=logins", "/account?tab=quotas", "/users", "/users?tab=invitations",
                  "/audit", "/datasets", "/datasets/1"]  # fmt: skip
+REGISTRY_PAGES = ["/registry", "/registry/health", "/registry/support-bot-1", "/registry/support-bot-1/1.0.0", "/evaluations"]
 PASSWORD = "quartz meadow lantern"
 
 
@@ -45,7 +46,7 @@ def all_pages(browser: Any, url: str) -> int:
         for width, height in WIDTHS.items():
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
             page = context.new_page()
-            for path in (*PAGES, *DEPLOYED_PAGES):
+            for path in (*PAGES, *DEPLOYED_PAGES, *REGISTRY_PAGES):
                 take(page, url, path, PLACE / f"{name_of(path)}-{width}-{theme}.png")
                 count += 1
             context.close()

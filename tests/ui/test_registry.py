@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,16 @@ from tunesmith.features.registry import changing, service
 from tunesmith.features.registry.service import NewVersion
 
 EVIL = "<img src=x onerror=alert(1)>"
-PAGES = ("/registry", "/registry?metric=eval_loss<1.7", "/registry/new", "/registry/support-bot", "/registry/support-bot?tab=changelog",
+PAGES = ("/registry", "/registry?metric=eval_loss<1.7", "/registry/new", "/registry/health", "/registry/health?keep_last=1&older_than_days=&stage=", "/registry/support-bot", "/registry/support-bot?tab=changelog",
          "/registry/support-bot?tab=charts", "/registry/support-bot?tab=usage", "/registry/support-bot?tab=events",
          "/registry/support-bot/1.2.0", "/registry/compare", "/registry/compare?ref=support-bot%401.0.0&ref=support-bot%401.2.0")  # fmt: skip
 
-IN_THE_DARK = ("/registry", "/registry/support-bot", "/registry/support-bot/1.2.0")
+IN_THE_DARK = (
+    "/registry",
+    "/registry/health?keep_last=1&older_than_days=&stage=",
+    "/registry/support-bot",
+    "/registry/support-bot/1.2.0",
+)
 
 
 def fill(home: Path) -> None:
@@ -110,6 +116,25 @@ def test_versions_are_ticked_and_compared_and_one_says_what_it_is(server: Server
     assert "20 to 23" in bleu and "80" in bleu
     page.get_by_role("button", name="Read every byte now").click()
     page.get_by_text("All 2 files are as they were registered.").wait_for()
+    assert not page.alarms
+
+
+def test_a_clean_up_says_what_would_go_and_takes_it_away(server: ServerProcess, page: Any) -> None:
+    server.client.delete("/registry/support-bot/aliases/night")
+    page.goto(f"{server.url}/registry")
+    page.get_by_role("link", name="Health").click()
+    page.get_by_role("button", name="Read every byte now").click()
+    page.get_by_text(re.compile(r"All \d+ files are as they were registered")).wait_for()
+    page.get_by_label("Keep the last").fill("1")
+    page.get_by_role("button", name="Show what would go").click()
+    page.wait_for_url("**keep_last=1**")
+    assert "support-bot@1.1.0 stays: alias champion" in page.locator("main").inner_text()
+    assert "1 version would go" in page.locator("main").inner_text()
+    page.get_by_role("button", name="Delete them").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.wait_for_url("**/registry/health")
+    assert server.client.get("/registry/support-bot/versions/1.0.0").status_code == 404
+    assert server.client.get("/registry/support-bot/versions/1.1.0").status_code == 200
     assert not page.alarms
 
 

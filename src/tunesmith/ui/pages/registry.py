@@ -7,13 +7,14 @@ from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
+from pydantic import BeforeValidator, Field
 
-from tunesmith.features.registry import changing, comparing, listing, service
+from tunesmith.features.registry import changing, checking, cleaning, comparing, listing, service
 from tunesmith.features.registry.naming import LATEST
 from tunesmith.features.registry.numbers import higher_is_better, parse_condition
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import DbSession, State
-from tunesmith.schemas.registry import RegisteredRead, VersionRead, VersionUsage
+from tunesmith.schemas.registry import CleanPolicy, RegisteredRead, Stage, VersionRead, VersionUsage
 from tunesmith.ui.render import page
 from tunesmith.ui.scores import of_version
 
@@ -37,6 +38,8 @@ NAMES = {
 LINEAGE = (
     "job_name", "method", "dataset_id", "dataset_name", "dataset_digest", "base_revision", "code_version", "parent_version",
 )  # fmt: skip
+UNSAID = BeforeValidator(lambda text: text or None)
+"""A field that was left empty says nothing."""
 BREADCRUMB = ("Registry", "/registry")
 
 
@@ -65,6 +68,26 @@ def show_list(
         request, "registry/list.html", title="Registry", section="registry", asked=asked, found=found, versions=versions,
         stages=[("", "Any stage"), *STAGES], next_url=_address("/registry", {**asked, "cursor": after}) if after else "",
         first_url=_address("/registry", asked) if cursor else "", **WORDS,
+    )  # fmt: skip
+
+
+@router.get("/registry/health")
+def show_health(
+    request: Request,
+    state: State,
+    session: DbSession,
+    keep_last: Annotated[Annotated[int, Field(ge=1, le=10_000)] | None, UNSAID] = None,
+    older_than_days: Annotated[Annotated[float, Field(ge=0, le=36_500)] | None, UNSAID] = None,
+    stage: Annotated[Stage | None, UNSAID] = None,
+) -> HTMLResponse:
+    """What is damaged, what was never evaluated, and what a clean-up by these rules would take away."""
+    policy = CleanPolicy(keep_last=keep_last, older_than_days=older_than_days, stage=stage)
+    rules = policy.model_dump(exclude_none=True, exclude={"dry_run"})
+    would = cleaning.clean(state.settings, session, policy, state.version_users(session)) if rules else None
+    return page(
+        request, "registry/health.html", title="Health of the registry", section="registry", breadcrumb=[BREADCRUMB],
+        health=checking.health(state.settings, session), policy=policy, would=would, stages=STAGES, shown=PAGE,
+        order=rules | {"dry_run": False},
     )  # fmt: skip
 
 

@@ -29,8 +29,8 @@ verify?.addEventListener("click", async () => {
   verify.setAttribute("aria-busy", "true");
   place.textContent = "Reading …";
   try {
-    const told = await call("/api/v1/registry/verify", { method: "POST", json: { refs: [verify.dataset.ref] } });
-    const bad = told.damaged.flatMap((/** @type {any} */ one) => one.files);
+    const told = await call("/api/v1/registry/verify", { method: "POST", json: { refs: verify.dataset.ref ? [verify.dataset.ref] : [] } });
+    const bad = told.damaged.flatMap((/** @type {any} */ one) => verify.dataset.ref ? one.files : `${one.ref} (${one.files.join(", ")})`);
     place.textContent = bad.length ? `Damaged: ${bad.join(", ")}. tunesmith registry verify --repair may put it right.` : `All ${told.files} files are as they were registered.`;
   } catch (error) {
     place.textContent = "";
