@@ -253,13 +253,10 @@ def test_limits_cache_recording_and_the_next_dataset(served: Served, smol: opena
     asked = {"model": "kept", "messages": QUESTION, "max_tokens": 12, "temperature": 0}
     answers = [httpx.post(f"{served.server.url}/v1/chat/completions", json=asked, timeout=60) for _ in range(3)]
     assert [answer.headers.get("x-cache") for answer in answers] == [None, "hit", "hit"]
+    rated = f"/deployments/{deployment_id}/requests/{answers[0].headers['x-request-id']}/rating"
+    assert served.client.put(rated, json={"verdict": "up"}).status_code == 204, "at once"
     list(smol.chat.completions.create(**asked, stream=True))  # type: ignore[call-overload]
-    uid = answers[0].headers["x-request-id"]
     served.server.wait_for(f"/deployments/{deployment_id}/requests", lambda page: len(page["items"]) == 4)
-    assert (
-        served.client.put(f"/deployments/{deployment_id}/requests/{uid}/rating", json={"verdict": "up"}).status_code
-        == 204
-    )
     made = served.client.post(f"/deployments/{deployment_id}/dataset", json={"name": "liked"})
     assert made.status_code == 201, made.text
     dataset = served.server.wait_for(f"/datasets/{made.json()['id']}", lambda told: told["status"] == "ready")

@@ -175,10 +175,16 @@ def list_requests(
 @router.put("/{deployment_id}/requests/{uid}/rating", status_code=204, responses=NOT_HERE, summary="Rate an answer")
 @needs(Scope.READ, changes=True)
 def rate_request(
-    deployment_id: DeploymentId, uid: Annotated[str, Path(max_length=40)], body: RequestRating, session: DbSession
+    deployment_id: DeploymentId,
+    uid: Annotated[str, Path(max_length=40)],
+    body: RequestRating,
+    state: State,
+    gateway: GatewayState,
 ) -> None:
     """By the `X-Request-Id` that it carried. Ratings decide A/B tests and what is trained on."""
-    conversations.rate(session, deployment_id, uid, body.verdict)
+    gateway.recorder.flush()  # it may have been answered a moment ago
+    with state.database.unit_of_work() as session:
+        conversations.rate(session, deployment_id, uid, body.verdict)
 
 
 @router.post(

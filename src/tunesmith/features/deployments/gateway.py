@@ -71,7 +71,7 @@ class Gateway:
     def __init__(self, routes: Routes, recorder: Recorder) -> None:
         self.routes, self.recorder = routes, recorder
         self._clients: dict[str, httpx.AsyncClient] = {}
-        self._turns: dict[int, asyncio.Semaphore] = {}
+        self._turns: dict[tuple[int, int], asyncio.Semaphore] = {}
         self._inside: dict[int, int] = defaultdict(int)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._kept: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
@@ -144,7 +144,7 @@ class Gateway:
                 f"{self._inside[key]} requests are being answered or wait for {call.route.name}.",
                 hint="Try again in a moment.",
             )
-        turns = self._turns.setdefault(key, asyncio.Semaphore(settings.max_concurrent))
+        turns = self._turns.setdefault((key, settings.max_concurrent), asyncio.Semaphore(settings.max_concurrent))
         self._inside[key] += 1
         try:
             async with turns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 from collections import defaultdict
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,7 @@ class Recorder(Rounds):
         super().__init__()
         self.database = database
         self._unwritten: list[dict[str, Any]] = []
+        self._writing = threading.Lock()
         self._rows: queue.Queue[dict[str, Any]] = queue.Queue(MAX_HELD)
         self._forgot_s = monotonic_s()
 
@@ -50,6 +52,10 @@ class Recorder(Rounds):
 
     def flush(self) -> None:
         """Write what is there."""
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
         rows = self._unwritten  # those that the database could not take the last time are still here
         while not self._rows.empty() and len(rows) < MAX_HELD:
             rows.append(self._rows.get_nowait())

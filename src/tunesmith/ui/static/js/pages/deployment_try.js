@@ -21,16 +21,8 @@ function newTalker() {
 }
 
 /** @param {string} uid @param {string | null} verdict */
-async function rate(uid, verdict) {
-  const path = `/deployments/${$("deployment").dataset.deployment}/requests/${encodeURIComponent(uid)}/rating`;
-  const send = () => call(path, { method: "PUT", json: { verdict } });
-  try {
-    await send();
-  } catch (error) {
-    if (/** @type {any} */ (error).status !== 404) throw error;
-    await new Promise(resolve => setTimeout(resolve, WRITTEN_MS)); // it is written a moment after it was answered
-    await send();
-  }
+function rate(uid, verdict) {
+  return call(`/deployments/${$("deployment").dataset.deployment}/requests/${encodeURIComponent(uid)}/rating`, { method: "PUT", json: { verdict } });
 }
 
 /** @param {string} uid */
