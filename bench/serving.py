@@ -2,12 +2,12 @@
 `transformers serve`, all on the same model.
 
     python bench/serving.py [--rounds 3] [--requests 24] [--tokens 48] [--streams 1,8,32] [--model FOLDER] [--threads N]
-                            [--format q8_0] [--only tunesmith,llama.cpp,transformers]
+                            [--format q8_0] [--only tunesmith,llama.cpp,fallback,transformers]
 
 Tunesmith runs as a user has it: a real server, `POST /deployments/`, and requests through `/v1/chat/completions` with all it
 does on the way (choice of the model, turns, usage written to the database). Plain llama.cpp is the same library's own HTTP
 server in a process of its own, over the same GGUF file with the same threads, slots and context; nothing stands before it.
-`transformers serve` runs with `--continuous-batching`. Contenders take turns within each round; each has its process up all
+`fallback` is Tunesmith's engine transformers, and `transformers serve` runs with `--continuous-batching`. Contenders take turns within each round; each has its process up all
 the time, but only one is asked at a time. Every request is a stream of exactly `--tokens` tokens (`ignore_eos`; transformers,
 which does not know it, is counted by the tokens that come). The medians over the rounds and their ratios are printed.
 
@@ -40,7 +40,8 @@ from start import MODEL_NAME, server
 from tunesmith.features.catalog.starter import ensure_starter_model
 from tunesmith.sdk.client import Client
 
-CONTENDERS = ("tunesmith", "llama.cpp", "transformers")
+CONTENDERS = ("tunesmith", "llama.cpp", "fallback", "transformers")
+PAIRS = (("tunesmith", "llama.cpp"), ("tunesmith", "transformers"), ("fallback", "transformers"))
 PROMPTS = (
     "Tell a story about a lighthouse keeper.", "Explain how bread rises.", "Write a letter to a friend in Oslo.",
     "What should one see in Lisbon?", "Describe the life of a bee.", "How does a sailing boat sail against the wind?",
@@ -124,7 +125,7 @@ async def load(url: str, name: str, streams: int, num_requests: int, num_tokens:
                 "model": name, "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}], "stream": True,
                 "max_tokens": num_tokens, "temperature": 0, "ignore_eos": True,
             }  # fmt: skip
-            if name != "tunesmith" and name != "base":
+            if name not in ("tunesmith", "base"):
                 del body["ignore_eos"]
             async with gate:
                 return await one(client, url, body)
@@ -162,6 +163,11 @@ def main() -> None:
         if options.adapter:
             adapters_in_use(client, work, options.rounds)
             return
+        if "fallback" in only:
+            settings |= {"engine": "transformers"}
+            made = client.deployments.create("fallback", MODEL_NAME, settings=settings)
+            found = client.deployments.wait(made.id, timeout_s=UP_WITHIN_S)
+            urls["fallback"] = (found.address.removesuffix("/v1"), "fallback")
         if "llama.cpp" in only:
             port = free_port()
             told = {
@@ -239,7 +245,7 @@ def compare(options: argparse.Namespace, urls: dict[str, tuple[str, str]], strea
     for turn in range(options.rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             url, asked = urls[name]
-            few = name == "transformers"
+            few = name in ("fallback", "transformers")
             requests = max(streams, options.requests // 3) if few else max(streams, options.requests)
             told[name].append(asyncio.run(load(url, asked, streams, requests, options.tokens)))
     print(f"\n{streams} stream(s), median of {options.rounds} rounds")
@@ -249,8 +255,9 @@ def compare(options: argparse.Namespace, urls: dict[str, tuple[str, str]], strea
         row = [statistics.median(getattr(asked, field) for asked in rounds) for field in Asked.__dataclass_fields__]
         medians[name] = row[1]
         print(f"{name:14}{row[0]:12.2f}{row[1]:12.1f}{row[2]:9.2f}{row[3]:9.2f}{row[4]:9.3f}", flush=True)
-    for other in [name for name in medians if name != "tunesmith" and "tunesmith" in medians]:
-        print(f"tunesmith / {other}: {medians['tunesmith'] / medians[other]:.3f} x tokens/s")
+    for mine, other in PAIRS:
+        if mine in medians and other in medians:
+            print(f"{mine} / {other}: {medians[mine] / medians[other]:.3f} x tokens/s")
 
 
 def arguments() -> argparse.Namespace:
