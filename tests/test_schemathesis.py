@@ -29,7 +29,7 @@ from tests.jobs.serving_app import serve
 from tunesmith.app import create_app
 from tunesmith.settings import Settings
 
-EXAMPLES = int(os.environ.get("TUNESMITH_TEST_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("TUNESMITH_TEST_EXAMPLES", "6"))
 SEED = int(os.environ.get("TUNESMITH_TEST_SEED", "1"))
 CHECKS = [
     schemathesis.checks.not_a_server_error,

@@ -583,6 +583,7 @@ OWN_WAYS = {
     "features/deployments/running.py": "to the server's own serving processes",
     "features/deployments/gateway.py": "to the server's own serving processes",
     "features/deployments/targets/ollama.py": "to the Ollama that the administrator has configured",
+    "serving/llama_cpp.py": "to its own server",
     "serving/vllm.py": "to its own child",
     "recipes/evaluate/judge.py": "to a judge whose address was checked when the job was submitted",
 }

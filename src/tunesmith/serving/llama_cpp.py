@@ -38,12 +38,18 @@ def serve(process: Process) -> None:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise Unavailable("llama.cpp cannot load the model.", hint=str(error)[:300]) from None
-    props = httpx.get(f"{server.listening_address}/props", headers={"Authorization": f"Bearer {process.token}"}).json()
-    tools = bool(props.get("chat_template_caps", {}).get("supports_tools", True))
-    process.ready(int(server.listening_address.rpartition(":")[2]), tools=tools)
+    process.ready(
+        int(server.listening_address.rpartition(":")[2]), tools=_takes_tools(server.listening_address, process)
+    )
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     over.wait()
+
+
+def _takes_tools(address: str, process: Process) -> bool:
+    """Whether the chat template has a place for tools, as llama.cpp has found."""
+    told = httpx.get(f"{address}/props", headers={"Authorization": f"Bearer {process.token}"}, trust_env=False)
+    return bool(told.json().get("chat_template_caps", {}).get("supports_tools", True))
 
 
 def _params(xllamacpp: Any, spec: ServingSpec, base: Path, adapters: list[Path]) -> Any:
