@@ -24,7 +24,13 @@ COLORS = 200
 PUBLIC_PAGES = ["/login", "/register", "/forgot-password", "/reset-password#token=x"]
 ACCOUNT_PAGES = ["/account", "/account?tab=keys", "/account?tab=logins", "/account?tab=quotas", "/users", "/users?tab=invitations",
                  "/audit", "/datasets", "/datasets/1"]  # fmt: skip
-REGISTRY_PAGES = ["/registry", "/registry/health", "/registry/support-bot-1", "/registry/support-bot-1/1.0.0", "/evaluations"]
+REGISTRY_PAGES = [
+    "/registry",
+    "/registry/health",
+    "/registry/support-bot-1",
+    "/registry/support-bot-1/1.0.0",
+    "/evaluations",
+]
 PASSWORD = "quartz meadow lantern"
 
 
