@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,24 +79,26 @@ class TokenCounter:
         from tokenizers import Tokenizer
 
         self._name = "/".join(Path(path).parts[-2:])
-        try:
+        with self._giving_up():
             self._tokenizer = Tokenizer.from_file(path)
-        except Exception as error:
-            if type(error) is not Exception:  # the tokenizers library raises the bare class
-                raise
-            self._give_up(error)
 
     def count(self, texts: pl.Series) -> pl.Series:
         """Tokens of each text."""
         if self._tokenizer is not None:
-            try:
+            with self._giving_up():
                 found = self._tokenizer.encode_batch(texts.to_list(), add_special_tokens=False)
                 return pl.Series([len(encoded.ids) for encoded in found], dtype=pl.UInt32)
-            except Exception as error:
-                if type(error) is not Exception:
-                    raise
-                self._give_up(error)
         return (texts.str.len_chars() / CHARACTERS_PER_TOKEN).ceil()
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Go on without the tokenizer when its library fails, which raises the bare class."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self._tokenizer = None

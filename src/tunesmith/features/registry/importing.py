@@ -42,8 +42,8 @@ CHUNK_BYTES = 1024**2
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip", ".gguf")
 ADDED = (ABOUT, FILE_NAME, "SHA256SUMS")
 """What an export adds to a version's own files."""
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What the standard library raises for a broken archive; `RuntimeError` for one with a password."""
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
+"""What the standard library raises for a broken archive; `RuntimeError` for a password or a compression that it does not know."""
 
 
 def import_model(settings: Settings, database: Database, body: ImportCreate) -> VersionRow:

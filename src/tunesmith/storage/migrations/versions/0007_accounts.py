@@ -12,13 +12,14 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    _accounts()
+    _users()
+    _ways_in()
     _audit_log()
     _owners()
 
 
-def _accounts() -> None:
-    """Who there is, and with what they get in."""
+def _users() -> None:
+    """Who there is, and what they have used."""
     op.create_table(
         "users",
         sa.Column("id", BIG, primary_key=True, nullable=False),
@@ -38,6 +39,16 @@ def _accounts() -> None:
     )
     op.create_index("uq_users_name", "users", [sa.text("lower(username)")], unique=True)
     op.create_index("uq_users_email", "users", [sa.text("lower(email)")], unique=True)
+    op.create_table(
+        "past_gpu_use",
+        sa.Column("user_id", BIG, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("month", sa.String(7), primary_key=True),
+        sa.Column("gpu_seconds", sa.Float(), nullable=False),
+    )
+
+
+def _ways_in() -> None:
+    """Logins, keys and links."""
     op.create_table(
         "logins",
         sa.Column("id", sa.String(36), primary_key=True, nullable=False),
@@ -79,12 +90,6 @@ def _accounts() -> None:
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("expires_at", UtcDateTime(), nullable=False),
         sqlite_autoincrement=True,
-    )
-    op.create_table(
-        "past_gpu_use",
-        sa.Column("user_id", BIG, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column("month", sa.String(7), primary_key=True),
-        sa.Column("gpu_seconds", sa.Float(), nullable=False),
     )
 
 
