@@ -31,6 +31,9 @@ MAX_IDLE_S = 20
 """How long a server may hold a job, or the queue, without a word to PostgreSQL."""
 
 
+OVER = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
+
+
 class JobRepository(Repository[JobRow]):
     row = JobRow
     noun = "job"
@@ -136,15 +139,13 @@ class JobRepository(Repository[JobRow]):
 
     def uses_dataset(self, dataset_id: int) -> list[JobRow]:
         """Jobs that are not over and need this dataset, whoever's they are."""
-        over = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
         query = self.query().where(or_(JobRow.dataset_id == dataset_id, JobRow.eval_dataset_id == dataset_id))
-        query = query.where(JobRow.status.not_in(over)).limit(20)
+        query = query.where(JobRow.status.not_in(OVER)).limit(20)
         return list(self.session.scalars(query, execution_options=EVERYONES))
 
     def registered_models_in_work(self) -> list[tuple[int, str]]:
         """Jobs that are not over and begin with a version of the registry: their numbers and what they call it."""
-        over = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
-        query = select(JobRow.id, JobRow.model).where(JobRow.status.not_in(over), JobRow.model.contains("@"))
+        query = select(JobRow.id, JobRow.model).where(JobRow.status.not_in(OVER), JobRow.model.contains("@"))
         return [(number, model or "") for number, model in self.session.execute(query, execution_options=EVERYONES)]
 
     def based_on(self, job_id: int) -> list[JobRow]:
