@@ -16,7 +16,7 @@ up: .venv/.runtime .venv/.vendor
 
 # Tests of real processes wait for them; on a machine that is busy with other things one may come too late, so it is tried once more.
 test: .venv/.dev .venv/.vendor
-	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile --reruns 1
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder --reruns 1
 
 check: .venv/.dev .venv/.vendor
 	$(BIN)/ruff check src tests bench examples

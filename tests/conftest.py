@@ -8,8 +8,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Test processes fill the cores already; threads that wait for each other on busy cores make small products far slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A zygote is seconds of work for whatever starts a scheduler, and most tests train nothing.
+os.environ.setdefault("TUNESMITH_WARM_WORKERS", "0")
 
 import contextlib
+import functools
 import shutil
 import signal
 import socket
@@ -25,9 +28,26 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.forked import Forked
+from tests.forked import start_server as fork_server
+
 REPO = Path(__file__).parent.parent
 DATA = Path(os.environ.get("TUNESMITH_TEST_DATA", REPO.parent / "shared" / "data"))
 """Real public data sets; tests that need them are skipped with a reason where they are absent."""
+
+
+LONG = (
+    "ui/test_shell.py", "test_schemathesis.py", "reliability/test_schedulers.py", "ui/test_whole_way.py", "reliability/test_supervision.py",
+    "invariants/test_training.py", "ui/test_accounts.py", "ui/test_datasets.py", "jobs/test_idempotency.py", "reliability/test_kills.py",
+    "deployments/test_local.py", "evaluations/test_evaluations.py",
+)  # fmt: skip
+"""Files of a minute and more, the longest first: where several processes share the tests, none is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -54,24 +74,64 @@ def postgres_server() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
-    """A fresh database."""
+@contextlib.contextmanager
+def postgres_database(server: str, template: str = "template1") -> Iterator[tuple[str, str]]:
+    """The name and URL of a fresh copy of `template`; dropped afterwards."""
     import psycopg
 
     name = f"t{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    base, _, query = postgres_server.partition("?")
-    yield f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    base, _, query = server.partition("?")
+    yield name, f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
+    with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """Name of an empty database that the migrations have been through."""
+    with postgres_database(postgres_server) as (name, url):
+        migrate(url.replace("postgresql://", "postgresql+psycopg://"))
+        yield name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A fresh database, migrated already."""
+    with postgres_database(postgres_server, postgres_template) as (_, url):
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str | None:
     """Both databases, one after the other: None means SQLite in the home folder."""
     return None if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+def migrate(url: str) -> None:
+    from tunesmith.storage.database import Database
+
+    database = Database(url)
+    database.migrate()
+    database.close()
+
+
+@functools.cache
+def migrated_file() -> bytes:
+    """An empty SQLite database that the migrations have been through: they take longer than all else of many a start."""
+    with tempfile.TemporaryDirectory(prefix="tunesmith-db-") as folder:
+        path = Path(folder) / "tunesmith.db"
+        migrate(f"sqlite:///{path}")
+        return path.read_bytes()
+
+
+def lay_database(home: Path) -> None:
+    """Put an empty SQLite database, migrated already, into a home folder that has none."""
+    path = home / "tunesmith.db"
+    if not path.exists():
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_bytes(migrated_file())
 
 
 def free_port() -> int:
@@ -81,14 +141,13 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """`tunesmith up` in a process of its own, as users run it; can be killed and started again."""
+    """`tunesmith up` in a process of its own, forked from one that has imported it; can be killed and started again."""
 
     def __init__(self, home: Path, env: dict[str, str] | None = None) -> None:
         self.home, self.port = home, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {**os.environ, "TUNESMITH_HOME": str(home), "TUNESMITH_HUB_OFFLINE": "1", **(env or {})}
-        self.env.setdefault("TUNESMITH_WARM_WORKERS", "0")  # it takes seconds of work that most tests do not use
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self.client = httpx.Client(base_url=f"{self.url}/api/v1", timeout=60)
 
     def start(self, wait_s: float = 60) -> ServerProcess:
@@ -103,9 +162,9 @@ class ServerProcess:
         raise AssertionError(f"the server did not start:\n{self.log()[-4000:]}")
 
     def launch(self) -> None:
-        log = (self.home / "server.log").open("ab")
-        command = [sys.executable, "-m", "tunesmith", "up", "--port", str(self.port)]
-        self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+        if "TUNESMITH_DATABASE_URL" not in self.env:
+            lay_database(self.home)
+        self.process = fork_server(self.port, self.env, self.home / "server.log")
 
     def lives(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -140,6 +199,15 @@ class ServerProcess:
         raise AssertionError(f"{path} did not get there in {timeout_s} s; last answer: {answer}")
 
 
+class CommandServer(ServerProcess):
+    """`tunesmith up` as users run it, from nothing: for tests of the way there, and of what the system tells of a process."""
+
+    def launch(self) -> None:
+        log = (self.home / "server.log").open("ab")
+        command = [sys.executable, "-m", "tunesmith", "up", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+
+
 def kill_processes_of(home: Path) -> None:
     """End every process that a test's server left behind: workers outlive servers by design."""
     import psutil
@@ -156,8 +224,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Start servers; all are ended, with what they left behind, when the test ends."""
     started: list[ServerProcess] = []
 
-    def start(home: Path | None = None, **env: str) -> ServerProcess:
-        server = ServerProcess(home or tmp_path / "home", env)
+    def start(home: Path | None = None, kind: type[ServerProcess] = ServerProcess, **env: str) -> ServerProcess:
+        server = kind(home or tmp_path / "home", env)
         started.append(server)
         return server.start()
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from peers.configs import ROWS_A_STEP, SEED
+from tunesmith.recipes.blocks.token_rows import TokenRows
 
 IGNORE = -100
 THINGS = "apples buckets candles desks envelopes forks gloves hats jars kites lamps marbles notebooks pens ropes stamps"
@@ -71,13 +72,11 @@ def _made_up(rng: random.Random) -> dict[str, str]:
 
 def read_tokens(home: Path, run: Path) -> TokenisedRows:
     """The tokens that a Tunesmith run in folder `run`, the only one in `home`, has left in its cache, in the order of its steps."""
-    (folder,) = (path for path in (home / "cache" / "tokens").iterdir() if not path.name.startswith("."))
-    tokens, learn, offsets = (np.load(folder / f"{name}.npy") for name in ("tokens", "learn", "offsets"))
+    (path,) = (path for path in (home / "cache" / "tokens").iterdir() if not path.name.startswith("."))
+    found = TokenRows.open(path)
     spec: dict[str, Any] = json.loads((run / "spec.json").read_bytes())
-    order = row_order(len(offsets) - 1, spec["dataset"]["digest"])
-    parts = [slice(int(offsets[row]), int(offsets[row + 1])) for row in order]
-    labels = [np.where(learn[part], tokens[part], IGNORE).tolist() for part in parts]
-    return TokenisedRows([tokens[part].tolist() for part in parts], labels)
+    rows = [found.row(row) for row in row_order(len(found), spec["dataset"]["digest"])]
+    return TokenisedRows([ids.tolist() for ids, _ in rows], [labels.tolist() for _, labels in rows])
 
 
 def row_order(num_rows: int, digest: str) -> list[int]:

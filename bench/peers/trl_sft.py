@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from marks import Marks
-from peft import LoraConfig
-from transformers import BitsAndBytesConfig
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from datasets import Dataset
@@ -26,11 +26,15 @@ def main() -> None:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16 if request["sft"]["bf16"] else torch.float32,
     )
+    model, adapter = request["model"], request["lora"]
+    if start := request.get("adapter"):  # go on from an adapter instead of making one
+        base = AutoModelForCausalLM.from_pretrained(model, **request["sft"].pop("model_init_kwargs"))
+        model, adapter = PeftModel.from_pretrained(base, start, is_trainable=True), None
     trainer = SFTTrainer(
-        model=request["model"],
+        model=model,
         args=SFTConfig(**request["sft"]),
         train_dataset=Dataset.from_list(rows),
-        peft_config=LoraConfig(task_type="CAUSAL_LM", **request["lora"]) if request["lora"] else None,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **adapter) if adapter else None,
         quantization_config=four_bit if request["four_bit"] else None,
         callbacks=[Marks(Path(request["marks"]))],
     )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.routing import BaseRoute
 
 from tunesmith.core.acting import Scope, everything_seen
 from tunesmith.core.errors import InvalidInput, NotFound
@@ -102,7 +103,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None,  # below, with what it needs
         docs_url=None,  # ui/routes.py has a page that asks no other host
         redoc_url=None,
-        responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")},
     )
     app.state.tunesmith = AppState(
         settings=settings,
@@ -122,7 +122,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _guard(app, settings, database)
     install_error_handlers(app, page=error_page)
 
-    _mount(app)
+    app.router.routes.extend(ROUTES)
+    app.state.policies = POLICIES
     return app
 
 
@@ -141,21 +142,19 @@ def _users_of_versions(session: Session) -> dict[int, list[str]]:
     return found
 
 
-def _mount(app: FastAPI) -> None:
+def _describe() -> tuple[list[BaseRoute], Policies]:
     """Every route, each with what it needs."""
-    api = APIRouter(prefix="/api/v1")
-    for router in (
+    router = APIRouter(responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")})
+    for part in (
         *(accounts, quotas, users, audit, datasets, registry, jobs_live, jobs, downloads_router, models, chat),
         *(evaluations, deployments, system_live, system),
     ):
-        api.include_router(router)
-    app.include_router(api)
-    app.add_api_route("/api/docs", needs(Scope.READ)(_to_reference), include_in_schema=False)
-    app.add_api_route("/openapi.json", needs(Scope.READ)(_described), include_in_schema=False)
-    app.include_router(gateway)
-    app.include_router(oidc)
-    app.include_router(ui)
-    app.state.policies = Policies(policies(app))
+        router.include_router(part, prefix="/api/v1")
+    router.add_api_route("/api/docs", needs(Scope.READ)(_to_reference), include_in_schema=False)
+    router.add_api_route("/openapi.json", needs(Scope.READ)(_described), include_in_schema=False)
+    for part in (gateway, oidc, ui):
+        router.include_router(part)
+    return router.routes, Policies(policies(router))
 
 
 def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
@@ -182,3 +181,7 @@ def _to_reference() -> RedirectResponse:
 
 def _described(request: Request) -> JSONResponse:
     return JSONResponse(request.app.openapi())
+
+
+ROUTES, POLICIES = _describe()
+"""Worked out once, when this module is imported: it takes longer than all else of making an application."""

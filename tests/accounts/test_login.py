@@ -8,13 +8,18 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import jwt
 import pytest
 
 from tests.accounts.ground import PASSWORD, another, first, log_in, person, with_token
+from tests.cli.command import tunesmith
 from tests.conftest import ServerProcess
+from tunesmith.cli.serve import check_host
+from tunesmith.core.errors import InvalidInput
+from tunesmith.settings import Settings
 
 Start = Callable[..., ServerProcess]
 pytestmark = pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
@@ -303,21 +308,13 @@ def test_secrets_lie_hashed_and_for_the_owner_alone(alone: ServerProcess) -> Non
     assert json.dumps(ada.client.get("/audit/").json()).count(PASSWORD) == 0
 
 
-def test_without_accounts_a_wider_address_is_refused(tmp_path: object) -> None:
-    import os
-    import subprocess
-    import sys
-
-    env = {**os.environ, "TUNESMITH_HOME": str(tmp_path)}
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
-        done = subprocess.run(
-            [sys.executable, "-m", "tunesmith", "up", "--host", host],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 2 and "TUNESMITH_AUTH=on" in done.stderr
+def test_without_accounts_a_wider_address_is_refused(tmp_path: Path) -> None:
+    done = tunesmith(tmp_path, "up", "--host", "0.0.0.0")
+    assert done.returncode == 2 and "TUNESMITH_AUTH=on" in done.stderr
+    for host in ("::", "192.0.2.1", "example.org"):
+        with pytest.raises(InvalidInput, match="without accounts") as refused:
+            check_host(Settings(home=tmp_path, host=host))
+        assert "TUNESMITH_AUTH=on" in refused.value.hint
 
 
 def test_one_name_is_given_once_however_many_ask_for_it(server: ServerProcess) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import tunesmith
-from tests.conftest import ServerProcess
+from tests.conftest import CommandServer, ServerProcess
 from tunesmith import Client
 from tunesmith.cli.config import read_config
 from tunesmith.cli.demo import DATA as DEMO_DATA
@@ -43,7 +43,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_the_whole_way_by_commands(start_server: Callable[..., ServerProcess], files: Path, run: Run) -> None:
-    server = start_server(files / "home")
+    server = start_server(files / "home", CommandServer)
     done = run("datasets", "upload", "rows.jsonl", "--json", url=server.url)
     assert done.returncode == 0, done.stderr
     (dataset,) = json.loads(done.stdout)

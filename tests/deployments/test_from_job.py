@@ -15,7 +15,7 @@ from tests.conftest import ServerProcess, kill_processes_of
 def test_from_a_job_to_models_in_use(tmp_path: Path, tiny_model: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(tiny_model, home / "models" / "tiny")
-    server = ServerProcess(home).start()
+    server = ServerProcess(home, {"TUNESMITH_WARM_WORKERS": "1"}).start()
     try:
         rows = "".join(json.dumps({"question": f"What is {n}?", "answer": f"It is {n}."}) + "\n" for n in range(40))
         dataset = server.client.put(

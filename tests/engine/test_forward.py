@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import FAMILIES, tiny_config
+from tunesmith.engine.attention import rows_of
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.fusing import fuse
-from tunesmith.engine.packing import IGNORE, pack
+from tunesmith.engine.packing import IGNORE, PackedBatch, pack
 
 MODELS: dict[str, torch.nn.Module] = {}
 
@@ -43,6 +44,22 @@ def plain_loss(model: torch.nn.Module, rows: list[tuple[np.ndarray, np.ndarray]]
         logits = model(input_ids=torch.tensor(ids)[None]).logits[0, :-1]
         total = total + F.cross_entropy(logits.float(), torch.tensor(labels)[1:], ignore_index=IGNORE, reduction="sum")
     return total
+
+
+def learn(model: torch.nn.Module, batch: PackedBatch, steps: int) -> list[float]:
+    """Train the adapters of `model` on one batch; the mean loss of each step."""
+    model.train()
+    forward = Forward(model, packing=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    losses = []
+    for _ in range(steps):
+        with rows_of(batch):
+            loss = forward.loss_sum(batch) / len(batch.targets)
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    return losses
 
 
 @pytest.mark.parametrize("family", FAMILIES)

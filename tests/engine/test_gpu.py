@@ -1,4 +1,4 @@
-"""What runs on NVIDIA GPUs only: flash attention over rows of different lengths, in bf16."""
+"""What runs on NVIDIA GPUs only: flash attention over rows of different lengths in bf16, and products in fp8."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from tests.engine.test_forward import make_model, plain_loss, random_rows
-from tunesmith.engine.attention import rows_of
+from tests.engine.test_forward import learn, make_model, plain_loss, random_rows
+from tunesmith.engine import fp8
 from tunesmith.engine.forward import Forward
-from tunesmith.engine.lora import add_lora, linear_names, lora_layers
+from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.engine.packing import pack
 
 pytestmark = [
@@ -33,21 +33,14 @@ def test_flash_attention_equals_rows_one_by_one(family: str) -> None:
     torch.testing.assert_close(forward.loss_sum(batch).cpu(), expected, rtol=2e-2, atol=1.0)
 
 
-def test_adapters_learn_in_bf16() -> None:
+@pytest.mark.parametrize("in_fp8", [False, True])
+def test_adapters_learn_beside_frozen_layers(in_fp8: bool) -> None:
+    if in_fp8 and (trouble := fp8.why_not(torch.device("cuda"))):
+        pytest.skip(trouble)
     model = copy.deepcopy(make_model("llama")).to("cuda", torch.bfloat16)
     model.set_attn_implementation("eager")
     add_lora(model, linear_names(model), 8, 16, 0.0)
-    model.train()
-    forward = Forward(model, packing=True)
-    batch = pack(random_rows([60, 30, 90], 2)).to(torch.device("cuda"))
-    params = [p for _, layer in lora_layers(model) for p in (layer.lora_a, layer.lora_b)]
-    optimizer = torch.optim.AdamW(params, lr=1e-2, fused=True)
-    losses = []
-    for _ in range(30):
-        with rows_of(batch):
-            loss = forward.loss_sum(batch) / len(batch.targets)
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss))
+    if in_fp8:
+        assert fp8.to_fp8(model)
+    losses = learn(model, pack(random_rows([60, 30, 90], 2)).to(torch.device("cuda")), steps=30)
     assert losses[-1] < 0.8 * losses[0]

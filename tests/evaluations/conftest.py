@@ -24,7 +24,7 @@ ROWS = [{"question": f"the question {n} of user", "answer": "user" if n % 2 else
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[httpx.Client]:
     home = tmp_path_factory.mktemp("evaluations") / "home"
-    settings = Settings(home=home, hub_offline=True, warm_workers=False, promotion_metric="perplexity")
+    settings = Settings(home=home, hub_offline=True, warm_workers=True, promotion_metric="perplexity")
     settings.make_dirs()
     shutil.copytree(tiny_model, settings.models_dir / "tiny-llama")
     make_tiny_model(settings.models_dir / "tiny-other", seed=7)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.conftest import kill_processes_of
+from tests.conftest import kill_processes_of, lay_database
 from tunesmith.app import create_app
 from tunesmith.settings import Settings
 
@@ -49,6 +49,8 @@ def make_client(home: Path, database_url: str | None) -> Iterator[Callable[..., 
 
     def make(**more: Any) -> TestClient:
         settings = Settings(home=home, database_url=database_url, custom_scripts=True, hub_offline=True, **more)
+        if database_url is None:
+            lay_database(home)
         client = TestClient(create_app(settings), base_url="http://localhost/api/v1")
         opened.append(client.__enter__())
         return client

@@ -16,7 +16,6 @@ import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
+from tests import forked
 from tests.conftest import free_port
 from tests.jobs.conftest import custom
-from tests.reliability import forked
 from tunesmith.core.clock import utc_now
 from tunesmith.storage.idempotency import KEPT_FOR, IdempotencyRow
 
@@ -107,7 +106,7 @@ def storm(submits: int, duplicates: int, home: Path, database_url: str | None) -
         assert len(all_jobs(client)) == submits
     for process in processes:
         process.kill()
-        process.join()
+        process.wait()
     assert counts[201] >= submits and sum(counts.values()) == submits * duplicates
 
 
@@ -125,7 +124,7 @@ def test_duplicates_at_once_make_one_job(home: Path, database_url: str | None) -
     storm(100 * TIMES, 50, home, database_url)
 
 
-def start(home: Path, database_url: str | None, port: int) -> BaseProcess:
+def start(home: Path, database_url: str | None, port: int) -> forked.Forked:
     """A server that takes jobs and starts none."""
     told = {"HOME": str(home), "HUB_OFFLINE": "1", "CUSTOM_SCRIPTS": "1", "CPU_SLOTS": "0", "LOG_LEVEL": "ERROR"}
     told["WARM_WORKERS"] = "0"
@@ -169,12 +168,12 @@ def test_a_server_killed_between_commit_and_answer_has_made_one_job(home: Path, 
             thread.start()
         time.sleep(chance.uniform(0.005, 0.12))
         process.kill()
-        process.join()
+        process.wait()
         process = start(home, database_url, port)
         for thread in threads:
             thread.join(60)
     found = all_jobs(client)
     client.close()
     process.kill()
-    process.join()
+    process.wait()
     assert {job["name"]: job["id"] for job in found} == answered and len(found) == kills * 8

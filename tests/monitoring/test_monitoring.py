@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.cli.command import tunesmith
-from tests.conftest import ServerProcess, kill_processes_of
+from tests.conftest import ServerProcess, kill_processes_of, lay_database
 from tests.jobs.conftest import custom, wait_until
 from tunesmith.app import create_app
 from tunesmith.core.clock import utc_now
@@ -33,6 +33,8 @@ GB = 1024**3
 def client(tmp_path: Path, database_url: str | None) -> Iterator[TestClient]:
     """The whole application, which starts no job."""
     settings = Settings(home=tmp_path / "home", database_url=database_url, cpu_slots=0, hub_offline=True)
+    if database_url is None:
+        lay_database(settings.home)
     with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
         yield client
 

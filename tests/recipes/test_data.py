@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import datasets
 from tests.recipes.ground import Ground, events, params_of
 from tests.tiny import make_tokenizer
-from tunesmith.core.errors import JobFailure
+from tunesmith.core.errors import BadData, JobFailure
 from tunesmith.engine.packing import IGNORE, count_supervised
-from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
+from tunesmith.recipes.blocks.data import load_rows, split_rows
 from tunesmith.recipes.blocks.loading import load_tokenizer
+from tunesmith.recipes.blocks.token_rows import TokenRows, write_rows
 from tunesmith.worker.run import Run
 
 TALK = [
@@ -104,7 +108,7 @@ def test_an_answer_may_come_first(ground: Ground) -> None:
 def test_all_learns_every_token_after_the_first(ground: Ground) -> None:
     run = ground.run([{"question": "why", "answer": "so"}], train_on="all")
     rows = load(run)
-    assert rows.num_supervised().tolist() == [rows.length(0) - 1]
+    assert rows.num_supervised.tolist() == [rows.lengths[0] - 1]
 
 
 def test_text_ends_and_opens_as_the_model_expects(ground: Ground) -> None:
@@ -156,7 +160,7 @@ def test_long_rows_are_cut_and_rows_without_answer_left_out(ground: Ground) -> N
              {"question": "why", "answer": "so"}]  # fmt: skip
     run = ground.run(pairs, max_length=32)
     rows = load(run)
-    assert [rows.length(i) for i in range(len(rows))] == [32, rows.length(1)] and rows.length(1) < 32
+    assert rows.lengths[0] == 32 and len(rows) == 2 and rows.lengths[1] < 32
     assert {e.code: e.message.split()[0] for e in events(run, "notice")} == {"rows_cut": "2", "rows_left_out": "1"}
     with pytest.raises(JobFailure, match="No row of rows is left") as failure:
         load(ground.run(pairs[:1], max_length=16))
@@ -182,7 +186,7 @@ def test_several_processes_may_want_the_same_rows_at_once(ground: Ground) -> Non
     runs = [ground.run([{"question": f"why {i}", "answer": "so"} for i in range(200)]) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda run: load(run, make_tokenizer()), runs))
-    assert all((rows.tokens == found[0].tokens).all() and len(rows) == 200 for rows in found)
+    assert all(rows.table.equals(found[0].table) and len(rows) == 200 for rows in found)
     assert not [path for path in (ground.folder / "cache" / "tokens").iterdir() if path.name.startswith(".")]
 
 
@@ -195,9 +199,31 @@ def test_every_row_is_on_one_side_of_the_split(num_rows: int, share: float, seed
     assert (again[0] == train).all() and (again[1] == held_out).all()
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=9))
-def test_supervised_tokens_are_counted_row_by_row(masks: list[list[bool]]) -> None:
-    learn = np.concatenate([np.array(mask) for mask in masks])
-    offsets = np.cumsum([0, *map(len, masks)])
-    rows = TokenRows(np.arange(len(learn), dtype=np.int32), learn, offsets, np.arange(len(masks)))
-    assert rows.num_supervised().tolist() == [count_supervised(rows.row(i)[1]) for i in range(len(rows))]
+@given(st.lists(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), max_size=4), min_size=1, max_size=4))
+def test_rows_are_read_as_they_were_written(tmp_path_factory: pytest.TempPathFactory, batches: list[Any]) -> None:
+    counter, path = itertools.count(3, 2), tmp_path_factory.getbasetemp() / "rows.arrow"
+    written = [[(next(counter), np.arange(len(m), dtype=np.int32), np.array(m)) for m in masks] for masks in batches]
+    write_rows(path, written)
+    rows, expected = TokenRows.open(path), list(itertools.chain(*written))
+    assert len(rows) == len(expected) and rows.numbers.tolist() == [number for number, _, _ in expected]
+    for index, (_, ids, learn) in enumerate(expected):
+        got_ids, labels = rows.row(index)
+        assert got_ids.tolist() == ids.tolist() and labels.tolist() == np.where(learn, ids, IGNORE).tolist()
+        assert rows.lengths[index] == len(ids) and rows.num_supervised[index] == count_supervised(labels)
+
+
+def test_a_file_of_rows_is_whole_or_not_there(tmp_path: Path) -> None:
+    def break_off() -> Iterator[list[Any]]:
+        yield [(0, np.arange(3, dtype=np.int32), np.ones(3, bool))]
+        raise BadData("the next row is no good")
+
+    with pytest.raises(BadData):
+        write_rows(tmp_path / "rows.arrow", break_off())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_datasets_reads_the_cache(ground: Ground) -> None:
+    rows = load(ground.run([{"question": "why", "answer": "so"}]))
+    (path,) = (ground.folder / "cache" / "tokens").iterdir()
+    read = datasets.Dataset.from_file(str(path))
+    assert read[0]["input_ids"] == rows.row(0)[0].tolist() and read.num_rows == 1

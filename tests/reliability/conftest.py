@@ -1,18 +1,15 @@
-"""Ground for tests of the scheduler, on either database, and whole servers that are killed and started often."""
+"""Ground for tests of the scheduler, on either database, and a disk that is soon full."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ServerProcess, kill_processes_of
-from tests.reliability import forked
 from tests.reliability.ground import Ground
 
 
@@ -32,47 +29,6 @@ def make_ground(tmp_path: Path) -> Iterator[Callable[..., Ground]]:
 @pytest.fixture
 def ground(make_ground: Callable[..., Ground], database_url: str | None) -> Ground:
     return make_ground(database_url)
-
-
-class ForkedServer(ServerProcess):
-    """`tunesmith up`, forked."""
-
-    forked: BaseProcess | None = None
-
-    def launch(self) -> None:
-        self.forked = forked.start_server(self.port, self.env, self.home / "server.log")
-
-    def lives(self) -> bool:
-        return self.forked is not None and self.forked.is_alive()
-
-    def kill(self) -> None:
-        assert self.forked
-        self.forked.kill()
-        self.forked.join()
-
-    def stop(self) -> None:
-        if self.forked and self.forked.is_alive():
-            self.forked.terminate()
-            self.forked.join(20)
-            if self.forked.is_alive():
-                self.kill()
-
-
-@pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """As everywhere, but forked."""
-    started: list[ForkedServer] = []
-
-    def start(home: Path | None = None, **env: str) -> ForkedServer:
-        started.append(ForkedServer(home or tmp_path / "home", env))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.stop()
-        kill_processes_of(server.home)
-        server.client.close()
 
 
 @pytest.fixture

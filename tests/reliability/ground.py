@@ -8,13 +8,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.reliability import forked
+from tests import forked
 from tests.reliability.payload import expected
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_dir import JobDir
@@ -44,7 +43,7 @@ class Ground:
         self.database = Database(self.settings.sqlalchemy_url)
         self.database.migrate()
         self.worker = worker
-        self.processes: list[BaseProcess] = []
+        self.processes: list[forked.Forked] = []
         self.scheduler = self.new_scheduler()
 
     def new_scheduler(self, **settings: Any) -> Scheduler:
@@ -111,10 +110,10 @@ class Ground:
     def until_step(self, job_id: int, step: int) -> JobRow:
         return self.until(job_id, lambda _: any(e["step"] >= step for e in self.events(job_id, "step")))
 
-    def start_process(self, port: int) -> BaseProcess:
+    def start_process(self, port: int) -> forked.Forked:
         """A scheduler in a process of its own."""
         settings = {**self.settings.model_dump(), "port": port}
-        self.processes = [process for process in self.processes if process.is_alive()]
+        self.processes = [process for process in self.processes if process.poll() is None]
         self.processes.append(forked.start_scheduler(settings, self.worker, self.settings.home / "scheduler.log"))
         return self.processes[-1]
 
@@ -154,7 +153,7 @@ class Ground:
     def close(self) -> None:
         for server in self.processes:
             server.kill()
-            server.join()
+            server.wait()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK, "").startswith(f"{self.settings.jobs_dir}{os.sep}"):

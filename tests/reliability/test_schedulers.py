@@ -6,13 +6,11 @@ Counts are a tenth of the bars'; TUNESMITH_SOAK=10 (`make soak`) runs them in fu
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import psutil
 import pytest
 
 from tests.conftest import free_port
+from tests.forked import Forked
 from tests.reliability.ground import ENDED, TIMES, Ground, check_marks
 
 
@@ -54,14 +53,12 @@ def test_the_queue_survives_kills_at_random(
     assert check_marks(marks) <= len(jobs) + kills, "at most the start that a kill cut short is repeated"
 
 
-def kill_something(
-    ground: Ground, jobs: list[int], servers: list[BaseProcess], ports: list[int], rng: random.Random
-) -> int:
+def kill_something(ground: Ground, jobs: list[int], servers: list[Forked], ports: list[int], rng: random.Random) -> int:
     """Kill a server (and start it again) or any process of a job; how many were killed."""
     if rng.random() < 0.25:
         victim = rng.randrange(len(servers))
         servers[victim].kill()
-        servers[victim].join()
+        servers[victim].wait()
         servers[victim] = ground.start_process(ports[victim])
         return 1
     found = ground.members(rng.choice(jobs)) if jobs else []
@@ -105,7 +102,7 @@ def kill_and_adopt(ground: Ground, marks: Path) -> int:
         for job_id in live:
             ground.until(job_id, lambda job: job.last_seq >= 4, tick=False)
         server.kill()
-        server.join()
+        server.wait()
         time.sleep(down_s)
         before = {job_id: ground.job(job_id).last_seq for job_id in live}
         server = ground.start_process(port)
@@ -138,10 +135,9 @@ def test_a_sleeping_server_is_replaced_and_wakes_up_harmless(
     job_id = ground.submit(steps=500, marks=str(marks))
     ground.until(job_id, lambda job: job.last_seq > 5, tick=False)
     owner = ground.job(job_id).server_id
-    assert sleeper.pid
-    os.kill(sleeper.pid, signal.SIGSTOP)
+    sleeper.send_signal(signal.SIGSTOP)
     ground.until(job_id, lambda job: job.server_id != owner)
-    os.kill(sleeper.pid, signal.SIGCONT)
+    sleeper.send_signal(signal.SIGCONT)
     second = ground.submit(steps=5)
     ground.until_ended(job_id, 60)
     ground.check_completed(job_id, 500)

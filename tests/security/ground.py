@@ -97,9 +97,9 @@ def in_address(text: str) -> list[str]:
 
 
 @contextmanager
-def serving(home: Path, **env: str) -> Iterator[ServerProcess]:
+def serving(home: Path, kind: type[ServerProcess] = ServerProcess, **env: str) -> Iterator[ServerProcess]:
     """A server for all tests of a module."""
-    server = ServerProcess(home, env)
+    server = kind(home, env)
     try:
         yield server.start()
     finally:

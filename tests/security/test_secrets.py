@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ServerProcess
+from tests.conftest import CommandServer, ServerProcess
 from tests.security.ground import TIMES, raw, serving
 from tests.tiny import make_tiny_model
 
@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, database_with_password: str
     home = tmp_path_factory.mktemp("secrets") / "home"
     make_tiny_model(home / "models" / "tiny")
     settings = {**CANARIES, "TUNESMITH_DATABASE_URL": database_with_password, "TUNESMITH_LOG_LEVEL": "DEBUG", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}  # fmt: skip
-    with serving(home, **settings) as server:
+    with serving(home, CommandServer, **settings) as server:
         yield server
 
 

@@ -13,9 +13,17 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
+from tests.conftest import postgres_database
 from tunesmith.core.errors import Unavailable
 from tunesmith.storage.database import MIGRATIONS, SAFE_WAL, Database, after_commit
 from tunesmith.storage.tables import Base
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A database without tables: here the migrations themselves are looked at."""
+    with postgres_database(postgres_server) as (_, url):
+        yield url
 
 
 @pytest.fixture

@@ -325,18 +325,17 @@ def test_what_people_write_is_shown_and_never_run(server: ServerProcess, page: A
     assert not page.alarms
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_is_open_to_all(server: ServerProcess, window: Callable[..., Any], theme: str) -> None:
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 375)])
+def test_every_page_is_open_to_all(server: ServerProcess, window: Callable[..., Any], theme: str, width: int) -> None:
     chat = upload(server, "Support", "support.jsonl", conversations(200))
     table = upload(server, "Reviews", "reviews.csv", reviews(200))
     broken = upload(server, "Broken", "broken.parquet", b"PAR1 and no more")
-    for width in (1280, 375):
-        page = window(width, 800, color_scheme=theme)
-        for address in ("", "/new", f"/{broken}", *(f"/{one}?tab={tab}" for one in (chat, table) for tab in
-                        ("rows", "statistics", "validation", "columns", "versions"))):  # fmt: skip
-            page.goto(f"{server.url}/datasets{address}")
-            if "rows" in address:
-                expect(page.locator(".rows-line").nth(1)).to_be_visible()
-            axe(page, include="main")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, address
-        assert not page.alarms
+    page = window(width, 800, color_scheme=theme)
+    for address in ("", "/new", f"/{broken}", *(f"/{one}?tab={tab}" for one in (chat, table) for tab in
+                    ("rows", "statistics", "validation", "columns", "versions"))):  # fmt: skip
+        page.goto(f"{server.url}/datasets{address}")
+        if "rows" in address:
+            expect(page.locator(".rows-line").nth(1)).to_be_visible()
+        axe(page, include="main")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+    assert not page.alarms

@@ -19,7 +19,7 @@ ROWS = "\n".join(f'{{"question": "the question {n} {EVIL}", "answer": "{("user",
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterator[ServerProcess]:
     """Two small models, evaluated on one dataset."""
-    server = ServerProcess(tmp_path_factory.mktemp("evaluations") / "home").start()
+    server = ServerProcess(tmp_path_factory.mktemp("evaluations") / "home", {"TUNESMITH_WARM_WORKERS": "1"}).start()
     add_tiny_model(server.home, tiny_model)
     make_tiny_model(server.home / "models" / "other", seed=3)
     rows = upload(server, "Questions", "rows.jsonl", ROWS)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import ServerProcess, kill_processes_of
+from tests.conftest import CommandServer, ServerProcess, kill_processes_of
 from tests.ui.ground import PAGES, TINY, add_tiny_model, conversations, train, upload
 
 STEPS = 6
@@ -60,7 +60,7 @@ def test_from_a_file_to_a_model_in_use(
     shutil.copytree(starter_model, tmp_path / "home" / "models" / starter_model.name)
     file = tmp_path / "support.jsonl"
     file.write_text(conversations(60))
-    server = start_server()
+    server = start_server(kind=CommandServer)
     page.goto(server.url)
     expect(page.get_by_role("main")).to_contain_text("first model", ignore_case=True)
     send_and_save(page, server.url, file)

@@ -25,6 +25,24 @@ from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
 
 LOOK_EVERY_S = 0.2
+OF_A_RANK = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+             "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
+"""What torchrun tells the processes that it starts."""
+
+
+def num_ranks() -> int | None:
+    """How many processes torchrun has started; None without it. Raises `InvalidInput` on several machines."""
+    if "RANK" not in os.environ:
+        return None
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if int(os.environ.get("LOCAL_WORLD_SIZE", count)) != count:
+        raise InvalidInput("A job trains on the devices of one machine.", hint="Leave --nnodes of torchrun out.")
+    return count
+
+
+def is_first() -> bool:
+    """Whether this is the first process of torchrun, or the only one. The others have nothing to do: the worker starts the ranks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir, int]:
@@ -132,9 +150,12 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._handlers = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
         command = [sys.executable, "-m", "tunesmith.worker", str(job_dir.path), "--attempt", str(attempt)]
+        env = {name: value for name, value in os.environ.items() if name not in OF_A_RANK}
+        if ranks := num_ranks():
+            env["TUNESMITH_RANKS"] = str(ranks)
         with job_dir.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=env
             )
         if self.asks:
             self._end(signal.SIGTERM)

@@ -13,7 +13,7 @@ import typer
 from tunesmith.cli.config import DataSection, TrainConfig, read_config
 from tunesmith.cli.datasets import upload_file
 from tunesmith.cli.jobs import download_job, watch_job
-from tunesmith.cli.local import prepare, run, sized_name
+from tunesmith.cli.local import is_first, num_ranks, prepare, run, sized_name
 from tunesmith.cli.output import FAILED, Output, say, show, waiting
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput, NotFound
@@ -30,8 +30,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
 ) -> None:
     """Train from a configuration file."""
+    if not is_first():
+        return
     settings = read_config(config)
-    if not (local or resume):
+    if not (num_ranks() or local or resume):
         with Client() as client:
             if _answers(client):
                 _on_server(client, settings)

@@ -31,7 +31,7 @@ def why_not(device: torch.device) -> str:
 
 def compile_layers(model: nn.Module) -> int:
     """Compile each block of the decoder at its first use; returns how many there are."""
-    layers = _layers(model)
+    layers = blocks_of(model)
     for layer in layers:
         layer.compile(dynamic=True)
     return len(layers)
@@ -39,7 +39,7 @@ def compile_layers(model: nn.Module) -> int:
 
 def undo(model: nn.Module) -> None:
     """Back to eager layers."""
-    for layer in _layers(model):
+    for layer in blocks_of(model):
         layer._compiled_call_impl = None
     torch._dynamo.reset()
 
@@ -49,7 +49,7 @@ def eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
+def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The blocks: the longest list of modules of one class."""
     lists: list[Any] = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     alike = [found for found in lists if len({type(block) for block in found}) == 1]

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tunesmith.engine import attention
 from tunesmith.engine.loss import CHUNK_TOKENS, head_loss
 from tunesmith.engine.packing import PackedBatch, pack
+from tunesmith.engine.sharding import whole_while
 
 HEAD_TRICKS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 """Configuration keys of models that do something to their logits: those go through the model's own head."""
@@ -36,6 +37,9 @@ class Forward:
 
     def loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         """Summed cross-entropy over the supervised tokens of `batch`, nats, fp32."""
+        return whole_while(self.model, lambda: self._loss_sum(batch))
+
+    def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         hidden = self._hidden(batch)[batch.target_positions]
         if self.fused_head:
             return head_loss(hidden, self.head.weight, batch.targets)
@@ -49,6 +53,9 @@ class Forward:
     @torch.no_grad()
     def score_rows(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows,) each: summed cross-entropy over a row's supervised tokens, nats, and how many are the first choice."""
+        return whole_while(self.model, lambda: self._score_rows(batch))
+
+    def _score_rows(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self._hidden(batch)[batch.target_positions]
         rows = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.target_positions, right=True)
         losses = torch.zeros(batch.num_rows, dtype=torch.float64, device=hidden.device)

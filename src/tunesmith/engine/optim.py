@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tunesmith.core.errors import FailureCode, JobFailure
+from tunesmith.engine.sharding import placed_like, whole
 
 
 def build_optimizer(name: str, params: list[nn.Parameter], learning_rate: float, weight_decay: float) -> Any:
@@ -94,7 +95,7 @@ class Masters:
                 param.grad = None
             if scale != 1.0:
                 master.grad.mul_(scale)  # type: ignore[union-attr]
-        return torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
+        return whole(torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None]))
 
     def clip(self, max_norm: float, norm: torch.Tensor) -> None:
         """Scale the gradients down to `max_norm`; 0 leaves them."""
@@ -110,15 +111,24 @@ class Masters:
                 master.grad = None
 
 
-def flatten_state(value: Any, prefix: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` with its tensors taken out into `tensors` by path, ready for JSON and safetensors."""
+def flatten_state(value: Any, prefix: str, tensors: dict[str, torch.Tensor], *, keep: bool = True) -> Any:
+    """`value` with its tensors taken out, whole, into `tensors` by path, ready for JSON and safetensors.
+
+    Unless `keep`, they are only made whole, in which every rank takes part.
+    """
     if isinstance(value, torch.Tensor):
-        tensors[prefix] = value.detach().cpu().contiguous().clone()
+        full = whole(value.detach())
+        if keep:
+            tensors[prefix] = full.cpu().contiguous().clone()
         return {"__tensor__": prefix}
     if isinstance(value, dict):
-        return {"__dict__": [[key, flatten_state(item, f"{prefix}.{key}", tensors)] for key, item in value.items()]}
+        return {
+            "__dict__": [
+                [key, flatten_state(item, f"{prefix}.{key}", tensors, keep=keep)] for key, item in value.items()
+            ]
+        }
     if isinstance(value, list | tuple):
-        return [flatten_state(item, f"{prefix}.{index}", tensors) for index, item in enumerate(value)]
+        return [flatten_state(item, f"{prefix}.{index}", tensors, keep=keep) for index, item in enumerate(value)]
     return value
 
 
@@ -131,3 +141,13 @@ def unflatten_state(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, list):
         return [unflatten_state(item, tensors) for item in value]
     return value
+
+
+def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """Load what `state_dict()` gave, with whole tensors; each device takes its part of what belongs to a sharded parameter."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == params[index].shape:
+                values[name] = placed_like(value, params[index])
+    optimizer.load_state_dict(state)

@@ -39,9 +39,10 @@ class PackedBatch:
         return len(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
-        """The same batch on `device`."""
+        """The same batch on `device`; a GPU copies it while this process goes on."""
+        on_cuda = device.type == "cuda"
         tensors: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
+            name: (value.pin_memory() if on_cuda else value).to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor)
         }

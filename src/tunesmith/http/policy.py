@@ -62,7 +62,7 @@ class Policy(NamedTuple):
     changes: bool
 
 
-def policies(app: FastAPI) -> list[Policy]:
+def policies(app: FastAPI | APIRouter) -> list[Policy]:
     """Every route in the order in which they are tried. Raises `LookupError` naming those that say nothing."""
     found, silent = [], []
     for path, methods, endpoint in _routes(app.routes):

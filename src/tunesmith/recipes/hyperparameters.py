@@ -13,7 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd", "lion"]
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+Sharding = Literal["none", "shard_grad_op", "full_shard"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup", "cosine_with_min_lr", "polynomial"]
+SHARDED_OPTIMIZERS = ("adamw", "sgd")
+"""Those that can hold a part of a weight: bitsandbytes' know whole ones only, Adafactor needs whole rows and columns."""
 
 
 def about(group: str, unit: str = "", *, usual: tuple[float, float] | None = None) -> dict[str, Any]:
@@ -89,6 +92,10 @@ class SftParams(BaseModel):
     """Recompute activations in the backward pass to save memory; absent means only when memory needs it."""
     torch_compile: bool | None = Field(None, title="Compile the layers", json_schema_extra=about("precision"))
     """Compile the layers, which takes about half a minute and makes every step faster; absent means when the run is long."""
+    sharding: Sharding = Field("none", title="Sharding over devices", json_schema_extra=about("precision"))
+    """Over several devices, share out gradients and optimizer (`shard_grad_op`, ZeRO-2) or the weights too (`full_shard`, ZeRO-3)."""
+    sharding_offload: bool = Field(False, title="Offload to CPU memory", json_schema_extra=about("precision"))
+    """With sharding on NVIDIA GPUs: keep what is shared out in CPU memory. Much slower; the last resort."""
     packing: bool = Field(True, json_schema_extra=about("batching"))
     """Lay rows end to end without padding; attention never crosses from one row to the next, so results are equal."""
     train_on: Literal["completions", "all"] = Field("completions", title="Learn from", json_schema_extra=about("data"))
@@ -122,6 +129,17 @@ class SftParams(BaseModel):
     system_prompt: str | None = Field(None, max_length=20_000, json_schema_extra=about("data"))
     """Put before every conversation that has no system message."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_others(cls, given: Any) -> Any:
+        for name in ("deepspeed", "fsdp"):
+            if isinstance(given, dict) and name in given:
+                raise ValueError(
+                    f"{name} is called sharding here: none for ZeRO-0, shard_grad_op for ZeRO-1 and ZeRO-2, "
+                    "full_shard for ZeRO-3; sharding_offload: true offloads."
+                )
+        return given
+
     @field_validator("report_to")
     @classmethod
     def _trackers_are_here(cls, names: list[Tracker]) -> list[Tracker]:
@@ -134,6 +152,18 @@ class SftParams(BaseModel):
     def _one_half_precision(self) -> SftParams:
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 cannot both be on; switch one off.")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> SftParams:
+        if self.sharding == "none":
+            if self.sharding_offload:
+                raise ValueError("sharding_offload needs sharding: full_shard or shard_grad_op.")
+        elif self.optimizer not in SHARDED_OPTIMIZERS:
+            raise ValueError(
+                f"{self.optimizer} cannot be shared out over devices; with sharding: {self.sharding} use "
+                f"{' or '.join(SHARDED_OPTIMIZERS)}."
+            )
         return self
 
 

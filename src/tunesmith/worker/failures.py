@@ -30,6 +30,14 @@ NOT_FOUND_WORDS = ("is not a local folder and is not a valid model identifier", 
                    "repo id must")  # fmt: skip
 UNSUPPORTED_WORDS = ("does not recognize this architecture", "unrecognized configuration class", "trust_remote_code",
                      "requires you to execute the configuration file")  # fmt: skip
+KERNEL_WORDS = (
+    "no kernel",
+    "not implemented",
+    "not currently implemented",
+    "could not run 'aten::",
+    "could not run 'torch",
+)
+"""What torch says of an operation that it cannot do on a device or in a number format."""
 DISK_FULL_WORDS = ("no space left on device", "os error 27)", "os error 28)", "os error 122)", "disk quota exceeded")
 MEMORY_WORDS = ("bad_alloc", "not enough memory: you tried to allocate", "cublas_status_alloc_failed", "os error 12)")
 OFFLINE_HINT = "This machine may not ask a model hub (offline). Download the model first, or name a local folder."
@@ -47,7 +55,7 @@ def _code(error: BaseException) -> FailureCode | None:
         return FailureCode.BAD_DATA
     if isinstance(error, NotFound):
         return FailureCode.MODEL_NOT_FOUND
-    if isinstance(error, UnsupportedFormat | NotImplementedError):  # the latter is torch's word for a kernel it lacks
+    if isinstance(error, UnsupportedFormat) or (isinstance(error, RuntimeError) and says(KERNEL_WORDS)):
         return FailureCode.UNSUPPORTED
     if isinstance(error, ModuleNotFoundError) and not (error.name or "tunesmith").startswith("tunesmith"):
         return FailureCode.UNSUPPORTED

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,67 +12,28 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tunesmith.core.errors import BadData, FailureCode, JobFailure
-from tunesmith.core.job_dir import fsync_dir, fsync_tree
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
 from tunesmith.dataprep.conversation import to_messages
-from tunesmith.engine.packing import IGNORE, count_supervised
 from tunesmith.recipes.blocks.loading import opening
 from tunesmith.recipes.blocks.templates import Conversation, Part, Renderer
+from tunesmith.recipes.blocks.token_rows import Row, TokenRows, write_rows
 from tunesmith.recipes.hyperparameters import SftParams
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised whenever tokens or labels would come out differently."""
 BATCH_ROWS = 512
 MAX_NAMED_ROWS = 20
-ARRAYS = ("tokens", "learn", "offsets", "numbers")
-"""Files of one entry of the cache."""
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """Tokenised rows, flat and memory-mapped."""
-
-    tokens: np.ndarray
-    """(all tokens,) int32"""
-    learn: np.ndarray
-    """(all tokens,) bool: whether the token is an answer to learn."""
-    offsets: np.ndarray
-    """(rows + 1,) int64"""
-    numbers: np.ndarray
-    """(rows,) int64: which row of the data each is, from 0; some may have been left out."""
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(input_ids, labels)` of one row."""
-        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        ids = np.asarray(self.tokens[part])
-        return ids, np.where(self.learn[part], ids, IGNORE)
-
-    def length(self, index: int) -> int:
-        return int(self.offsets[index + 1] - self.offsets[index])
-
-    def num_supervised(self) -> np.ndarray:
-        """(rows,): how many positions of each row are learnt; nothing predicts a row's first token."""
-        if not len(self):
-            return np.zeros(0, np.int64)
-        starts = self.offsets[:-1]
-        learnt: np.ndarray = np.add.reduceat(self.learn, starts, dtype=np.int64) - self.learn[starts]
-        return learnt
 
 
 def load_rows(run: RunContext, data: DatasetRef, tokenizer: Any, params: SftParams) -> TokenRows:
     """The dataset's rows as tokens, from the cache when they are there. Raises `JobFailure` naming bad rows."""
-    key = _cache_key(data, tokenizer, params)
-    folder = Path(run.spec.cache_dir) / "tokens" / key
-    if not (folder / "offsets.npy").exists():
+    path = Path(run.spec.cache_dir) / "tokens" / f"{_cache_key(data, tokenizer, params)}.arrow"
+    if not path.exists():
         run.phase("tokenizing", data.name)
         with Renderer(tokenizer) as template:
-            arrays = dict(zip(ARRAYS, _tokenize(run, data, tokenizer, template, params), strict=True))
-        _keep(folder, arrays)
-    rows = TokenRows(**{name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS})
+            write_rows(path, _tokenize(run, data, tokenizer, template, params))
+    rows = TokenRows.open(path)
     if len(rows) == 0:
         raise JobFailure(
             FailureCode.BAD_DATA,
@@ -84,23 +41,6 @@ def load_rows(run: RunContext, data: DatasetRef, tokenizer: Any, params: SftPara
             hint="Raise max_length, or set train_on: all.",
         )
     return rows
-
-
-def _keep(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Put `arrays` into the cache, unless another process that read the same rows was quicker."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", ignore_cleanup_errors=True) as temporary:
-        filled = Path(temporary) / folder.name
-        filled.mkdir()
-        for name, array in arrays.items():
-            np.save(filled / f"{name}.npy", array, allow_pickle=False)
-        fsync_tree(filled)
-        try:
-            os.rename(filled, folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    fsync_dir(folder.parent)
 
 
 def split_rows(num_rows: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,39 +69,31 @@ def _batches(path: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 def _tokenize(
     run: RunContext, data: DatasetRef, tokenizer: Any, template: Renderer, params: SftParams
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """In the order of `ARRAYS`."""
-    tokens: list[np.ndarray] = []
-    learn: list[np.ndarray] = []
-    lengths: list[int] = []
-    numbers: list[int] = []
+) -> Iterator[list[Row]]:
+    """Batches of rows. Raises `JobFailure` at the end when some were bad."""
     bad: list[dict[str, Any]] = []
     empty = cut = done = 0
     for first, batch in _batches(data.path):
-        texts, spans = [], []
+        texts, spans, numbers = [], [], []
         for number, made in enumerate(_render(batch, data, tokenizer, template, params), start=first):
             if isinstance(made, BadData):
                 bad.append({"row": number, "message": made.message})
                 continue
             texts.append(made[0])
             spans.append(made[1])
-        for number, (ids, mask) in enumerate(_encode(texts, spans, tokenizer), start=first - 1):
+            numbers.append(number - 1)
+        rows: list[Row] = []
+        for number, (ids, learn) in zip(numbers, _encode(texts, spans, tokenizer), strict=True):
             cut += len(ids) > params.max_length
-            ids, mask = ids[: params.max_length], mask[: params.max_length]
-            if count_supervised(np.where(mask, ids, IGNORE)) == 0:
+            ids, learn = ids[: params.max_length], learn[: params.max_length]
+            if learn[1:].any():
+                rows.append((number, ids, learn))
+            else:
                 empty += 1
-                continue
-            tokens.append(ids)
-            learn.append(mask)
-            lengths.append(len(ids))
-            numbers.append(number)
+        yield rows
         done += len(batch)
         run.progress(done, data.num_rows or done)
     _tell(run, data, params, bad, empty, cut)
-    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-    if not tokens:
-        return np.zeros(0, np.int32), np.zeros(0, bool), offsets, np.zeros(0, np.int64)
-    return np.concatenate(tokens), np.concatenate(learn), offsets, np.array(numbers, dtype=np.int64)
 
 
 def _tell(

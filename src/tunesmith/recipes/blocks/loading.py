@@ -64,6 +64,11 @@ def load_config(model: ModelRef, *, offline: bool) -> Any:
     )
 
 
+def loading_device(device: torch.device, sharding: str) -> torch.device:
+    """Where a model is loaded that is trained on `device`: in CPU memory when it is shared out over several."""
+    return device if sharding == "none" else torch.device("cpu")
+
+
 def load_causal_lm(
     model: ModelRef, *, dtype: torch.dtype, device: torch.device, offline: bool, quantization: Any = None
 ) -> Any:

@@ -3,34 +3,33 @@ goes on from its last checkpoint takes exactly the steps that it would have take
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import FailureCode, JobFailure, is_out_of_memory
 from tunesmith.core.events import EvaluationEvent, StepEvent
 from tunesmith.core.job_spec import Control
 from tunesmith.core.recipe import Outcome, RunContext
-from tunesmith.engine import compiling
-from tunesmith.engine.attention import current_rows, rows_of
+from tunesmith.engine import compiling, sharding
+from tunesmith.engine.attention import rows_of
 from tunesmith.engine.forward import Forward
-from tunesmith.engine.optim import Masters, build_optimizer, flatten_state, learning_rate_factor, unflatten_state
-from tunesmith.engine.packing import pack
+from tunesmith.engine.optim import Masters, build_optimizer, learning_rate_factor
+from tunesmith.engine.packing import PackedBatch, pack
 from tunesmith.engine.ranks import Ranks
-from tunesmith.recipes.blocks.data import TokenRows
+from tunesmith.recipes.blocks.checkpointing import Checkpoints, State, random_states, set_random_states
 from tunesmith.recipes.blocks.memory import kept_bytes
+from tunesmith.recipes.blocks.numbers import Place, StepNumbers
 from tunesmith.recipes.blocks.speed import Speed
+from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.hyperparameters import SftParams
+
+T = TypeVar("T")
 
 PROBE_TOKENS = 32
 """Length of a row that tells what a token costs: what does not grow with the tokens hardly weighs."""
@@ -38,28 +37,17 @@ LEAST_LOSS_SCALE = 2.0**-6
 """When fp16 gradients overflow even at this scale, they are not small numbers lost to the format but wrong."""
 
 
-@dataclass
-class State:
-    """Where a run is. With weights, optimizer and random states, all that a checkpoint holds."""
+def reads_late(device: torch.device, params: SftParams) -> bool:
+    """Whether the numbers of a step are read while the next one runs, so that the GPU never waits for this process. A step that
+    came out as no number is then followed by one more before the job fails; no checkpoint is made of either.
 
-    step: int = 0
-    micro_batch: int = 1
-    peak_learning_rate: float = 0.0
-    learning_rate_seq: int = 0
-    checkpoint_seq: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-    evaluations_without_gain: int = 0
-    tokens_seen: int = 0
-    rows_seen: int = 0
-    elapsed_s: float = 0.0
-    loss_scale: float = 1.0
-    """Of fp16 only."""
-    since_log: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "steps": 0})
+    With fp16 the norm decides at once whether the step counts.
+    """
+    return device.type == "cuda" and not params.fp16
 
 
 class Loop:
-    """Trains `params_to_train` of `forward.model` on `rows[train]`, evaluating on `held_out`."""
+    """Trains what `forward.model` has to train on `rows[train]`, evaluating on `held_out`. `take_up` comes before `fit`."""
 
     def __init__(
         self,
@@ -70,15 +58,13 @@ class Loop:
         train: np.ndarray,
         held_out: tuple[TokenRows, np.ndarray],
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self.run, self.params, self.forward, self.device = run, params, forward, device
+        self.run, self.params, self.forward, self.device, self.ranks = run, params, forward, device, ranks
         self.rows, self.train, self.held_out = rows, train, held_out
-        self.ranks = Ranks()
-        trained = [p for p in forward.model.parameters() if p.requires_grad]
-        self.masters = Masters(trained)
-        self.optimizer = build_optimizer(
-            params.optimizer, self.masters.masters, params.learning_rate, params.weight_decay
-        )
+        self.is_sharded = params.sharding != "none"
+        self.reads_late = reads_late(device, params)
+        self._unread: StepNumbers | None = None
         self.rows_per_step = params.batch_size * params.gradient_accumulation_steps * self.ranks.count
         steps_per_epoch = max(1, math.ceil(len(train) / self.rows_per_step))
         self.total_steps = params.max_steps or max(1, round(steps_per_epoch * params.epochs))
@@ -94,8 +80,21 @@ class Loop:
         for _ in range(int(os.environ.get("TUNESMITH_OOM_KILLS", "0"))):
             self._halve("The kernel ended the last attempt for want of memory")
         self.speed = Speed(forward.model, device)
-        self.num_supervised, self.lengths = rows.num_supervised()[train], np.diff(rows.offsets)[train]
+        self.num_supervised, self.lengths = rows.num_supervised[train], rows.lengths[train]
         self._order: tuple[int, np.ndarray] = (-1, train)
+
+    def take_up(self) -> None:
+        """Share the model out where that is asked for; then make masters and optimizer of what is trained."""
+        params, model = self.params, self.forward.model
+        if self.is_sharded:
+            sharding.shard(model, params.sharding, params.sharding_offload, self.ranks, self.device)
+        self.masters = Masters(p for p in model.parameters() if p.requires_grad)
+        self.optimizer = build_optimizer(
+            params.optimizer, self.masters.masters, params.learning_rate, params.weight_decay
+        )
+        self.checkpoints = Checkpoints(
+            self.run, self.masters, self.optimizer, self.device, keep=params.save_total_limit
+        )
 
     # -- the run, told from the top ---------------------------------------------------------------------------------
 
@@ -108,6 +107,7 @@ class Loop:
         while self.state.step < self.total_steps and not self._patience_is_over():
             control = self._agreed(self.run.control())
             if control.stop:
+                self._settle()
                 return Outcome.CANCELLED
             if control.pause:
                 self._checkpoint("pause")
@@ -125,7 +125,7 @@ class Loop:
             )
         self._checkpoint("final")
         if self.params.save_best_model and self.state.best_step not in (None, self.state.step):
-            self._load_weights(self._best_folder())
+            self.checkpoints.load_weights(self.state.best_step)
             self.run.notice(f"Kept the weights of step {self.state.best_step}, the best on the held-out rows.")
         return Outcome.COMPLETED
 
@@ -134,7 +134,7 @@ class Loop:
         if self.ranks.count == 1:
             return control
         seen = (float(control.stop), float(control.pause), control.checkpoint_seq, control.learning_rate_seq)
-        stop, pause, checkpoint, learning_rate = (self.ranks.least(value) for value in seen)
+        stop, pause, checkpoint, learning_rate = self.ranks.least(*seen)
         return control.model_copy(
             update={
                 "stop": bool(stop),
@@ -184,61 +184,87 @@ class Loop:
         """What the backward pass keeps of each token, found with one short row. Leaves no trace."""
         long_enough = np.flatnonzero(self.lengths >= min(PROBE_TOKENS, int(self.lengths.max())))
         place = long_enough[np.argmin(self.lengths[long_enough])]
-        batch = pack([self.rows.row(int(self.train[place]))]).to(self.device)
-        random_states = self._random_states()
+        batch = pack([self.rows.row(int(self.train[place]))]).to(next(self.forward.model.parameters()).device)
+        before = random_states(self.device)
         self.forward.model.train()
         kept = kept_bytes(self.forward.model, lambda: self.forward.loss_sum(batch))
-        self._set_random_states(random_states)
+        set_random_states(before, self.device)
         return kept / len(batch.input_ids)
+
+    def bytes_to_come(self) -> int:
+        """What the weights will take on the device when they are shared out; 0 when they are there already."""
+        weights = list(self.forward.model.parameters())
+        if weights[0].device == self.device:
+            return 0
+        num_bytes = sum(weight.nbytes for weight in weights)
+        return num_bytes // self.ranks.count if self.params.sharding == "full_shard" else num_bytes
 
     def _step(self) -> None:
         places = self._rows_of_step(self.state.step)
         supervised = int(self.num_supervised[places].sum())
-        mine = places[self.ranks.rank :: self.ranks.count]
-        loss, num_tokens = self._within_memory(lambda: self._accumulate(mine, supervised))
-        loss = self.ranks.sum(loss)
-        self.ranks.sum_gradients(self.masters.params)
-        norm_tensor = self.masters.take_gradients(1.0 / self.state.loss_scale)
-        norm = float(norm_tensor)
-        if not math.isfinite(loss):
-            raise JobFailure(FailureCode.NAN_LOSS, f"The loss became {loss} at step {self.state.step + 1}.")
-        if not math.isfinite(norm) and not self.params.fp16:
-            raise JobFailure(FailureCode.NAN_LOSS, f"The gradients became {norm} at step {self.state.step + 1}.")
+        loss = self._within_memory(lambda: self._accumulate(places, supervised)).double()
+        self.ranks.sum_tensor(loss)
+        if not self.is_sharded:
+            self.ranks.sum_gradients(self.masters.params)
+        norm = self.masters.take_gradients(1.0 / self.state.loss_scale)
         factor = learning_rate_factor(self.params.scheduler, self.state.step, self.total_steps, self.warmup_steps)
-        learning_rate = self.state.peak_learning_rate * factor
-        if math.isfinite(norm):
-            self.masters.clip(self.params.max_grad_norm, norm_tensor)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.optimizer.step()
-        else:
+        place = Place(
+            self.state.step + 1,
+            self.state.peak_learning_rate * factor,
+            self.state.tokens_seen + int(self.lengths[places].sum()),
+            self.state.rows_seen + len(places),
+        )
+        numbers = StepNumbers.of(place, loss, norm)
+        self._apply(numbers, norm)
+        self.masters.give_back()
+        self.state.step, _, self.state.tokens_seen, self.state.rows_seen = place
+        self._settle()
+        self._unread = numbers
+        if not self.reads_late:
+            self._settle()
+
+    def _apply(self, numbers: StepNumbers, norm: torch.Tensor) -> None:
+        """Let the optimizer take the step, unless its numbers are read at once and are none."""
+        if not self.reads_late:
+            numbers.check(norm_too=not self.params.fp16)
+        if self.params.fp16 and not math.isfinite(numbers.read()[1]):
             self.state.loss_scale /= 2  # fp16 overflowed: this step is left out
             if self.state.loss_scale < LEAST_LOSS_SCALE:
-                raise JobFailure(FailureCode.NAN_LOSS, f"The gradients became {norm} at step {self.state.step + 1}.")
-        self.masters.give_back()
-        self.state.step += 1
-        self.state.tokens_seen += int(self.ranks.sum(num_tokens))
-        self.state.rows_seen += len(places)
-        self._log(loss, learning_rate, norm)
+                numbers.check()
+            return
+        self.masters.clip(self.params.max_grad_norm, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = numbers.place.learning_rate
+        self.optimizer.step()
+
+    def _settle(self) -> None:
+        """Read, check and tell the numbers of the last step, if nobody has yet. Raises `JobFailure` when they are none."""
+        numbers, self._unread = self._unread, None
+        if numbers is not None:
+            numbers.check(norm_too=not self.params.fp16)
+            self._log(numbers)
 
     def try_out(self) -> str:
         """One step that leaves no trace: the rows of the first step, so that compiled code comes out the same whenever a run
         is begun or resumed. Returns what went wrong, empty when all is well."""
-        random_states = self._random_states()
+        before = random_states(self.device)
         self.forward.model.train()
         try:
-            self._within_memory(lambda: self._accumulate(self._rows_of_step(0)[: self.state.micro_batch], 1))
+            self._within_memory(
+                lambda: self._accumulate(self._rows_of_step(0)[: self.state.micro_batch * self.ranks.count], 1)
+            )
         except (RuntimeError, TypeError, AttributeError) as error:
             return str(error).strip().partition("\n")[0][:300] or type(error).__name__
         finally:
-            self._set_random_states(random_states)
+            set_random_states(before, self.device)
+            sharding.reset(self.forward.model)
             self.forward.model.zero_grad(set_to_none=True)
         return ""
 
-    def _within_memory(self, compute: Callable[[], tuple[float, int]]) -> tuple[float, int]:
+    def _within_memory(self, compute: Callable[[], T]) -> T:
         """What `compute` gives, begun again with half the micro-batch whenever memory runs out."""
         while True:
-            random_states = self._random_states()
+            before = random_states(self.device)
             try:
                 return compute()
             except (RuntimeError, MemoryError) as error:
@@ -246,9 +272,14 @@ class Loop:
                     raise
                 if self.state.micro_batch == 1:
                     raise JobFailure(FailureCode.OUT_OF_MEMORY, "Memory is not enough for a single row.") from error
+                if self.is_sharded:  # the other ranks are in the middle of it
+                    raise JobFailure(
+                        FailureCode.OUT_OF_MEMORY, f"Memory is not enough for {self.state.micro_batch} rows at a time.",
+                        hint="Use a smaller batch_size and more gradient_accumulation_steps, or sharding: full_shard.",
+                    ) from error  # fmt: skip
             for param in self.masters.params:
                 param.grad = None
-            self._set_random_states(random_states)
+            set_random_states(before, self.device)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._halve("Memory ran out")
@@ -264,42 +295,50 @@ class Loop:
                 code="micro_batch_halved",
             )
 
-    def _accumulate(self, places: np.ndarray, supervised: int) -> tuple[float, int]:
-        """Leave gradients of the mean loss over `supervised` tokens; returns this rank's share of it, and its tokens."""
-        total, num_tokens = torch.zeros((), dtype=torch.float32, device=self.device), 0
-        # Rows of like length stand together: blocks of attention hold less padding.
-        by_length = places[np.argsort(self.lengths[places], kind="stable")]
-        for start in range(0, len(by_length), self.state.micro_batch):
-            part = [
-                self.rows.row(int(self.train[place])) for place in by_length[start : start + self.state.micro_batch]
-            ]
-            batch = pack(part).to(self.device)
+    def _accumulate(self, places: np.ndarray, supervised: int) -> torch.Tensor:
+        """Leave gradients of the mean loss over `supervised` tokens; returns this rank's share of it."""
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        for batch, counts in self._batches(self.rows, self.train[places]):
             with rows_of(batch):  # the backward pass too: recomputed layers must see the same rows
-                loss = self.forward.loss_sum(batch) / max(1, supervised)
+                loss = self.forward.loss_sum(batch) * counts / max(1, supervised)
                 (loss * self.state.loss_scale).backward()
             total += loss.detach()
-            num_tokens += len(batch.input_ids)
-        return float(total), num_tokens
+        return total
 
-    def _log(self, loss: float, learning_rate: float, norm: float) -> None:
+    def _batches(self, rows: TokenRows, numbers: np.ndarray) -> Iterator[tuple[PackedBatch, int]]:
+        """This rank's part of the rows `numbers` in micro-batches, and whether each counts, 1 or 0.
+
+        Rows of like length stand together: blocks of attention hold less padding. Sharded layers are computed by all ranks at
+        once, so a rank that has fewer micro-batches than another goes through a row of no account.
+        """
+        mine, size = numbers[self.ranks.rank :: self.ranks.count], self.state.micro_batch
+        by_length = mine[np.argsort(rows.lengths[mine], kind="stable")]
+        most = math.ceil(len(numbers) / self.ranks.count) if self.is_sharded else len(mine)
+        for start in range(0, most, size):
+            part = by_length[start : start + size]
+            picked = part if len(part) else numbers[:1]
+            yield pack([rows.row(int(i)) for i in picked]).to(self.device), int(len(part) > 0)
+
+    def _log(self, numbers: StepNumbers) -> None:
+        (step, learning_rate, tokens_seen, rows_seen), (loss, norm) = numbers.place, numbers.read()
         since = self.state.since_log
         since["loss"] += loss
         since["steps"] += 1
-        self.speed.step(self.state.tokens_seen, self.state.rows_seen)
+        self.speed.step(tokens_seen, rows_seen)
         self.state.elapsed_s = self.speed.elapsed_s
-        if self.state.step % self.params.logging_steps and self.state.step != self.total_steps:
+        if step % self.params.logging_steps and step != self.total_steps:
             return
         self.run.report(
             StepEvent(
-                step=self.state.step,
+                step=step,
                 total_steps=self.total_steps,
-                epoch=self.state.step / self.steps_per_epoch,
+                epoch=step / self.steps_per_epoch,
                 loss=since["loss"] / since["steps"],
                 learning_rate=learning_rate,
                 grad_norm=norm,
-                tokens_seen=self.state.tokens_seen,
+                tokens_seen=tokens_seen,
                 elapsed_s=self.state.elapsed_s,
-                **self.speed.read(self.total_steps - self.state.step),
+                **self.speed.read(self.total_steps - step),
             )
         )
         self.state.since_log = {"loss": 0.0, "steps": 0}
@@ -309,31 +348,31 @@ class Loop:
     def evaluate(self) -> dict[str, float]:
         """Loss (nats a token), perplexity and token accuracy on the held-out rows."""
         rows, places = self.held_out
-        mine = places[self.ranks.rank :: self.ranks.count]
         self.forward.model.eval()
         with compiling.eager():
-            loss, correct = self._within_memory(lambda: self._score(rows, mine))
+            loss, correct = self._within_memory(lambda: self._score(rows, places))
+        sharding.reset(self.forward.model)
         self.forward.model.train()
-        count = int(rows.num_supervised()[places].sum())
-        mean, correct = self.ranks.sum(loss) / max(1, count), int(self.ranks.sum(correct))
+        count = int(rows.num_supervised[places].sum())
+        loss, correct = self.ranks.sum(loss, correct)
+        mean = loss / max(1, count)
         return {
             "eval_loss": mean,
             "perplexity": math.exp(min(mean, 700.0)),
             "token_accuracy": correct / max(1, count),
         }
 
-    def _score(self, rows: TokenRows, places: np.ndarray) -> tuple[float, int]:
-        """Summed loss of the rows at `places`, and how many of their tokens were the first choice."""
-        by_length = sorted(places, key=lambda place: rows.length(int(place)))
-        loss, correct = 0.0, 0
-        for start in range(0, len(by_length), self.state.micro_batch):
-            part = by_length[start : start + self.state.micro_batch]
-            some_loss, some_correct = self.forward.score(pack([rows.row(int(i)) for i in part]).to(self.device))
-            loss, correct = loss + some_loss, correct + some_correct
+    def _score(self, rows: TokenRows, places: np.ndarray) -> tuple[float, float]:
+        """Of this rank's part of the rows at `places`: summed loss, and how many of their tokens were the first choice."""
+        loss = correct = 0.0
+        for batch, counts in self._batches(rows, places):
+            some_loss, some_correct = self.forward.score(batch)
+            loss, correct = loss + counts * some_loss, correct + counts * some_correct
         return loss, correct
 
     def _evaluate_and_judge(self) -> None:
         """Evaluate, keep the best, and count evaluations that brought too little."""
+        self._settle()
         self.run.phase("evaluating")
         pause_s = monotonic_s()
         scores = self.evaluate()
@@ -368,81 +407,16 @@ class Loop:
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, reason: str) -> None:
-        """Weights, optimizer, random states and `state.json`; safetensors and JSON only."""
-        latest = self.run.dir.latest_checkpoint()
-        if latest and latest.name == f"step-{self.state.step:06d}" and reason in ("schedule", "final"):
-            return
+        self._settle()
         began_s = monotonic_s()
-        tensors: dict[str, torch.Tensor] = {}
-        optimizer = flatten_state(self.optimizer.state_dict(), "optimizer", tensors)
-        with self.run.checkpoint(self.state.step, reason=reason) as folder:
-            save_file(self._weights(), folder / "weights.safetensors")
-            save_file(tensors, folder / "optimizer.safetensors")
-            save_file(self._random_states(), folder / "random.safetensors")
-            text = json.dumps({"state": asdict(self.state), "optimizer": optimizer})
-            (folder / "state.json").write_text(text)
-        keep = tuple(p for p in (self._best_folder(),) if p is not None)
-        self.run.prune_checkpoints(self.params.save_total_limit, also=keep)
+        self.checkpoints.write(self.state, reason)
         self.speed.skip(monotonic_s() - began_s)
-
-    def _best_folder(self) -> Path | None:
-        if self.state.best_step is None:
-            return None
-        return self.run.dir.checkpoints / f"step-{self.state.best_step:06d}"
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {str(i): m.detach().cpu().contiguous() for i, m in enumerate(self.masters.masters)}
-
-    def _load_weights(self, folder: Path | None) -> None:
-        if folder is None:
-            return
-        weights = load_file(folder / "weights.safetensors")
-        with torch.no_grad():
-            for index, master in enumerate(self.masters.masters):
-                master.copy_(weights[str(index)])
-        self.masters.give_back()
 
     def _resume(self) -> None:
         """Go on from the last complete checkpoint, if there is one."""
-        folder = self.run.latest_checkpoint()
-        if folder is None:
+        found = self.checkpoints.resume()
+        if found is None:
             return
-        told = json.loads((folder / "state.json").read_text())
-        micro_batch = min(self.state.micro_batch, told["state"]["micro_batch"])
-        self.state = State(**told["state"])
-        self.state.micro_batch = micro_batch
-        self._load_weights(folder)
-        tensors = load_file(folder / "optimizer.safetensors")
-        self.optimizer.load_state_dict(unflatten_state(told["optimizer"], tensors))
-        self._set_random_states(load_file(folder / "random.safetensors"))
+        found.micro_batch = min(self.state.micro_batch, found.micro_batch)
+        self.state = found
         self.run.notice(f"Going on from the checkpoint of step {self.state.step}.", code="resumed")
-
-    def _random_states(self) -> dict[str, torch.Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    def _set_random_states(self, states: dict[str, torch.Tensor]) -> None:
-        torch.set_rng_state(states["cpu"])
-        if "cuda" in states and self.device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"], self.device)
-
-
-def apply_neftune(model: nn.Module, alpha: float) -> Callable[[], None]:
-    """Noise on the input embeddings while training (arXiv:2310.05914); call the result to take it away.
-
-    The noise is uniform, of magnitude alpha / sqrt(length of the row · size), however rows are laid.
-    """
-
-    def add_noise(module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        batch = current_rows()
-        if not module.training or batch is None:
-            return output
-        lengths = torch.tensor(batch.lengths, device=output.device)
-        if output.shape[0] == 1:  # rows end to end: (1, tokens, size)
-            lengths = lengths.repeat_interleave(lengths).unsqueeze(0)
-        reach = alpha / (lengths * output.shape[-1]).sqrt().to(output.dtype)
-        return output + torch.empty_like(output).uniform_(-1, 1) * reach.view(*lengths.shape, *[1] * (3 - lengths.ndim))
-
-    return model.get_input_embeddings().register_forward_hook(add_noise).remove  # type: ignore[operator,no-any-return]

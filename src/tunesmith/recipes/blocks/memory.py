@@ -22,7 +22,7 @@ def free_bytes(device: torch.device) -> int:
 
 def kept_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> int:
     """What `forward` keeps for the backward pass beside the weights of `model`, bytes. Nothing is left behind."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     found: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:

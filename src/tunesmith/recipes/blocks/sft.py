@@ -14,17 +14,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.recipe import Outcome, RunContext
-from tunesmith.engine import compiling
+from tunesmith.engine import compiling, sharding
 from tunesmith.engine.forward import Forward
+from tunesmith.engine.fp8 import to_fp8
 from tunesmith.engine.fusing import fuse
 from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.engine.packing import IGNORE
-from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
+from tunesmith.engine.ranks import Ranks
+from tunesmith.recipes.blocks.data import load_rows, split_rows
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
-from tunesmith.recipes.blocks.loop import Loop, apply_neftune
+from tunesmith.recipes.blocks.loop import Loop
 from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, layers_to_recompute
 from tunesmith.recipes.blocks.model_card import write_card
+from tunesmith.recipes.blocks.neftune import apply_neftune
 from tunesmith.recipes.blocks.report import write_report
+from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
@@ -58,11 +62,13 @@ def target_names(model: Any, targets: str | list[str]) -> list[str]:
     return everything if targets == "all-linear" else found
 
 
-def add_adapter(model: Any, params: LoraFields) -> None:
-    """Put LoRA on `model`, initialised from the seed."""
+def add_adapter(model: Any, params: LoraFields, *, in_fp8: bool = False) -> None:
+    """Put LoRA on `model`, initialised from the seed, beside frozen layers as they are or `in_fp8`."""
     torch.manual_seed(params.seed)
     names = target_names(model, params.target_modules)
     add_lora(model, names, params.lora_r, params.lora_alpha, params.lora_dropout)
+    if in_fp8:
+        to_fp8(model)
     fuse(model)
 
 
@@ -80,7 +86,8 @@ def fit(
     `load()` gives the model ready to train; it runs in a thread beside the tokenising. `save(model, folder)` writes the
     weights; everything else in the folder is written here.
     """
-    params = within_context(run, params)
+    params, ranks = within_context(run, params), Ranks()
+    sharding.check(params.sharding, params.sharding_offload, ranks, device)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
         rows, train, held_out = load_split(run, params, tokenizer)
@@ -92,8 +99,9 @@ def fit(
             f"Rows are padded instead of laid end to end: {forward.why}. The result is the same, the training slower.",
             code="packing_fallback",
         )
-    loop = Loop(run, params, forward, rows, train, held_out, device)
+    loop = Loop(run, params, forward, rows, train, held_out, device, ranks)
     use_checkpointing(run, params, model, loop)
+    loop.take_up()
     use_compiling(run, params, model, loop)
     stop_noise = apply_neftune(model, params.neftune_noise_alpha) if params.neftune_noise_alpha else None
     with tracked(run, params.report_to, params.model_dump(mode="json")):
@@ -108,6 +116,7 @@ def fit(
         run.phase("evaluating")
         metrics |= loop.evaluate()
     run.metrics(metrics)
+    sharding.gather_trained(model, keep=run.is_main)
     if run.is_main:
         asked = held_out if len(held_out[1]) else (rows, train)
         leave(run, params, model, tokenizer, produces, save, metrics, questions(*asked))
@@ -155,7 +164,7 @@ def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop
         per_token = loop.kept_bytes_a_token() / len(layers)
         tokens = max(sum(lengths) for lengths in loop.micro_batches(epoch=0))
         input_bytes = model.config.get_text_config().hidden_size * next(model.parameters()).element_size()
-        room = SHARE_OF_FREE_MEMORY * free_bytes(loop.device)
+        (room,) = loop.ranks.least(SHARE_OF_FREE_MEMORY * (free_bytes(loop.device) - loop.bytes_to_come()))
         wanted = layers_to_recompute(len(layers), tokens * per_token, tokens * input_bytes, room)
         if wanted:
             run.notice(

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.packing import pack
-from tunesmith.recipes.blocks.data import TokenRows
+from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.evaluate.journal import Journal, Steps, check_control
 from tunesmith.recipes.evaluate.rows import Question
 
@@ -29,11 +29,11 @@ def measure_likelihood(
     left = [int(place) for place in places if int(rows.numbers[place]) not in journal.entries]
     attention = model.config.get_text_config()._attn_implementation
     forward = Forward(model, packing=True)
-    supervised = rows.num_supervised()
+    supervised = rows.num_supervised
     device = next(model.parameters()).device
     run.phase("evaluating", "likelihood")
     try:
-        for batch in _batches(left, lambda place: rows.length(place), batch_size):
+        for batch in _batches(left, lambda place: int(rows.lengths[place]), batch_size):
             check_control(run)
             losses, correct = forward.score_rows(pack([rows.row(place) for place in batch]).to(device))
             journal.add(

@@ -9,8 +9,10 @@ import numpy as np
 
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
-from tunesmith.recipes.blocks.data import TokenRows, load_rows, split_rows
+from tunesmith.engine.packing import IGNORE
+from tunesmith.recipes.blocks.data import load_rows, split_rows
 from tunesmith.recipes.blocks.sft import within_context
+from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.evaluate.spec import EvaluateParams
 from tunesmith.recipes.hyperparameters import SftParams
 
@@ -91,8 +93,8 @@ def _questions(rows: TokenRows, numbers: np.ndarray, tokenizer: Any) -> list[Que
 
 def _question(rows: TokenRows, place: int, tokenizer: Any) -> Question | None:
     """A row cut where its last answer begins; None when nothing is before it."""
-    part = slice(int(rows.offsets[place]), int(rows.offsets[place + 1]))
-    ids, learn = np.asarray(rows.tokens[part]), np.asarray(rows.learn[part])
+    ids, labels = rows.row(place)
+    learn = labels != IGNORE
     ends = np.flatnonzero(learn)
     end = int(ends[-1]) + 1
     outside = np.flatnonzero(~learn[:end])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.recipe import RunContext
+from tunesmith.engine import fp8
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.adapter import save_adapter
-from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer, loading_device
 from tunesmith.recipes.blocks.sft import add_adapter, fit
 from tunesmith.recipes.lora.spec import RECIPE, LoraParams
 
@@ -18,14 +20,17 @@ def train(params: LoraParams, run: RunContext) -> str:
     set_threads(run.spec.resources.cpu_threads)
     device = pick_device()
     dtype = pick_dtype(device, params.bf16, params.fp16)
+    if params.fp8 and (trouble := fp8.why_not(device)):
+        raise JobFailure(FailureCode.UNSUPPORTED, f"fp8 is not to be had: {trouble}.", hint="Set fp8: false.")
     base = run.spec.model
     assert base is not None  # the service refuses a job without one
     # 2) What we train: the adapter only
     tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
 
     def load() -> Any:
-        model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
-        add_adapter(model, params)
+        home = loading_device(device, params.sharding)
+        model = load_causal_lm(base, dtype=dtype, device=home, offline=run.spec.offline)
+        add_adapter(model, params, in_fp8=params.fp8)
         return model
 
     # 3) Train, then leave behind what others can use

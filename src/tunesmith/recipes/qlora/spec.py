@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from pydantic import model_validator
+
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import LoraFields
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -11,6 +13,14 @@ from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 class QloraParams(LoraFields):
     """Settings of the `qlora` recipe."""
+
+    @model_validator(mode="after")
+    def _base_is_whole(self) -> QloraParams:
+        if self.sharding != "none":
+            raise ValueError(
+                "4-bit weights cannot be shared out; use sharding: none, each device holds the 4-bit weights."
+            )
+        return self
 
 
 def why_not() -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.fusing import fuse
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
-from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer, loading_device
 from tunesmith.recipes.blocks.sft import fit
 from tunesmith.recipes.standard.spec import RECIPE, StandardParams
 
@@ -24,7 +24,8 @@ def train(params: StandardParams, run: RunContext) -> str:
     tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
 
     def load() -> Any:
-        model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
+        home = loading_device(device, params.sharding)
+        model = load_causal_lm(base, dtype=dtype, device=home, offline=run.spec.offline)
         fuse(model)
         return model.requires_grad_(True)
 

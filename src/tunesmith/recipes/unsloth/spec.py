@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from importlib.util import find_spec
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import LoraFields, about
@@ -17,6 +17,12 @@ class UnslothParams(LoraFields):
 
     load_in_4bit: bool = Field(False, title="4-bit base", json_schema_extra=about("precision"))
     """Hold the base model in 4 bits, as QLoRA does."""
+
+    @model_validator(mode="after")
+    def _base_is_whole(self) -> UnslothParams:
+        if self.sharding != "none":
+            raise ValueError("Unsloth's kernels need whole weights; use sharding: none, or method lora.")
+        return self
 
 
 def why_not() -> str | None:
