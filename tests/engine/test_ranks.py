@@ -28,6 +28,7 @@ distributed.all_reduce = all_reduce
 assert all(torch.equal(p.grad, e) for p, e in zip(params, expected)), (params, expected)
 assert sorted(calls) == [6, 15, 18, 120], calls  # bf16 in one, fp32 by size, the large one by itself
 assert ranks.sum(1.0, ranks.rank) == [2.0, 1.0] and ranks.least(3.0, ranks.rank) == [3.0, 0.0]
+distributed.destroy_process_group()
 """
 LAUNCH = "import sys\nfrom tunesmith.worker.ranks import launch_ranks\nsys.exit(launch_ranks([sys.executable, sys.argv[1]], 2))"
 

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tunesmith.engine import kernels
+
 EVERY_KEY = 2**31
 """A window that leaves nothing out."""
-LEAST_BLOCK, LARGEST_BLOCK = 64, 512
-"""How many queries a block holds; a row is cut into four when that is within these bounds."""
+LEAST_BLOCK, LARGEST_BLOCK, PARTS = 64, 512, 4
+"""How many queries a block holds; a row is cut into `PARTS` when that is within these bounds."""
 SHORT = 64
 """Rows of at most so many tokens go through the products together; a longer one goes by itself and is not copied."""
 
@@ -49,19 +51,18 @@ def groups_of(borders: list[int]) -> Iterator[Group]:
             yield Group(1, length, slice(start, start + length), None, None)
 
 
-def _gather(flat: torch.Tensor, group: Group, each: int = 1) -> torch.Tensor:
-    """(tokens, heads, size) → (rows · heads · each, longest, size); every head stands there `each` times."""
+def _gather(flat: torch.Tensor, group: Group, kv_heads: int) -> torch.Tensor:
+    """(tokens, heads, size) → (rows · key heads, heads of each, longest, size)."""
     if group.places is None:
-        block = flat[group.span].transpose(0, 1)
+        rows = flat[group.span].unsqueeze(0)
     else:
         rows = flat.index_select(0, group.places).unflatten(0, (group.num_rows, group.longest))
-        block = rows.transpose(1, 2).flatten(0, 1)
-    return block if each == 1 else block.repeat_interleave(each, 0)
+    return rows.unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).contiguous().flatten(0, 1)
 
 
 def _put_back(block: torch.Tensor, flat: torch.Tensor, group: Group) -> None:
-    """The other way: `block` (rows · heads, longest, size) into its places in `flat` (tokens, heads, size)."""
-    rows = block.unflatten(0, (group.num_rows, -1)).transpose(1, 2)
+    """The other way: `block` (rows · key heads, heads of each, longest, size) into its places in `flat` (tokens, heads, size)."""
+    rows = block.unflatten(0, (group.num_rows, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)  # (rows, longest, heads, size)
     if group.places is None:
         flat[group.span] = rows[0]
     elif group.real is None:
@@ -70,25 +71,51 @@ def _put_back(block: torch.Tensor, flat: torch.Tensor, group: Group) -> None:
         flat.index_copy_(0, group.places[group.real], rows.flatten(0, 1)[group.real])
 
 
-def _blocks(longest: int, window: int) -> Iterator[tuple[int, int, int]]:
-    """`(first key, first query, end of both)` of each block."""
-    step = min(LARGEST_BLOCK, max(LEAST_BLOCK, -(-longest // 4)))
-    for begin in range(0, longest, step):
-        yield max(0, begin + 1 - window), begin, min(longest, begin + step)
+class _Block(NamedTuple):
+    """Queries `begin` to `end`, and the keys that they see: `first` to `end`."""
+
+    first: int
+    begin: int
+    end: int
+    window: int
+    scale: float
+
+    def queries(self, block: torch.Tensor) -> torch.Tensor:
+        """(batch, each, longest, size) → (batch, each · queries, size)"""
+        return block[:, :, self.begin : self.end].flatten(1, 2)
+
+    def keys(self, block: torch.Tensor) -> torch.Tensor:
+        """(batch, 1, longest, size) → (batch, keys, size)"""
+        return block[:, 0, self.first : self.end]
+
+    def weights(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """(batch, each · queries, keys): the softmax; sums in fp32 inside, whatever the format."""
+        scores = torch.bmm(q, k.transpose(1, 2))
+        queries, back = self.end - self.begin, self.begin - self.first
+        if kernels.usable(scores):
+            kernels.softmax_(scores, queries, back, self.window, self.scale)
+            return scores
+        hidden = torch.ones(queries, k.shape[1], dtype=torch.bool)
+        hidden = hidden.triu(back + 1) | hidden.tril(back - self.window)
+        by_query = scores.unflatten(1, (-1, queries)).mul_(self.scale).masked_fill_(hidden, float("-inf"))
+        return torch.softmax(by_query, dim=-1).flatten(1, 2)
+
+    def scores_grad(self, grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The gradient of the scores from that of the weights, which gives way."""
+        if kernels.usable(grad, weights):
+            queries, back = self.end - self.begin, self.begin - self.first
+            kernels.softmax_backward_(grad, weights, queries, back, self.window, self.scale)
+            return grad
+        torch.ops.aten._softmax_backward_data.out(grad, weights, -1, grad.dtype, grad_input=grad)
+        return grad.mul_(self.scale)
 
 
-def _weights(q: torch.Tensor, k: torch.Tensor, scale: float, window: int, back: int) -> torch.Tensor:
-    """The softmax of a block: `q` (batch, queries, size), `k` (batch, keys, size), the last query being level with the last key.
-
-    `back`: how many keys stand before the first query.
-    """
-    queries, keys = q.shape[1], k.shape[1]
-    scores = torch.baddbmm(q.new_empty(()).expand(len(q), queries, keys), q, k.transpose(1, 2), beta=0, alpha=scale)
-    ahead = torch.ones(queries, queries, dtype=torch.bool).triu_(1)
-    scores[:, :, back:].masked_fill_(ahead, float("-inf"))
-    if window < keys:
-        scores.masked_fill_(torch.ones(queries, keys, dtype=torch.bool).tril_(back - window), float("-inf"))
-    return torch.softmax(scores, dim=-1)  # sums in fp32 inside, whatever the format
+def _blocks(longest: int, window: int, scale: float) -> list[_Block]:
+    step = min(LARGEST_BLOCK, max(LEAST_BLOCK, -(-longest // PARTS)))
+    return [
+        _Block(max(0, begin + 1 - window), begin, min(longest, begin + step), window, scale)
+        for begin in range(0, longest, step)
+    ]
 
 
 @torch.library.custom_op("tunesmith::causal_rows", mutates_args=())
@@ -100,15 +127,19 @@ def causal_rows(
     `q` (tokens, heads, size), `k` and `v` (tokens, key heads, size), of which each serves `heads / key heads` query heads.
     `borders` (rows + 1,): where rows begin, and the end of the last. `window`: how many keys back a query sees, itself included.
     """
-    each = q.shape[1] // k.shape[1]
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    if kernels.attends(q, k, v, len(borders) - 1):
+        return kernels.attention(q, k, v, borders.int(), scale, window)
+    kv_heads = k.shape[1]
     out = q.new_empty(*q.shape[:2], v.shape[-1])
     for group in groups_of(borders.tolist()):
-        qs, ks, vs = _gather(q, group), _gather(k, group, each), _gather(v, group, each)
-        done = qs.new_empty(*qs.shape[:2], v.shape[-1])
-        for first, begin, end in _blocks(group.longest, window):
-            weights = _weights(qs[:, begin:end], ks[:, first:end], scale, window, begin - first)
-            done[:, begin:end] = torch.bmm(weights, vs[:, first:end])
-        _put_back(done, out, group)
+        qs, ks, vs = (_gather(x, group, kv_heads) for x in (q, k, v))
+        blocks = _blocks(group.longest, window, scale)
+        done = [
+            torch.bmm(block.weights(block.queries(qs), block.keys(ks)), block.keys(vs)).unflatten(1, (qs.shape[1], -1))
+            for block in blocks
+        ]
+        _put_back(_one(done), out, group)
     return out
 
 
@@ -123,27 +154,45 @@ def causal_rows_backward(
     window: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of `q`, `k` and `v`."""
-    each = q.shape[1] // k.shape[1]
-    q_grad, k_grad, v_grad = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad, q, k, v = (x.contiguous() for x in (grad, q, k, v))
+    if kernels.attends(q, k, v, len(borders) - 1):
+        return kernels.attention_backward(grad, q, k, v, borders.int(), scale, window)
+    kv_heads = k.shape[1]
+    q_grad, k_grad, v_grad = (x.new_empty(x.shape) for x in (q, k, v))
     for group in groups_of(borders.tolist()):
-        qs, ks, vs, above = _gather(q, group), _gather(k, group, each), _gather(v, group, each), _gather(grad, group)
+        qs, ks, vs, above = (_gather(x, group, kv_heads) for x in (q, k, v, grad))
         if group.real is not None:  # places behind the end of a row repeat a token, and must not count twice
-            above.unflatten(0, (group.num_rows, -1)).mul_(group.real.view(group.num_rows, 1, -1, 1))
-        q_done = qs.new_empty(qs.shape)
-        k_done, v_done = (torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (ks, vs))
-        for first, begin, end in _blocks(group.longest, window):
-            mine, seen, over = qs[:, begin:end], slice(first, end), above[:, begin:end]
-            weights = _weights(mine, ks[:, seen], scale, window, begin - first)
-            v_done[:, seen] += torch.bmm(weights.transpose(1, 2), over)
-            scores = torch.bmm(over, vs[:, seen].transpose(1, 2))
-            torch.ops.aten._softmax_backward_data.out(scores, weights, -1, scores.dtype, grad_input=scores)
-            q_done[:, begin:end] = torch.bmm(scores, ks[:, seen])
-            k_done[:, seen] += torch.bmm(scores.transpose(1, 2), mine)
-        _put_back(q_done, q_grad, group)
-        for done, into in ((k_done, k_grad), (v_done, v_grad)):
-            summed = done if each == 1 else done.unflatten(0, (-1, each)).sum(1)
-            _put_back(summed.to(into.dtype), into, group)
-    return q_grad.mul_(scale), k_grad.mul_(scale), v_grad
+            above.unflatten(0, (group.num_rows, -1)).mul_(group.real.view(group.num_rows, 1, 1, -1, 1))
+        blocks = _blocks(group.longest, window, scale)
+        q_done: list[torch.Tensor] = []
+        k_done, v_done = _Sum(ks, len(blocks)), _Sum(vs, len(blocks))
+        for block in blocks:
+            mine, over, seen = block.queries(qs), block.queries(above), block.keys(ks)
+            weights = block.weights(mine, seen)
+            v_done.add(block, torch.bmm(weights.transpose(1, 2), over))
+            scores = block.scores_grad(torch.bmm(over, block.keys(vs).transpose(1, 2)), weights)
+            q_done.append(torch.bmm(scores, seen).unflatten(1, (qs.shape[1], -1)))
+            k_done.add(block, torch.bmm(scores.transpose(1, 2), mine))
+        for done, into in ((_one(q_done), q_grad), (k_done.sum, k_grad), (v_done.sum, v_grad)):
+            _put_back(done.to(into.dtype), into, group)
+    return q_grad, k_grad, v_grad
+
+
+def _one(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+class _Sum:
+    """Of what each block adds to its keys, (batch, 1, longest, size); in fp32 where there are several."""
+
+    def __init__(self, like: torch.Tensor, parts: int) -> None:
+        self.sum = like.new_zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32)) if parts > 1 else like
+
+    def add(self, block: _Block, part: torch.Tensor) -> None:
+        if self.sum.shape[2] == part.shape[1] and block.begin == 0:
+            self.sum = part.unsqueeze(1)
+        else:
+            block.keys(self.sum).add_(part)
 
 
 @causal_rows.register_fake

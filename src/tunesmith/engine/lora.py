@@ -16,24 +16,43 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
-def low_rank_gradients(
+def dense(weight: torch.Tensor, packed: Any) -> torch.Tensor:
+    """(out, in): the weight itself, or what bitsandbytes' `QuantState` `packed` says that its four bits are."""
+    if packed is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight, packed)  # type: ignore[no-any-return]
+
+
+def input_gradient(
     grad: torch.Tensor,
-    x: torch.Tensor,
-    low: torch.Tensor,
     weight: torch.Tensor,
     a: torch.Tensor,
     b: torch.Tensor,
     scale: float,
     *,
     needs_x: bool = True,
-) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """The gradients of x (tokens, in), A (r, in) and B (out, r) for y = x Wᵀ + s low Bᵀ with low = x Aᵀ (tokens, r); None for x unless
-    `needs_x`."""
-    low_grad = grad @ (b * scale).to(x.dtype)  # (tokens, r)
-    x_grad = (grad @ weight).addmm_(low_grad, a.to(x.dtype)) if needs_x else None
-    a_grad = low_grad.T @ x
-    b_grad = (low.T @ grad).T * scale  # this way round the product is two to three times as fast on CPUs
-    return x_grad, a_grad.to(a.dtype), b_grad.to(b.dtype)
+    onto: torch.Tensor | None = None,
+) -> tuple[Any, torch.Tensor]:
+    """The gradients of x (tokens, in) and of low (tokens, r) for y = x Wᵀ + s low Bᵀ with low = x Aᵀ; None for x unless `needs_x`.
+
+    That of x is added onto `onto`, where that is given.
+    """
+    low_grad = grad @ (b * scale).to(grad.dtype)
+    if not needs_x:
+        return None, low_grad
+    x_grad = grad @ weight if onto is None else onto.addmm_(grad, weight)
+    return x_grad.addmm_(low_grad, a.to(grad.dtype)), low_grad
+
+
+def adapter_gradients(
+    grad: torch.Tensor, x: torch.Tensor, low: torch.Tensor, low_grad: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of A (r, in) and B (out, r), fp32 or finer."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    # this way round the product is two to three times as fast on CPUs
+    return (low_grad.T @ x).to(exact), (low.T @ grad).T.to(exact) * scale
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -49,8 +68,9 @@ class _LoraLinear(torch.autograd.Function):
         b: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
+        ctx.packed = getattr(weight, "quant_state", None)
         low = x @ a.to(x.dtype).T  # (tokens, r)
-        y = F.linear(x, weight, bias)
+        y = F.linear(x, dense(weight, ctx.packed), bias)
         y.addmm_(low, (b * scale).to(x.dtype).T)
         ctx.save_for_backward(x, weight, low, a, b)
         ctx.scale = scale
@@ -59,10 +79,10 @@ class _LoraLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         x, weight, low, a, b = ctx.saved_tensors
-        x_grad, a_grad, b_grad = low_rank_gradients(
-            grads[0], x, low, weight, a, b, ctx.scale, needs_x=ctx.needs_input_grad[0]
-        )
-        return x_grad, None, None, a_grad, b_grad, None
+        needs_x = ctx.needs_input_grad[0]
+        weight = dense(weight, ctx.packed) if needs_x else weight
+        x_grad, low_grad = input_gradient(grads[0], weight, a, b, ctx.scale, needs_x=needs_x)
+        return x_grad, None, None, *adapter_gradients(grads[0], x, low, low_grad, ctx.scale), None
 
 
 class LoraLinear(nn.Module):
@@ -84,14 +104,14 @@ class LoraLinear(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """A dense layer whose adapter drops nothing: it can be computed as one function."""
-        return type(self.base) is nn.Linear and not self.dropout
+        """A dense or 4-bit layer whose adapter drops nothing now: it can be computed as one function."""
+        return type(self.base).__name__ in ("Linear", "Linear4bit") and not (self.training and self.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out)"""
-        if type(self.base) is nn.Linear and not (self.training and self.dropout):
+        if self.is_plain:
             flat = x.reshape(-1, x.shape[-1])
-            y = _LoraLinear.apply(flat, self.base.weight, self.base.bias, self.lora_a, self.lora_b, self.scale)
+            y = _LoraLinear.apply(flat, self.weight, self.base.bias, self.lora_a, self.lora_b, self.scale)
             return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
         dropped = F.dropout(x, self.dropout, self.training)
         low = F.linear(F.linear(dropped, self.lora_a.to(x.dtype)), self.lora_b.to(x.dtype))

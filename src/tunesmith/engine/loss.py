@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from tunesmith.engine import kernels
+
 CHUNK_TOKENS = 512
 """Positions whose logits exist at the same time."""
 
@@ -24,17 +26,14 @@ class _HeadLoss(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         hidden_grad = torch.empty_like(hidden) if needs_hidden else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        space = hidden.new_empty(min(CHUNK_TOKENS, hidden.shape[0]), weight.shape[0])
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
-            logits = (hidden[part] @ weight.T).float()  # (chunk, vocabulary)
-            total += F.cross_entropy(logits, targets[part], reduction="sum")
-            if not (needs_hidden or needs_weight):
-                continue
-            grad = torch.softmax(logits, dim=-1)
-            grad[torch.arange(len(grad), device=grad.device), targets[part]] -= 1
-            grad = grad.to(weight.dtype)
+            logits = torch.mm(hidden[part], weight.T, out=space[: len(targets[part])])  # (chunk, vocabulary)
+            loss, grad = _loss_and_grad(logits, targets[part], wanted=needs_hidden or needs_weight)
+            total += loss
             if hidden_grad is not None:
-                hidden_grad[part] = grad @ weight
+                torch.mm(grad, weight, out=hidden_grad[part])
             if weight_grad is not None:
                 weight_grad += grad.T @ hidden[part]
         ctx.hidden_grad, ctx.weight_grad, ctx.weight_dtype = hidden_grad, weight_grad, weight.dtype
@@ -46,6 +45,19 @@ class _HeadLoss(torch.autograd.Function):
         hidden_grad = None if ctx.hidden_grad is None else ctx.hidden_grad * scale.to(ctx.hidden_grad.dtype)
         weight_grad = None if ctx.weight_grad is None else (ctx.weight_grad * scale).to(ctx.weight_dtype)
         return hidden_grad, weight_grad, None
+
+
+def _loss_and_grad(logits: torch.Tensor, targets: torch.Tensor, *, wanted: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy, and the gradient of the logits in their own format; nothing of use there unless `wanted`."""
+    if kernels.usable(logits):
+        return kernels.cross_entropy_(logits, targets, to_grad=wanted).sum(), logits
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(exact, targets, reduction="sum")
+    if not wanted:
+        return loss, logits
+    grad = torch.softmax(exact, dim=-1)
+    grad[torch.arange(len(grad), device=grad.device), targets] -= 1
+    return loss, grad.to(logits.dtype)
 
 
 def head_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
