@@ -67,8 +67,7 @@ def test_without_a_compiler_it_runs_as_it_is_and_says_so(ground: Ground, monkeyp
     assert "no C++ compiler" in notice.message
 
 
-def test_only_long_runs_are_compiled_unasked() -> None:
-    cpu = torch.device("cpu")
-    assert not compiling.pays(cpu, 1e13)
-    assert compiling.pays(cpu, 1e15) == (not compiling.why_not(cpu))
-    assert not compiling.pays(torch.device("meta"), 1e30)
+def test_only_long_runs_on_gpus_are_compiled_unasked() -> None:
+    cuda = torch.device("cuda")
+    assert not compiling.pays(cuda, 1e15) and compiling.pays(cuda, 1e18)
+    assert not compiling.pays(torch.device("cpu"), 1e30) and not compiling.pays(torch.device("meta"), 1e30)

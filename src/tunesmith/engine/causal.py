@@ -186,7 +186,9 @@ class _Sum:
     """Of what each block adds to its keys, (batch, 1, longest, size); in fp32 where there are several."""
 
     def __init__(self, like: torch.Tensor, parts: int) -> None:
-        self.sum = like.new_zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32)) if parts > 1 else like
+        self.sum = (
+            like.new_zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32)) if parts > 1 else like
+        )
 
     def add(self, block: _Block, part: torch.Tensor) -> None:
         if self.sum.shape[2] == part.shape[1] and block.begin == 0:

@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-PAYS_FROM_FLOP = {"cpu": 3e14, "cuda": 1e17}
-"""Work of a run from which compiling pays: it costs about half a minute, and saves a tenth to a third of every step."""
+DEVICES = ("cpu", "cuda")
+PAYS_FROM_FLOP = 1e17
+"""Work of a run from which compiling pays on a GPU: it costs about half a minute, and saves a tenth to a third of every step.
+On CPUs it does not: the kernels (`engine/kernels`) need a compiler too, take two seconds to build, and are faster."""
 
 
 def pays(device: torch.device, flop: float) -> bool:
     """Whether a run of `flop` floating-point operations should be compiled. Depends on counts alone, never on how fast
     the machine happens to be, so that a resumed run decides alike."""
-    return flop >= PAYS_FROM_FLOP.get(device.type, float("inf")) and not why_not(device)
+    return device.type == "cuda" and flop >= PAYS_FROM_FLOP and not why_not(device)
 
 
 def why_not(device: torch.device) -> str:
     """What stands in the way of compiling on `device`; empty when nothing does."""
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         return "there is no C++ compiler"
-    if device.type not in PAYS_FROM_FLOP:
+    if device.type not in DEVICES:
         return f"it is not done on {device.type}"
     return ""
 

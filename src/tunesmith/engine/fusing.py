@@ -130,7 +130,8 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         grad = grads[0] if grads[0].stride(-1) == 1 else grads[0].contiguous()
-        return kernels.rotate(grad[0].transpose(0, 1), cos[0], sin[0], back=True).transpose(0, 1).unsqueeze(0), None, None
+        turned = kernels.rotate(grad[0].transpose(0, 1), cos[0], sin[0], back=True)
+        return turned.transpose(0, 1).unsqueeze(0), None, None
 
 
 def _rotary(original: Rotary) -> Rotary:
@@ -153,17 +154,12 @@ def _rotary(original: Rotary) -> Rotary:
     return rotated if same else original
 
 
-def fuse_rotary(model: nn.Module) -> int:
-    """Exchange `apply_rotary_pos_emb` in the modules that the model's classes come from; how many were exchanged."""
-    sources = {sys.modules[type(module).__module__] for module in model.modules()}
-    count = 0
-    for source in sources:
+def fuse_rotary(model: nn.Module) -> None:
+    """Exchange `apply_rotary_pos_emb` in the Python modules that the model's classes come from."""
+    for source in {sys.modules[type(module).__module__] for module in model.modules()}:
         original = getattr(source, "apply_rotary_pos_emb", None)
         if original is not None and original.__module__ != __name__:
-            fused = _rotary(original)
-            source.apply_rotary_pos_emb = fused  # type: ignore[attr-defined]
-            count += fused is not original
-    return count
+            source.apply_rotary_pos_emb = _rotary(original)  # type: ignore[attr-defined]
 
 
 def _apply(
@@ -197,14 +193,19 @@ def _gated_of(module: nn.Module) -> Call | None:
         """(…, size) → (…, size)"""
         return self.down_proj(_SwiGlu.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
 
-    weight = module.gate_proj.weight
-    return fused if weight.is_floating_point() and _same(module, fused, weight.shape[1], weight.device, weight.dtype) else None
+    weight: Any = module.gate_proj.weight  # type: ignore[union-attr]
+    if not weight.is_floating_point():
+        return None
+    return fused if _same(module, fused, weight.shape[1], weight.device, weight.dtype) else None
 
 
 def _swiglu_of(module: nn.Module) -> Call | None:
     """What `module` would do as one function; None when it is not a gated feed-forward with LoRA on all its layers."""
     layers = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    if not all(isinstance(layer, LoraLinear) and layer.is_plain and not layer.dropout and layer.base.bias is None for layer in layers):
+    if not all(
+        isinstance(layer, LoraLinear) and layer.is_plain and not layer.dropout and layer.base.bias is None
+        for layer in layers
+    ):
         return None
 
     def fused(self: Any, x: torch.Tensor) -> torch.Tensor:

@@ -22,10 +22,11 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        total = hidden.new_zeros((), dtype=torch.float32)
+        exact = kernels.exact(hidden.dtype)
+        total = hidden.new_zeros((), dtype=exact)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         hidden_grad = torch.empty_like(hidden) if needs_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        weight_grad = torch.zeros_like(weight, dtype=exact) if needs_weight else None
         space = hidden.new_empty(min(CHUNK_TOKENS, hidden.shape[0]), weight.shape[0])
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
@@ -51,7 +52,7 @@ def _loss_and_grad(logits: torch.Tensor, targets: torch.Tensor, *, wanted: bool)
     """Summed cross-entropy, and the gradient of the logits in their own format; nothing of use there unless `wanted`."""
     if kernels.usable(logits):
         return kernels.cross_entropy_(logits, targets, to_grad=wanted).sum(), logits
-    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    exact = logits.to(kernels.exact(logits.dtype))
     loss = F.cross_entropy(exact, targets, reduction="sum")
     if not wanted:
         return loss, logits

@@ -1,7 +1,9 @@
-"""Which number format to compute in, and how many threads with."""
+"""Which number format to compute in, how many threads with, and how memory is kept."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from functools import cache
 from pathlib import Path
@@ -41,6 +43,19 @@ def pick_dtype(device: torch.device, bf16: bool | None, fp16: bool) -> torch.dty
     if bf16 is None:
         bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_multiplies_bf16()
     return torch.bfloat16 if bf16 else torch.float32
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Options of glibc's mallopt(3)."""
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors give back instead of returning it to the system at once: every step needs the same again,
+    and on CPUs a page that comes new takes longer than one that is written to. Where there is no glibc, nothing happens."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
+            mallopt(option, value)
 
 
 def set_threads(cpu_threads: int | None) -> int:

@@ -91,7 +91,7 @@ class SftParams(BaseModel):
     gradient_checkpointing: bool | None = Field(None, json_schema_extra=about("precision"))
     """Recompute activations in the backward pass to save memory; absent means only when memory needs it."""
     torch_compile: bool | None = Field(None, title="Compile the layers", json_schema_extra=about("precision"))
-    """Compile the layers, which takes about half a minute and makes every step faster; absent means when the run is long."""
+    """Compile the layers, which takes about half a minute and makes every step faster; absent means for long runs on a GPU."""
     sharding: Sharding = Field("none", title="Sharding over devices", json_schema_extra=about("precision"))
     """Over several devices, share out gradients and optimizer (`shard_grad_op`, ZeRO-2) or the weights too (`full_shard`, ZeRO-3)."""
     sharding_offload: bool = Field(False, title="Offload to CPU memory", json_schema_extra=about("precision"))

@@ -20,6 +20,7 @@ from tunesmith.engine.fp8 import to_fp8
 from tunesmith.engine.fusing import fuse
 from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.engine.packing import IGNORE
+from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks.data import load_rows, split_rows
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
@@ -86,6 +87,7 @@ def fit(
     `load()` gives the model ready to train; it runs in a thread beside the tokenising. `save(model, folder)` writes the
     weights; everything else in the folder is written here.
     """
+    keep_freed_memory()
     params, ranks = within_context(run, params), Ranks()
     sharding.check(params.sharding, params.sharding_offload, ranks, device)
     with ThreadPoolExecutor(1) as pool:

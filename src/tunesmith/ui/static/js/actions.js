@@ -41,7 +41,7 @@ function after(data, answer) {
 
 /** @param {HTMLElement} asker @param {unknown} body @param {(error: any) => void} failed */
 async function run(asker, body, failed) {
-  const data = asker.dataset;
+  const data = { ...asker.dataset }; // a refresh may make another button of it while somebody is asked
   if (asker.getAttribute("aria-busy") === "true") return;
   if (data.confirm && !await sure(data.confirm, { action: data.word ?? asker.textContent?.trim() ?? "Yes", more: data.more, typed: data.typed })) return;
   asker.setAttribute("aria-busy", "true");
