@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.accounts.ground import another, dataset, first, with_token
-from tests.conftest import ServerProcess
+from tests.conftest import ServerProcess, migrated_file
 from tunesmith.core.acting import LOCAL, Act, acting
 from tunesmith.features.audit.service import AuditLog
 from tunesmith.storage.database import Database
@@ -103,7 +103,8 @@ def log(tmp_path: Path, database_url: str | None) -> AuditLog:
         if database_url is None
         else database_url.replace("postgresql:", "postgresql+psycopg:")
     )
-    database.migrate()
+    if database_url is None:
+        (tmp_path / "a.db").write_bytes(migrated_file())
     return log_of(database, tmp_path)
 
 
@@ -138,8 +139,8 @@ def test_ten_thousand_at_once_are_one_chain(log: AuditLog) -> None:
     ],
 )
 def test_a_changed_or_missing_line_is_found(tmp_path: Path, change: str, told: int | None) -> None:
+    (tmp_path / "a.db").write_bytes(migrated_file())
     database = Database(f"sqlite:///{tmp_path}/a.db")
-    database.migrate()
     log = log_of(database, tmp_path)
     for number in range(20):
         write(log, number)
@@ -157,8 +158,8 @@ def test_a_changed_or_missing_line_is_found(tmp_path: Path, change: str, told: i
 
 
 def test_one_byte_in_the_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.db").write_bytes(migrated_file())
     database = Database(f"sqlite:///{tmp_path}/a.db")
-    database.migrate()
     log = log_of(database, tmp_path)
     for number in range(20):
         write(log, number)
@@ -178,8 +179,8 @@ def test_one_byte_in_the_file_is_found(tmp_path: Path) -> None:
 
 def test_another_key_cannot_write_a_line_that_fits(tmp_path: Path) -> None:
     """Who can write the database but not read the server's secret cannot go on with the chain."""
+    (tmp_path / "a.db").write_bytes(migrated_file())
     database = Database(f"sqlite:///{tmp_path}/a.db")
-    database.migrate()
     log = log_of(database, tmp_path)
     write(log, 1)
     forger = AuditLog(database, tmp_path, b"x" * 32)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import lay_database
 from tunesmith.settings import Settings
 
 
@@ -14,4 +15,5 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     found = Settings(home=tmp_path / "home", hub_offline=True)
     found.make_dirs()
+    lay_database(found.home)
     return found

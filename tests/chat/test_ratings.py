@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.conftest import lay_database
 from tunesmith.app import create_app
 from tunesmith.features.chat import repository
 from tunesmith.settings import Settings
@@ -22,6 +23,8 @@ ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": 
 @pytest.fixture
 def client(tmp_path: Path, database_url: str | None) -> Iterator[TestClient]:
     settings = Settings(home=tmp_path / "home", database_url=database_url, hub_offline=True, cpu_slots=0)
+    if database_url is None:
+        lay_database(settings.home)
     with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
         yield client
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.conftest import lay_database
 from tunesmith.app import create_app
 from tunesmith.http.limits import MAX_BODY_BYTES
 from tunesmith.settings import Settings
@@ -17,6 +18,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
+    lay_database(tmp_path / "h")
     with TestClient(create_app(Settings(home=tmp_path / "h")), base_url="http://localhost/api/v1") as found:
         yield found
 

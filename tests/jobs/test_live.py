@@ -15,6 +15,7 @@ import httpx
 import pytest
 import websockets
 
+from tests.conftest import lay_database
 from tests.jobs.conftest import custom
 from tests.jobs.serving_app import serve
 from tunesmith.app import create_app
@@ -32,6 +33,8 @@ EVENTS = 300
 
 @pytest.fixture
 def settings(home: Path, database_url: str | None) -> Settings:
+    if database_url is None:
+        lay_database(home)
     return Settings(home=home, database_url=database_url, custom_scripts=True, hub_offline=True, cpu_slots=0)
 
 

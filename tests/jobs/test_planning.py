@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import lay_database
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_spec import JobSpec, ModelRef, ResourceRequest
 from tunesmith.features.jobs.planning import find_pace
@@ -25,8 +26,8 @@ TOKENS_PER_S = 500.0
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
-    database.migrate()
+    lay_database(tmp_path)
+    database = Database(f"sqlite:///{tmp_path / 'tunesmith.db'}")
     with database.unit_of_work() as session:
         yield session
     database.close()

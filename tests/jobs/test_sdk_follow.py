@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import lay_database
 from tests.jobs.conftest import custom
 from tests.jobs.serving_app import serve
 from tests.jobs.test_live import write_events
@@ -20,6 +21,7 @@ from tunesmith.settings import Settings
 @pytest.fixture
 def job(home: Path) -> Iterator[tuple[object, int]]:
     """A job that was paused, failed, was resumed, and completed."""
+    lay_database(home)
     app = create_app(Settings(home=home, hub_offline=True, custom_scripts=True, cpu_slots=0))
     with serve(app) as host:
         client = Client(f"http://{host}")

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.conftest import lay_database
 from tests.jobs.conftest import custom
 from tests.jobs.serving_app import serve
 from tunesmith.app import create_app
@@ -26,6 +27,7 @@ ROWS = [{"question": f"the question {n} of user", "answer": f"the answer {n} and
 def client(home: Path, tiny_model: Path) -> Any:
     settings = Settings(home=home, hub_offline=True, custom_scripts=True)
     settings.make_dirs()
+    lay_database(home)
     shutil.copytree(tiny_model, settings.models_dir / "tiny-llama")
     with serve(create_app(settings)) as host, httpx.Client(base_url=f"http://{host}/api/v1", timeout=60) as found:
         yield found

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.conftest import lay_database
 from tunesmith.app import create_app
 from tunesmith.features.monitoring.service import doctor, without_password
 from tunesmith.settings import Settings
@@ -16,6 +17,8 @@ from tunesmith.settings import Settings
 
 @pytest.fixture
 def client(tmp_path: Path, database_url: str | None) -> TestClient:
+    if database_url is None:
+        lay_database(tmp_path / "home")
     return TestClient(
         create_app(Settings(home=tmp_path / "home", database_url=database_url)), base_url="http://localhost/api/v1"
     )
@@ -47,6 +50,7 @@ def test_settings_are_shown_without_secrets(tmp_path: Path) -> None:
     assert without_password("postgresql://me@db/x") == "postgresql://me@db/x"
     assert without_password("postgresql://me:s3cret@[bad/x") == "***"
     assert "s3cret" not in without_password("postgresql://:s3cret@db/x")
+    lay_database(tmp_path / "h")
     with TestClient(create_app(Settings(home=tmp_path / "h")), base_url="http://localhost/api/v1") as client:
         shown = client.get("/system/settings").json()
     assert set(shown) == set(Settings.model_fields) and shown["database_url"] is None
@@ -71,6 +75,7 @@ def test_the_server_never_loads_a_training_library(tmp_path: Path) -> None:
     code = """
 import sys
 from fastapi.testclient import TestClient
+from tests.conftest import lay_database
 from tunesmith.app import create_app
 from tunesmith.settings import Settings
 with TestClient(create_app(Settings(home=sys.argv[1])), base_url="http://localhost/api/v1") as client:

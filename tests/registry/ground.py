@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tests.catalog.ground import make_base
+from tests.conftest import lay_database
 from tunesmith.features.registry import service
 from tunesmith.features.registry.service import NewVersion
 from tunesmith.features.registry.tables import VersionRow
@@ -23,6 +24,8 @@ class Ground:
     def __init__(self, home: Path, url: str | None = None) -> None:
         self.settings = Settings(home=home, database_url=url, hub_offline=True, min_free_bytes=0)
         self.settings.make_dirs()
+        if url is None:
+            lay_database(home)
         self.database = Database(self.settings.sqlalchemy_url)
         self.database.migrate()
 

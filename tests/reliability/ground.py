@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from tests import forked
+from tests.conftest import lay_database
 from tests.reliability.payload import expected
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_dir import JobDir
@@ -40,6 +41,8 @@ class Ground:
         defaults = {"lease_s": 4.0, "tick_s": 0.2, "min_free_bytes": 0, "cpu_slots": 4}
         self.settings = Settings(home=home, database_url=url, **{**defaults, **settings})
         self.settings.make_dirs()
+        if url is None:
+            lay_database(home)
         self.database = Database(self.settings.sqlalchemy_url)
         self.database.migrate()
         self.worker = worker

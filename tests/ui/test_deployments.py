@@ -92,6 +92,7 @@ def test_a_model_is_deployed_tried_replaced_and_taken_away(place: Place, page: A
     page.get_by_label("Requests at the same time").fill("2")
     page.get_by_text("Sampling, where a request").click()
     page.get_by_label("Max tokens").fill("12")
+    page.get_by_label("Temperature").fill("0")  # by chance it would say nothing at times
     page.get_by_role("button", name="Deploy", exact=True).click()
     page.wait_for_url("**/deployments/1")
     now = page.locator("#now")
@@ -146,6 +147,7 @@ def test_requests_are_looked_at_rated_and_made_a_dataset(place: Place, page: Any
     time.sleep(1.5)  # the gateway looks at settings once a second
     for text in ("Where is it?", EVIL):
         place.ask("bot", text)
+    place.server.wait_for("/deployments/1/requests", lambda told: len(told["items"]) >= 3)  # written soon after
     page.reload()
     request = page.locator("#requests article", has_text="Where is it?")
     request.get_by_role("button", name="Good answer").click()
