@@ -14,9 +14,9 @@ demo: .venv/.runtime .venv/.vendor
 up: .venv/.runtime .venv/.vendor
 	$(BIN)/tunesmith up
 
-# Tests of real processes wait for them; on a machine that is busy with other things one may come too late, so it is tried once more.
+# Tests of real processes wait for them; on a machine that is busy with other things one may come too late, so it is tried twice more.
 test: .venv/.dev .venv/.vendor
-	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder --reruns 1
+	$(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder --reruns 2
 
 check: .venv/.dev .venv/.vendor
 	$(BIN)/ruff check src tests bench examples
