@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,8 @@ from tests.recipes.ground import Ground, events, losses, train
 from tunesmith.core.events import StepEvent
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import Control
-from tunesmith.engine import compiling
+from tunesmith.engine import attention, compiling, kernels
+from tunesmith.engine.packing import pack
 from tunesmith.worker.run import Run
 
 PARAMS: dict[str, Any] = {"max_steps": 6, "batch_size": 4, "eval_steps": 3, "lora_r": 4, "learning_rate": 1e-2}
@@ -67,7 +69,38 @@ def test_without_a_compiler_it_runs_as_it_is_and_says_so(ground: Ground, monkeyp
     assert "no C++ compiler" in notice.message
 
 
+def test_without_a_compiler_training_says_that_it_is_slower(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_kernels, without = ground.run(**PARAMS), ground.run(**PARAMS)
+    assert train(with_kernels) == "completed"
+    monkeypatch.setattr(kernels, "_library", lambda: None)
+    monkeypatch.setattr(kernels, "_compiler", lambda: None)
+    assert train(without) == "completed"
+    (notice,) = [event for event in events(without, "notice") if event.code == "no_kernels"]
+    assert "no C++ compiler" in notice.message
+    assert losses(without) == pytest.approx(losses(with_kernels), rel=1e-2)  # the CPU may compute in bf16
+
+
 def test_only_long_runs_on_gpus_are_compiled_unasked() -> None:
     cuda = torch.device("cuda")
     assert not compiling.pays(cuda, 1e15) and compiling.pays(cuda, 1e18)
     assert not compiling.pays(torch.device("cpu"), 1e30) and not compiling.pays(torch.device("meta"), 1e30)
+
+
+@needs_compiler
+def test_attention_on_gpus_is_compiled_for_a_bound_and_not_for_each_longest_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No GPU here: torch's attention is replaced, what leads to it is ours."""
+
+    def stand_in(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *around: Any, **_: Any) -> torch.Tensor:
+        return q * around[-1]
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", stand_in)
+    torch._dynamo.reset()
+    compiled = torch.compile(attention._flash, dynamic=True, backend="eager")
+    for lengths in ((5, 9, 3), (7, 200, 8), (30, 11, 4), (6, 6, 6)):
+        batch = pack([(np.arange(n), np.arange(n)) for n in lengths])
+        q = torch.ones(1, 2, sum(lengths), 8)
+        assert float(compiled(q, q, q, batch, 0.5, None).max()) == 256
+        monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    torch._dynamo.reset()

@@ -124,9 +124,9 @@ def _flash(
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))  # (tokens, heads, size)
-    longest = max(batch.lengths)
+    bound = batch.length_bound  # the length of the longest row itself would compile anew for each
     out = varlen_attn(
-        q, k, v, batch.cu_seqlens, batch.cu_seqlens, longest, longest, scale=scale,
+        q, k, v, batch.cu_seqlens, batch.cu_seqlens, bound, bound, scale=scale,
         window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
     return out.unsqueeze(0)  # type: ignore[union-attr,no-any-return]

@@ -11,6 +11,8 @@ import torch
 
 IGNORE = -100
 """Label of a token that is not learnt from."""
+LEAST_BOUND = 256
+"""Tokens; see `PackedBatch.length_bound`."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class PackedBatch:
     """(supervised,): flat positions whose next token is learnt."""
     lengths: tuple[int, ...]
     """Tokens in each row."""
+    length_bound: int
+    """A power of two that no row is longer than: what is compiled for it serves most batches."""
     pad_index: torch.Tensor
     """(rows, longest): flat position of each place of the padded block; 0 where it is padding."""
     flat_index: torch.Tensor
@@ -65,6 +69,7 @@ def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PackedBatch:
         targets=torch.from_numpy(shifted[positions].astype(np.int64)),
         target_positions=torch.from_numpy(positions),
         lengths=tuple(int(n) for n in lengths),
+        length_bound=max(LEAST_BOUND, 1 << (longest - 1).bit_length()),
         pad_index=torch.from_numpy(pad_index),
         flat_index=torch.from_numpy(np.flatnonzero(real.ravel())),
         cu_seqlens=torch.from_numpy(np.append(starts, lengths.sum()).astype(np.int32)),

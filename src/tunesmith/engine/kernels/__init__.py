@@ -61,6 +61,13 @@ def usable(*tensors: torch.Tensor) -> bool:
     )
 
 
+def why_not() -> str:
+    """What stands in the way of the kernels; empty when nothing does."""
+    if _library() is not None:
+        return ""
+    return "there is no C++ compiler" if _compiler() is None else "they could not be built here"
+
+
 def exact(dtype: torch.dtype) -> torch.dtype:
     """What is computed in."""
     return torch.promote_types(dtype, torch.float32)
@@ -192,7 +199,7 @@ def _call(name: str, first: torch.Tensor, *arguments: torch.Tensor | float | Non
 @cache
 def _library() -> ctypes.CDLL | None:
     """The kernels, built first where they are not there yet; None where that cannot be."""
-    compiler = next(filter(None, map(shutil.which, ("g++", "c++"))), None)
+    compiler = _compiler()
     if compiler is None or not torch.backends.openmp.is_available() or platform.system() != "Linux":
         return None
     try:
@@ -204,6 +211,10 @@ def _library() -> ctypes.CDLL | None:
         _log.warning("the kernels for CPUs could not be built, torch computes in their place: %s", error)
         return None
     return library
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, ("g++", "c++"))), None)
 
 
 def _built(compiler: str) -> Path:

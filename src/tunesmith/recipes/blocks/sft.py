@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.recipe import Outcome, RunContext
-from tunesmith.engine import compiling, sharding
+from tunesmith.engine import compiling, kernels, sharding
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.fp8 import to_fp8
 from tunesmith.engine.fusing import fuse
@@ -100,6 +100,11 @@ def fit(
         run.notice(
             f"Rows are padded instead of laid end to end: {forward.why}. The result is the same, the training slower.",
             code="packing_fallback",
+        )
+    if device.type == "cpu" and (why_not := kernels.why_not()):
+        run.notice(
+            f"The kernels for CPUs are not used: {why_not}. The result is the same, the training slower.",
+            code="no_kernels",
         )
     loop = Loop(run, params, forward, rows, train, held_out, device, ranks)
     use_checkpointing(run, params, model, loop)
