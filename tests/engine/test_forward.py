@@ -108,3 +108,15 @@ def test_an_architecture_that_is_not_known_falls_back_and_says_why() -> None:
     finally:
         type(model)._supports_attention_backend = before
     assert not forward.packed and "cannot be exchanged" in forward.why
+
+
+def test_a_filled_batch_has_one_of_few_sizes_and_the_same_loss() -> None:
+    model = make_model("llama")
+    forward = Forward(model, packing=True)
+    sizes = set()
+    for lengths in ([5, 9, 2], [30, 7], [40, 40, 40, 40, 40]):
+        rows = random_rows(lengths, 3)
+        filled = pack(rows, fill=True)
+        sizes.add((len(filled.input_ids), len(filled.cu_seqlens), filled.length_bound))
+        torch.testing.assert_close(forward.loss_sum(filled), forward.loss_sum(pack(rows)))
+    assert sizes == {(1024, 9, 1024)}

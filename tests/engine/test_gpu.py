@@ -1,4 +1,4 @@
-"""What runs on NVIDIA GPUs only: flash attention over rows of different lengths in bf16, and products in fp8."""
+"""What runs on NVIDIA GPUs only: flash attention over rows of different lengths in bf16, products in fp8, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.engine.test_forward import learn, make_model, plain_loss, random_rows
-from tunesmith.engine import fp8
+from tunesmith.engine import compiling, fp8
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.engine.packing import pack
@@ -44,3 +44,17 @@ def test_adapters_learn_beside_frozen_layers(in_fp8: bool) -> None:
         assert fp8.to_fp8(model)
     losses = learn(model, pack(random_rows([60, 30, 90], 2)).to(torch.device("cuda")), steps=30)
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_layers_replayed_as_cuda_graphs_learn_the_same() -> None:
+    losses = []
+    for graphs in (False, True):
+        model = copy.deepcopy(make_model("llama")).to("cuda", torch.bfloat16)
+        model.set_attn_implementation("eager")
+        torch.manual_seed(0)
+        add_lora(model, linear_names(model), 8, 16, 0.0)
+        if graphs:
+            compiling.compile_layers(model, graphs=True)
+        batch = pack(random_rows([60, 30, 90], 2), fill=True).to(torch.device("cuda"))
+        losses.append(learn(model, batch, steps=10))
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)

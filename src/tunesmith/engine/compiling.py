@@ -15,6 +15,9 @@ PAYS_FROM_FLOP = 1e17
 """Work of a run from which compiling pays on a GPU: it costs about half a minute, and saves a tenth to a third of every step.
 On CPUs it does not: the kernels (`engine/kernels`) need a compiler too, take two seconds to build, and are faster."""
 
+MOST_GRAPHS = 64
+"""Sizes of batches that have a CUDA graph of their own."""
+
 
 def pays(device: torch.device, flop: float) -> bool:
     """Whether a run of `flop` floating-point operations should be compiled. Depends on counts alone, never on how fast
@@ -31,11 +34,17 @@ def why_not(device: torch.device) -> str:
     return ""
 
 
-def compile_layers(model: nn.Module) -> int:
-    """Compile each block of the decoder at its first use; returns how many there are."""
+def compile_layers(model: nn.Module, *, graphs: bool = False) -> int:
+    """Compile each block of the decoder at its first use; returns how many there are.
+
+    `graphs`: as CUDA graphs, one for each size of a filled batch (`packing.pack`), which replay a block's kernels instead of
+    starting them one by one.
+    """
     layers = blocks_of(model)
+    if graphs:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     for layer in layers:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=False, mode="reduce-overhead") if graphs else layer.compile(dynamic=True)
     return len(layers)
 
 

@@ -13,6 +13,8 @@ IGNORE = -100
 """Label of a token that is not learnt from."""
 LEAST_BOUND = 256
 """Tokens; see `PackedBatch.length_bound`."""
+FULL_TOKENS, FULL_ROWS = 1024, 8
+"""A filled batch holds a multiple of these."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class PackedBatch:
     flat_index: torch.Tensor
     """(tokens,): place of each flat position in the flattened padded block."""
     cu_seqlens: torch.Tensor
-    """(rows + 1,), int32: where each row begins, and the end of the last."""
+    """(rows + 1,), int32: where each row begins, and the end of the last; the end again for empty rows of a filled batch."""
 
     @property
     def num_rows(self) -> int:
@@ -53,8 +55,13 @@ class PackedBatch:
         return replace(self, **tensors)
 
 
-def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PackedBatch:
-    """`rows` holds `(input_ids (length,), labels (length,))` pairs; labels are `IGNORE` where nothing is learnt."""
+def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]], *, fill: bool = False) -> PackedBatch:
+    """`rows` holds `(input_ids (length,), labels (length,))` pairs; labels are `IGNORE` where nothing is learnt.
+
+    `fill`: one more row that nothing is learnt from, and empty ones, so that batches come in few sizes.
+    """
+    if fill and (missing := -sum(len(ids) for ids, _ in rows) % FULL_TOKENS):
+        rows = [*rows, (np.zeros(missing, np.int64), np.full(missing, IGNORE))]
     lengths = np.array([len(ids) for ids, _ in rows])
     longest, starts = int(lengths.max()), np.concatenate(([0], np.cumsum(lengths)[:-1]))
     places = np.arange(longest)
@@ -63,16 +70,19 @@ def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> PackedBatch:
     # The label of a position is the next token of the same row; the last token of a row predicts nothing.
     shifted = np.concatenate([np.append(labels[1:], IGNORE) for _, labels in rows])
     positions = np.flatnonzero(shifted != IGNORE)
+    borders = np.append(starts, lengths.sum())
+    if fill:
+        borders = np.append(borders, np.repeat(borders[-1], -len(lengths) % FULL_ROWS))
     return PackedBatch(
         input_ids=torch.from_numpy(np.concatenate([ids for ids, _ in rows]).astype(np.int64)),
         position_ids=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])),
         targets=torch.from_numpy(shifted[positions].astype(np.int64)),
         target_positions=torch.from_numpy(positions),
         lengths=tuple(int(n) for n in lengths),
-        length_bound=max(LEAST_BOUND, 1 << (longest - 1).bit_length()),
+        length_bound=max(FULL_TOKENS if fill else LEAST_BOUND, 1 << (longest - 1).bit_length()),
         pad_index=torch.from_numpy(pad_index),
         flat_index=torch.from_numpy(np.flatnonzero(real.ravel())),
-        cu_seqlens=torch.from_numpy(np.append(starts, lengths.sum()).astype(np.int32)),
+        cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
     )
 
 

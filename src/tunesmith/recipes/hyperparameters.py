@@ -92,6 +92,8 @@ class SftParams(BaseModel):
     """Recompute activations in the backward pass to save memory; absent means only when memory needs it."""
     torch_compile: bool | None = Field(None, title="Compile the layers", json_schema_extra=about("precision"))
     """Compile the layers, which takes about half a minute and makes every step faster; absent means for long runs on a GPU."""
+    cuda_graphs: bool = Field(False, title="CUDA graphs", json_schema_extra=about("precision"))
+    """For small models on one NVIDIA GPU: layers are compiled and their kernels replayed; batches are filled up to 1024 tokens."""
     sharding: Sharding = Field("none", title="Sharding over devices", json_schema_extra=about("precision"))
     """Over several devices, share out gradients and optimizer (`shard_grad_op`, ZeRO-2) or the weights too (`full_shard`, ZeRO-3)."""
     sharding_offload: bool = Field(False, title="Offload to CPU memory", json_schema_extra=about("precision"))
@@ -163,6 +165,14 @@ class SftParams(BaseModel):
             raise ValueError(
                 f"{self.optimizer} cannot be shared out over devices; with sharding: {self.sharding} use "
                 f"{' or '.join(SHARDED_OPTIMIZERS)}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _replayed(self) -> SftParams:
+        if self.cuda_graphs and (self.sharding != "none" or not self.packing or self.torch_compile is False):
+            raise ValueError(
+                "cuda_graphs needs packing and compiled layers, and no sharding; change these or leave it off."
             )
         return self
 

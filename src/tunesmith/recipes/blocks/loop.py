@@ -298,14 +298,18 @@ class Loop:
     def _accumulate(self, places: np.ndarray, supervised: int) -> torch.Tensor:
         """Leave gradients of the mean loss over `supervised` tokens; returns this rank's share of it."""
         total = torch.zeros((), dtype=torch.float32, device=self.device)
-        for batch, counts in self._batches(self.rows, self.train[places]):
+        for batch, counts in self._batches(self.rows, self.train[places], fill=self.params.cuda_graphs):
+            if self.params.cuda_graphs:
+                torch.compiler.cudagraph_mark_step_begin()
             with rows_of(batch):  # the backward pass too: recomputed layers must see the same rows
                 loss = self.forward.loss_sum(batch) * counts / max(1, supervised)
                 (loss * self.state.loss_scale).backward()
             total += loss.detach()
         return total
 
-    def _batches(self, rows: TokenRows, numbers: np.ndarray) -> Iterator[tuple[PackedBatch, int]]:
+    def _batches(
+        self, rows: TokenRows, numbers: np.ndarray, *, fill: bool = False
+    ) -> Iterator[tuple[PackedBatch, int]]:
         """This rank's part of the rows `numbers` in micro-batches, and whether each counts, 1 or 0.
 
         Rows of like length stand together: blocks of attention hold less padding. Sharded layers are computed by all ranks at
@@ -317,7 +321,7 @@ class Loop:
         for start in range(0, most, size):
             part = by_length[start : start + size]
             picked = part if len(part) else numbers[:1]
-            yield pack([rows.row(int(i)) for i in picked]).to(self.device), int(len(part) > 0)
+            yield pack([rows.row(int(i)) for i in picked], fill=fill).to(self.device), int(len(part) > 0)
 
     def _log(self, numbers: StepNumbers) -> None:
         (step, learning_rate, tokens_seen, rows_seen), (loss, norm) = numbers.place, numbers.read()

@@ -90,6 +90,7 @@ def fit(
     keep_freed_memory()
     params, ranks = within_context(run, params), Ranks()
     sharding.check(params.sharding, params.sharding_offload, ranks, device)
+    check_graphs(params, device)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
         rows, train, held_out = load_split(run, params, tokenizer)
@@ -128,6 +129,15 @@ def fit(
         asked = held_out if len(held_out[1]) else (rows, train)
         leave(run, params, model, tokenizer, produces, save, metrics, questions(*asked))
     return outcome
+
+
+def check_graphs(params: SftParams, device: torch.device) -> None:
+    """Raise `JobFailure` where `cuda_graphs` cannot be."""
+    if params.cuda_graphs and device.type != "cuda":
+        raise JobFailure(
+            FailureCode.UNSUPPORTED, "cuda_graphs needs an NVIDIA GPU.",
+            hint="Leave it off; on CPUs nothing is gained by it.",
+        )  # fmt: skip
 
 
 def within_context(run: RunContext, params: SftParams) -> SftParams:
@@ -187,7 +197,7 @@ def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop
 
 def use_compiling(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
     """Compile the layers when asked to, or when the run is long. What cannot be compiled runs as it is, and says so."""
-    wanted = params.torch_compile
+    wanted = True if params.cuda_graphs else params.torch_compile
     if wanted is None:
         tokens = loop.total_steps * loop.rows_per_step * float(loop.lengths.mean())
         wanted = compiling.pays(loop.device, tokens * loop.speed.flop_per_token)
@@ -196,7 +206,7 @@ def use_compiling(run: RunContext, params: SftParams, model: Any, loop: Loop) ->
     why_not = compiling.why_not(loop.device)
     if not why_not:
         run.phase("compiling")
-        compiling.compile_layers(model)
+        compiling.compile_layers(model, graphs=params.cuda_graphs)
         why_not = loop.try_out()
     if why_not:
         compiling.undo(model)
