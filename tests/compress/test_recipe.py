@@ -66,7 +66,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> ModelRe
 
 
 def test_a_tuned_model_in_every_kind_of_format(tmp_path: Path, tuned: ModelRef) -> None:
-    most = {"merged": 1e-4, "f16": 0.01, "q8_0": 0.02, "torchao_int8": 0.05, "bnb_int8": 0.05, "bnb_int4": 0.3}
+    most = {"merged": 1e-3, "f16": 0.01, "q8_0": 0.02, "torchao_int8": 0.05, "bnb_int8": 0.05, "bnb_int4": 0.3}
     if importlib.util.find_spec("torchao") is None:  # an extra
         del most["torchao_int8"]
     formats = list(most)

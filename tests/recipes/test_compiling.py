@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,14 @@ from tunesmith.engine import attention, compiling, kernels
 from tunesmith.engine.packing import pack
 from tunesmith.worker.run import Run
 
-PARAMS: dict[str, Any] = {"max_steps": 6, "batch_size": 4, "eval_steps": 3, "lora_r": 4, "learning_rate": 1e-2}
+PARAMS: dict[str, Any] = {
+    "max_steps": 6,
+    "batch_size": 4,
+    "eval_steps": 3,
+    "lora_r": 4,
+    "learning_rate": 1e-2,
+    "bf16": False,
+}
 needs_compiler = pytest.mark.skipif(bool(compiling.why_not(torch.device("cpu"))), reason="needs a C++ compiler")
 
 
@@ -29,25 +38,25 @@ def pause_at(run: Run, step: int) -> None:
     run.observe(look)
 
 
-def refuse_recompiling(run: Run, patch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def recompiling_refused_after_a_step(run: Run) -> Iterator[None]:
     """From the second step on, rows of other lengths must go through the graph that is there."""
+    with ExitStack() as stack:
 
-    def look(event: Any) -> None:
-        if isinstance(event, StepEvent):
-            patch.setattr(torch._dynamo.config, "error_on_recompile", True)
+        def look(event: Any) -> None:
+            if isinstance(event, StepEvent):
+                stack.enter_context(torch._dynamo.config.patch(error_on_recompile=True))
 
-    run.observe(look)
+        run.observe(look)
+        yield
 
 
 @needs_compiler
 @pytest.mark.timeout(600)
-def test_compiled_layers_learn_the_same_and_go_on_to_the_last_digit(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_layers_learn_the_same_and_go_on_to_the_last_digit(ground: Ground) -> None:
     eager, compiled, paused = (ground.run(**PARAMS, torch_compile=wanted) for wanted in (False, True, True))
     assert train(eager) == "completed"
-    with monkeypatch.context() as patch:
-        refuse_recompiling(compiled, patch)
+    with recompiling_refused_after_a_step(compiled):
         assert train(compiled) == "completed"
     assert losses(compiled) == pytest.approx(losses(eager), rel=1e-4)
     assert [e.phase for e in events(compiled, "phase")].count("compiling") == 1
@@ -77,7 +86,7 @@ def test_without_a_compiler_training_says_that_it_is_slower(ground: Ground, monk
     assert train(without) == "completed"
     (notice,) = [event for event in events(without, "notice") if event.code == "no_kernels"]
     assert "no C++ compiler" in notice.message
-    assert losses(without) == pytest.approx(losses(with_kernels), rel=1e-2)  # the CPU may compute in bf16
+    assert losses(without) == pytest.approx(losses(with_kernels), rel=1e-4)
 
 
 def test_only_long_runs_on_gpus_are_compiled_unasked() -> None:
@@ -98,9 +107,9 @@ def test_attention_on_gpus_is_compiled_for_a_bound_and_not_for_each_longest_row(
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", stand_in)
     torch._dynamo.reset()
     compiled = torch.compile(attention._flash, dynamic=True, backend="eager")
-    for lengths in ((5, 9, 3), (7, 200, 8), (30, 11, 4), (6, 6, 6)):
+    for number, lengths in enumerate(((5, 9, 3), (7, 200, 8), (30, 11, 4), (6, 6, 6))):
         batch = pack([(np.arange(n), np.arange(n)) for n in lengths])
         q = torch.ones(1, 2, sum(lengths), 8)
-        assert float(compiled(q, q, q, batch, 0.5, None).max()) == 256
-        monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            assert float(compiled(q, q, q, batch, 0.5, None).max()) == 256
     torch._dynamo.reset()

@@ -21,6 +21,14 @@ REAL = Path.home() / ".cache" / "tunesmith-tests" / "HuggingFaceTB--SmolLM2-135M
 WORDS = ["the", "question", "and", "the", "answer", "of", "user", "and", "assistant"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_fp32() -> Iterator[None]:
+    """In bf16, which some CPUs compute in, a sum comes out otherwise in a batch of another size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tunesmith.serving.generation.pick_dtype", lambda *_, **__: torch.float32)
+        yield
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(str(make_tiny_model(tmp_path_factory.mktemp("serve") / "m")), parallel=16)

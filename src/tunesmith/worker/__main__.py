@@ -71,7 +71,6 @@ def prepare_environment(spec: JobSpec) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(spec.cache_dir) / "compiled"))
-    os.environ.setdefault("TUNESMITH_KERNELS", str(Path(spec.cache_dir) / "compiled"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if spec.resources.cpu_threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(spec.resources.cpu_threads))

@@ -10,3 +10,6 @@ from transformers.models.llama import modeling_llama  # noqa: F401
 import tunesmith.recipes.blocks.sft
 import tunesmith.recipes.lora.train
 import tunesmith.recipes.standard.train  # noqa: F401
+from tunesmith.engine import kernels
+
+kernels.why_not()  # builds them where they are not there yet, so that no job waits for it

@@ -1,6 +1,7 @@
 """What torch takes many passes for, in C++ for CPUs: norms, activations, softmaxes (`rows.cpp`) and attention (`attention.cpp`).
 
-Built on the machine that runs them, which takes two or three seconds, once; the library is kept under `TUNESMITH_KERNELS`. Without a C++
+Built on the machine that runs them, which takes two or three seconds, once; the library is kept under `TUNESMITH_KERNELS`,
+`~/.cache/tunesmith/kernels` unless that says otherwise. Without a C++
 compiler `usable` is False and torch computes everything, equally right and slower. Inside is fp32, fp64 for fp64.
 """
 
@@ -207,7 +208,7 @@ def _library() -> ctypes.CDLL | None:
         for name, signature in _SIGNATURES.items():
             function = getattr(library, f"tunesmith_{name}")
             function.argtypes, function.restype = signature, c_int if name.endswith("ready") else None
-    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
         _log.warning("the kernels for CPUs could not be built, torch computes in their place: %s", error)
         return None
     return library

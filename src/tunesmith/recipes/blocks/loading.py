@@ -69,6 +69,14 @@ def loading_device(device: torch.device, sharding: str) -> torch.device:
     return device if sharding == "none" else torch.device("cpu")
 
 
+def keep_four_bits(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for some CPUs at their first use: training reads them as they came, and
+    rows that are no multiple of 64 long cannot be repacked."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def load_causal_lm(
     model: ModelRef, *, dtype: torch.dtype, device: torch.device, offline: bool, quantization: Any = None
 ) -> Any:
@@ -87,6 +95,7 @@ def load_causal_lm(
         use_safetensors=True,
         local_files_only=offline,
     )
+    keep_four_bits(loaded)
     if model.adapter_path:
         from peft import PeftModel
 

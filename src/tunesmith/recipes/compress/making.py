@@ -12,6 +12,7 @@ import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.recipes.blocks.loading import keep_four_bits
 from tunesmith.recipes.blocks.merging import MODEL_TEXTS, TOKENIZER, write_merged
 from tunesmith.recipes.blocks.to_gguf import write_gguf, write_lora_gguf
 from tunesmith.recipes.compress.spec import UNWEIGHED
@@ -117,6 +118,7 @@ def load_quantised(folder: Path, device: torch.device) -> Any:
         use_safetensors=True,
         local_files_only=True,
     )
+    keep_four_bits(loaded)
     return loaded.eval()
 
 

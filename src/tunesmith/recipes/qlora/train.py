@@ -30,9 +30,6 @@ def train(params: QloraParams, run: RunContext) -> str:
 
     def load() -> Any:
         model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline, quantization=nf4)
-        for module in model.modules():  # it would repack weights in evaluation that training then reads
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
         add_adapter(model, params)
         return model
 
