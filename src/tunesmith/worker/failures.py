@@ -32,8 +32,8 @@ UNSUPPORTED_WORDS = ("does not recognize this architecture", "unrecognized confi
                      "requires you to execute the configuration file")  # fmt: skip
 KERNEL_WORDS = (
     "no kernel",
-    "not implemented",
-    "not currently implemented",
+    "implemented for '",
+    "implemented for the",
     "could not run 'aten::",
     "could not run 'torch",
 )

@@ -160,10 +160,8 @@ def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, borders: torch.Tensor, scale: float, window: int
 ) -> torch.Tensor:
     """See `engine.causal.causal_rows`; `borders` is int32."""
-    library, out = _library(), torch.empty_like(q)
-    assert library is not None  # `attends` was asked
-    pointers = [x.data_ptr() for x in (q, k, v, out, borders)]
-    library.tunesmith_attention_forward(*pointers, len(borders) - 1, q.shape[1], *k.shape[1:], scale, window)
+    out = torch.empty_like(q)
+    _run("attention_forward", q, k, v, out, borders, len(borders) - 1, q.shape[1], *k.shape[1:], scale, window)
     return out
 
 
@@ -177,10 +175,9 @@ def attention_backward(
     window: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of q, k and v."""
-    library, grads = _library(), (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
-    assert library is not None  # `attends` was asked
-    pointers = [x.data_ptr() for x in (grad, q, k, v, *grads, borders)]
-    library.tunesmith_attention_backward(*pointers, len(borders) - 1, q.shape[1], *k.shape[1:], scale, window)
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    sizes = len(borders) - 1, q.shape[1], *k.shape[1:]
+    _run("attention_backward", grad, q, k, v, *grads, borders, *sizes, scale, window)
     return grads
 
 
@@ -191,10 +188,15 @@ def _attention_ready() -> bool:
 
 
 def _call(name: str, first: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
+    """A kernel of `rows.cpp`, for the format of its first tensor."""
+    _run(name, KINDS[first.dtype], first, *arguments)
+
+
+def _run(name: str, *arguments: torch.Tensor | float | None) -> None:
     library = _library()
     assert library is not None  # `usable` was asked
-    pointers = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
-    getattr(library, f"tunesmith_{name}")(KINDS[first.dtype], first.data_ptr(), *pointers)
+    given = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
+    getattr(library, f"tunesmith_{name}")(*given)
 
 
 @cache
