@@ -113,7 +113,7 @@ def test_training_with_no_server(files: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(("text", "place", "words"), [
     ("model: {name: a/b}\ntraining_data: {path: rows.jsonl}\nhyperparameters: {learning_rat: 1}\n", "hyperparameters.learning_rat", "did you mean learning_rate"),
-    ("model: {name: a/b}\ntraining_data: {path: rows.jsonl}\noptimization: {batch_size: 0}\n", "optimization.batch_size", "greater than"),
+    ("model: {name: a/b}\ntraining_data: {path: rows.jsonl}\noptimization: {batch_size: 0}\n", "optimization.batch_size", "at least"),
     ("modle: {name: a/b}\ntraining_data: {path: rows.jsonl}\n", "modle", "did you mean model"),
     ("model: {name: a/b}\ntraining_data: {path: none.jsonl}\n", "training_data.path", "no such file"),
     ("model: {name: a/b}\ntraining_data: {path: rows.jsonl}\nhyperparameters: {epochs: 1}\nevaluation: {epochs: 2}\n", "evaluation.epochs", "hyperparameters.epochs and evaluation.epochs"),

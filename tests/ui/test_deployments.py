@@ -88,7 +88,7 @@ def test_a_model_is_deployed_tried_replaced_and_taken_away(place: Place, page: A
     page.get_by_label("Processor threads").fill("1")
     page.get_by_role("button", name="Deploy", exact=True).click()
     problem = page.locator(".field", has=page.get_by_label("Requests at the same time")).locator("[data-problem]")
-    assert "greater than or equal to 1" in problem.inner_text()
+    assert "at least 1" in problem.inner_text()
     page.get_by_label("Requests at the same time").fill("2")
     page.get_by_text("Sampling, where a request").click()
     page.get_by_label("Max tokens").fill("12")

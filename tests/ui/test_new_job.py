@@ -216,7 +216,7 @@ def test_problems_stand_at_their_fields_and_lead_there(server: ServerProcess, pa
     page.fill("#set-validation_split", "much")
     page.locator("[data-setting=validation_split] [data-problem]").wait_for()
     rate = page.locator("[data-setting=learning_rate]:visible")
-    assert "less than or equal to 1" in rate.locator("[data-problem]").inner_text()
+    assert "at most 1" in rate.locator("[data-problem]").inner_text()
     assert rate.locator("[data-control]").get_attribute("aria-invalid") == "true"
     assert page.locator(".nj-steps [data-go=parameters]").get_attribute("data-trouble") is not None
     go(page, "model")

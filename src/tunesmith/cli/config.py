@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import Priority
+from tunesmith.core.validation import message_of
 from tunesmith.recipes.catalog import get_recipe
 
 SECTIONS = ("hyperparameters", "optimization", "evaluation")
@@ -129,7 +130,7 @@ def read_config(path: Path) -> TrainConfig:
     try:
         config = TrainConfig.model_validate(value)
     except ValidationError as error:
-        details = [_problem(".".join(map(str, p["loc"])), p["msg"], TrainConfig) for p in error.errors()]
+        details = [_problem(".".join(map(str, p["loc"])), p, TrainConfig) for p in error.errors()]
         raise InvalidInput(f"{len(details)} setting(s) in {path} cannot be used.", details=details) from None
     check_settings(config)
     if config.training_data and config.training_data.path is not None:
@@ -153,7 +154,7 @@ def check_settings(config: TrainConfig) -> None:
             loc = [str(part) for part in problem["loc"]]
             section = places[loc[0]][0] if loc and loc[0] in places else SECTIONS[0]
             full = ".".join([section, *loc])
-            details.append(_problem(full, problem["msg"], recipe.params))
+            details.append(_problem(full, problem, recipe.params))
         text = f"{len(details)} setting(s) cannot be used by method {recipe.name}."
         raise InvalidInput(text, details=details) from None
 
@@ -176,9 +177,10 @@ def _places(config: TrainConfig) -> dict[str, list[str]]:
     return places
 
 
-def _problem(loc: str, message: str, known: type[BaseModel]) -> dict[str, Any]:
+def _problem(loc: str, problem: Any, known: type[BaseModel]) -> dict[str, Any]:
     """A problem, with the name that was probably meant."""
-    if "Extra inputs" in message:
+    message = message_of(problem)
+    if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(loc.rpartition(".")[2], list(known.model_fields), n=1)
         message = f"there is no such setting{f'; did you mean {close[0]}?' if close else ''}"
     return {"loc": loc, "message": message}

@@ -17,6 +17,7 @@ from tunesmith.cli.output import Output, complain
 from tunesmith.cli.serve import up
 from tunesmith.cli.train import train
 from tunesmith.core.errors import InvalidInput, TunesmithError
+from tunesmith.core.validation import message_of
 from tunesmith.core.version import VERSION
 
 app = typer.Typer(
@@ -66,7 +67,7 @@ def root(
 def _bad_settings(error: ValidationError) -> InvalidInput:
     """Environment variables that cannot be used, by their names."""
     details = [
-        {"loc": "TUNESMITH_" + "_".join(map(str, p["loc"])).upper(), "message": p["msg"]} for p in error.errors()
+        {"loc": "TUNESMITH_" + "_".join(map(str, p["loc"])).upper(), "message": message_of(p)} for p in error.errors()
     ]
     return InvalidInput("Settings in the environment cannot be used.", hint="See docs/settings.md.", details=details)
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from starlette.exceptions import HTTPException
 
 from tunesmith.core.errors import Conflict, DiskFull, InvalidInput, NotFound, TunesmithError
+from tunesmith.core.validation import message_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,11 @@ def problems(error: ValidationError | RequestValidationError, *, prefix: str = "
     for problem in error.errors():
         loc = [str(part) for part in problem["loc"] if part != "body"]
         found.append(
-            {"loc": ".".join([*([prefix] if prefix else []), *loc]), "message": problem["msg"], "type": problem["type"]}
+            {
+                "loc": ".".join([*([prefix] if prefix else []), *loc]),
+                "message": message_of(problem),
+                "type": problem["type"],
+            }
         )
     return found
 

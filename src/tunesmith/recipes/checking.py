@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.recipe import Recipe
+from tunesmith.core.validation import message_of
 
 OTHER_NAMES = {
     "lr": "learning_rate",
@@ -54,12 +55,10 @@ def check_params(recipe: Recipe, given: dict[str, Any], *, prefix: str = "hyperp
 
 def _detail(params: type[BaseModel], problem: Any, prefix: str) -> dict[str, Any]:
     parts = [str(part) for part in problem["loc"]]
-    message = problem["msg"]
+    message = message_of(problem)
     if problem["type"] == "extra_forbidden":
         guess = did_you_mean(parts[-1], params) if len(parts) == 1 else None
         message = f"there is no such setting{f'; did you mean {guess}?' if guess else ''}"
-    elif problem["type"] == "value_error":
-        message = message.removeprefix("Value error, ")
     return {
         "loc": ".".join([prefix, *parts]) if prefix else ".".join(parts),
         "message": message,

@@ -62,5 +62,5 @@ class ErrorBody(BaseModel):
     hint: str = Field("", examples=["Each problem is named in details, with its place."])
     details: list[dict[str, Any]] = Field(
         default_factory=list,
-        examples=[[{"loc": "hyperparameters.learning_rate", "message": "Input should be greater than 0"}]],
+        examples=[[{"loc": "hyperparameters.learning_rate", "message": "must be more than 0"}]],
     )

@@ -21,6 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.core.errors import InvalidInput, TunesmithError
+from tunesmith.core.validation import message_of
 from tunesmith.serving.generation import Model, Piece, Sampling
 
 
@@ -173,7 +174,7 @@ def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        details = [{"loc": ".".join(map(str, p["loc"][1:])), "message": p["msg"]} for p in error.errors()]
+        details = [{"loc": ".".join(map(str, p["loc"][1:])), "message": message_of(p)} for p in error.errors()]
         where = "; ".join(f"{detail['loc']}: {detail['message']}" for detail in details[:5])
         return JSONResponse(InvalidInput(where, details=details).body(), status_code=400)
 

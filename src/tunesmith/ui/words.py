@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
 from tunesmith.core.clock import utc_now
 
@@ -45,12 +47,12 @@ def number(value: float | None) -> str:
 
 
 def signif(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits: `0.0002`, `1.234`, `2e-05`."""
+    """`digits` significant digits, with separators: `0.0002`, `1.234`, `19,340`; powers of ten only where it would be long."""
     if value is None:
         return NONE
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:.{digits}g}"
+    if not math.isfinite(value) or not 1e-8 <= abs(value) < 1e15:
+        return f"{value:.{digits}g}"
+    return f"{Decimal(f'{value:.{digits}g}'):,f}"
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -98,6 +100,14 @@ def sparkpath(values: Sequence[float | None], width: int = 120, height: int = 28
     return "M" + "L".join(f"{x * across:.1f},{2 + (high - y) * down:.1f}" for x, y in points)
 
 
+def place(detail: Mapping[str, Any]) -> str:
+    """`row 12, column answer: is empty` of one detail of an error, whatever it names: a field, a row, or nothing."""
+    row, column, loc = detail.get("row"), detail.get("column"), detail.get("loc")
+    named = [f"row {row:,}" if isinstance(row, int) else "", f"column {column}" if column else ""]
+    where = ", ".join(filter(None, named)) or str(loc or "")
+    return ": ".join(filter(None, (where, str(detail.get("message") or ""))))
+
+
 BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
 SYSTEMS = (
     ("Windows", "Windows"),
@@ -125,5 +135,6 @@ FILTERS = {
     "duration": duration,
     "ago": ago,
     "exact": exact,
+    "place": place,
     "sparkpath": sparkpath,
 }

@@ -13,6 +13,7 @@ from tunesmith.core.acting import current
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.validation import message_of
 from tunesmith.features.catalog.service import find_base, resolve_model
 from tunesmith.features.datasets.service import training_ref
 from tunesmith.features.deployments import drift, targets
@@ -193,7 +194,7 @@ def check_settings(target: str, given: dict[str, Any]) -> dict[str, Any]:
         return LocalSettings.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
         details = [
-            {"loc": ".".join(["settings", *map(str, problem["loc"])]), "message": problem["msg"]}
+            {"loc": ".".join(["settings", *map(str, problem["loc"])]), "message": message_of(problem)}
             for problem in error.errors()
         ]
         places = ", ".join(detail["loc"] for detail in details[:5])

@@ -23,8 +23,10 @@ SETTINGS = ("method", "model", "dataset_id", "dataset_version", "eval_dataset_id
 """Shown before the hyperparameters."""
 SCORES = ("loss", "eval_loss", "best_eval_loss", "elapsed_s", "step")
 HIGHER_IS_BETTER = ("accuracy", "f1", "bleu", "rouge", "exact_match", "tokens_per_s", "samples_per_s", "mfu")
-"""Ends of names of scores that are better when higher; losses, errors and times are better when lower."""
-NO_CONTEST = ("step", "elapsed_s", "tokens_seen")
+LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
+"""Ends of names of scores of which one is the best. Steps, times and counts are no contest."""
+SAME_AS = ("train_steps", "training_s")
+"""Metrics that say again what the columns `step` and `elapsed_s` say."""
 MAX_PROMPT_CHARS = 2000
 """Of a long prompt the end is shown."""
 CHECK_PROMPT = "Hello"
@@ -63,13 +65,18 @@ def _settings(rows: Sequence[JobRow]) -> list[ComparedValue]:
 
 
 def _scores(rows: Sequence[JobRow]) -> list[ComparedValue]:
-    table = [{name: getattr(row, name) for name in SCORES} | {**row.metrics} for row in rows]
+    table = [
+        {name: getattr(row, name) for name in SCORES}
+        | {name: value for name, value in row.metrics.items() if name not in SAME_AS}
+        for row in rows
+    ]
     found = []
     for name in dict.fromkeys(name for values in table for name in values):
         values = [each.get(name) for each in table]
         if all(value is None for value in values):
             continue
-        places = [] if name in NO_CONTEST else _best(values, lowest=not name.endswith(HIGHER_IS_BETTER))
+        is_contest = name.endswith(HIGHER_IS_BETTER + LOWER_IS_BETTER)
+        places = _best(values, lowest=name.endswith(LOWER_IS_BETTER)) if is_contest else []
         found.append(ComparedValue(name=name, values=values, differs=_differ(values), best=places))
     return found
 

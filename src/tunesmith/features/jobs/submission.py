@@ -15,6 +15,7 @@ from tunesmith.core.errors import InvalidInput, PermissionDenied, TunesmithError
 from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceRequest
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
+from tunesmith.core.validation import message_of
 from tunesmith.features.catalog import service as catalog
 from tunesmith.features.jobs import held_out, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -193,7 +194,7 @@ def cloned(row: JobRow, body: JobClone) -> JobCreate:
     except ValidationError as error:
         problems = Problems()
         for problem in error.errors():
-            problems.add(".".join(["changes", *map(str, problem["loc"])]), problem["msg"])
+            problems.add(".".join(["changes", *map(str, problem["loc"])]), message_of(problem))
         problems.raise_any()
         raise
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from tunesmith.features.monitoring.sampler import EVERY_S, KEEP_S, GpuSample, Sample
 from tunesmith.schemas.system import GpuHistory, ResourceHistory
 from tunesmith.settings import Settings
+
+
+def disk_total_bytes(folder: Path) -> int:
+    """What is used on the folder's disk and what is free for this process, together: quotas and reserved blocks are neither."""
+    disk = shutil.disk_usage(folder)
+    return disk.used + disk.free
 
 
 def columns(settings: Settings, samples: Sequence[Sample]) -> ResourceHistory:
@@ -21,7 +28,7 @@ def columns(settings: Settings, samples: Sequence[Sample]) -> ResourceHistory:
         keep_s=KEEP_S,
         cpu_cores=os.cpu_count() or 1,
         memory_total_bytes=psutil.virtual_memory().total,
-        disk_total_bytes=shutil.disk_usage(settings.home).total,
+        disk_total_bytes=disk_total_bytes(settings.home),
         times=list(rows[0]),
         **{name: list(row) for name, row in zip(Sample._fields[1:-1], rows[1:], strict=True)},
         gpus=_gpus(samples),

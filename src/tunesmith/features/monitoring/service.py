@@ -77,7 +77,7 @@ def resources(settings: Settings, last: Sample | None) -> MachineUse:
         memory_total_bytes=memory.total,
         disk_used_bytes=disk.used,
         disk_free_bytes=disk.free,
-        disk_total_bytes=disk.total,
+        disk_total_bytes=disk.used + disk.free,
         network_received_bytes=network.bytes_recv if network else 0,
         network_sent_bytes=network.bytes_sent if network else 0,
         gpus=read_gpus(),

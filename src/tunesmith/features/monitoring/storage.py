@@ -86,7 +86,7 @@ class Storage:
                 counted_at=self._counted_at,
                 counting=self._is_counting(),
                 disk_free_bytes=disk.free,
-                disk_total_bytes=disk.total,
+                disk_total_bytes=disk.used + disk.free,
             )
 
     def count(self) -> None:

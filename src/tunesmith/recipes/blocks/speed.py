@@ -61,10 +61,13 @@ class Speed:
         (first_s, tokens_a, rows_a), (last_s, tokens_b, rows_b) = self._marks[0], self._marks[-1]
         seconds = max(1e-9, last_s - first_s)
         tokens_per_s = (tokens_b - tokens_a) / seconds
+        share = tokens_per_s * self.flop_per_token / self.peak_flops if self.peak_flops else None
         return {
             "tokens_per_s": tokens_per_s,
             "samples_per_s": (rows_b - rows_a) / seconds,
-            "mfu": min(1.0, tokens_per_s * self.flop_per_token / self.peak_flops) if self.peak_flops else None,
+            "mfu": share
+            if share is not None and share <= 1
+            else None,  # more than the peak: the peak was measured too low
             "remaining_s": steps_left * seconds / (len(self._marks) - 1),
         }
 

@@ -84,18 +84,20 @@ def sample(found: Plan, question: Question, entry: dict[str, Any]) -> dict[str, 
         said = text.label_said(answer, found.labels)
         told |= {"label": expected.strip(), "said": said}
         stats["accuracy"] = [float(said == expected.strip())]
-    return told | {"right": _is_right(stats), "stats": stats}
+    return told | {"right": _is_right(wanted, stats), "stats": stats}
 
 
-def _is_right(stats: dict[str, list[float]]) -> bool:
-    """By the strictest thing that fits: the number, the label, all entities, else the very words."""
+def _is_right(wanted: Sequence[str], stats: dict[str, list[float]]) -> bool | None:
+    """By the strictest thing that fits: the number, the label, all entities, else the very words. Free text in other words is
+    neither right nor wrong: its similarity is a matter of degree."""
     for name in ("numeric_match", "accuracy"):
         if name in stats:
             return stats[name][0] == 1.0
     if "entities" in stats:
         right, said, there = stats["entities"]
         return right == said == there
-    return stats["exact_match"][0] == 1.0
+    is_exact = stats["exact_match"][0] == 1.0
+    return True if is_exact else None if "rouge" in wanted else False
 
 
 def all_scores(found: Plan, samples: Sequence[dict[str, Any]], seed: int) -> dict[str, dict[str, Any]]:

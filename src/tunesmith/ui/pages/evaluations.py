@@ -145,10 +145,10 @@ def show_one(
 
 def model_names(state: AppState, session: Session, first: str) -> list[tuple[str, str]]:
     """`(name, what it is called)` of models that can be measured."""
+    models = [m for m in catalog.list_models(state.settings) if getattr(m, "format", None) != "gguf"]
+    models.sort(key=lambda model: model.kind != "tuned")  # they bring rows of their own, which base models do not
     found = [
-        (model.name, f"{model.title} ({model.name})" if model.kind == "tuned" else model.name)
-        for model in catalog.list_models(state.settings)
-        if getattr(model, "format", None) != "gguf"
+        (model.name, f"{model.title} ({model.name})" if model.kind == "tuned" else model.name) for model in models
     ][:MAX_CHOICES]
     return found if not first or first in dict(found) else [(first, first), *found]
 

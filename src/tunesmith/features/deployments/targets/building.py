@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.core.errors import InvalidInput, NotFound, UnsupportedFormat
 from tunesmith.core.job_dir import fsync_dir
+from tunesmith.core.validation import message_of
 from tunesmith.features.deployments.targets.base import TargetWork
 from tunesmith.recipes.gguf import check_gguf
 
@@ -41,7 +42,7 @@ def checked(kind: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:
         return kind.model_validate(given).model_dump()
     except ValidationError as error:
         details = [
-            {"loc": ".".join(["settings", *map(str, problem["loc"])]), "message": problem["msg"].removeprefix("Value error, ")}
+            {"loc": ".".join(["settings", *map(str, problem["loc"])]), "message": message_of(problem)}
             for problem in error.errors()
         ]  # fmt: skip
     where = ", ".join(detail["loc"] for detail in details[:5])

@@ -4,6 +4,7 @@ import { startActions } from "./actions.js";
 import { call } from "./api.js";
 import { choose, chosen, isShortcut } from "./appearance.js";
 import { $, announce } from "./dom.js";
+import { startDrafts } from "./drafts.js";
 import { startLive } from "./live.js";
 import { showKept, toast } from "./toast.js";
 import { ago } from "./words.js";
@@ -99,16 +100,26 @@ function pressed(event) {
   }
 }
 
-/** A menu beside its button, inside the window. @param {Event} event */
-function placeMenu(event) {
+/** A menu that has been opened. @param {Event} event */
+function openedMenu(event) {
   const menu = /** @type {HTMLElement} */ (event.target);
   if (!menu.matches?.("[popover].menu") || /** @type {ToggleEvent} */ (event).newState !== "open") return;
+  placeMenu(menu);
+  /** @type {HTMLElement | null} */ (menu.querySelector("a, button"))?.focus();
+}
+
+/** Beside its button, inside the window. @param {HTMLElement} menu */
+function placeMenu(menu) {
   const button = document.querySelector(`[popovertarget="${CSS.escape(menu.id)}"]`)?.getBoundingClientRect();
   if (!button) return;
   const { offsetWidth: width, offsetHeight: height } = menu;
   menu.style.left = `${Math.max(8, Math.min(button.right - width, innerWidth - width - 8))}px`;
   menu.style.top = `${button.bottom + height + 12 > innerHeight && button.top > height + 12 ? button.top - height - 4 : button.bottom + 4}px`;
-  /** @type {HTMLElement | null} */ (menu.querySelector("a, button"))?.focus();
+}
+
+/** Fresh markup has no place for a menu that is open. */
+function placeOpenMenus() {
+  for (const menu of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[popover].menu:popover-open"))) placeMenu(menu);
 }
 
 /** Arrow keys within an open menu. @param {KeyboardEvent} event */
@@ -152,7 +163,8 @@ addEventListener("click", clicked);
 addEventListener("tunesmith:done", finished);
 addEventListener("keydown", pressed);
 addEventListener("keydown", walkMenu);
-document.addEventListener("toggle", placeMenu, true);
+document.addEventListener("toggle", openedMenu, true);
+document.addEventListener("htmx:after:swap", placeOpenMenus);
 const keys = $("shortcuts-on");
 keys.checked = chosen("keys") === "on";
 keys.addEventListener("change", () => choose("keys", keys.checked ? "on" : "off"));
@@ -162,5 +174,6 @@ document.body.addEventListener("tunesmith:job", maybeCount);
 document.body.addEventListener("tunesmith:back", () => void countRunning());
 void countRunning();
 startActions();
+startDrafts();
 startLive();
 showKept();

@@ -39,7 +39,10 @@ export function setText(element, text) {
 export const announce = text => setText($("news"), text);
 
 /** @param {any} error @returns {string[]} where and what, one a problem */
-export const detailsOf = error => (error.details ?? []).map((/** @type {any} */ d) => [d.loc, d.message].filter(Boolean).join(": ")).filter(Boolean);
+export const detailsOf = error => (error.details ?? []).map((/** @type {any} */ d) => {
+  const where = [Number.isInteger(d.row) && `row ${d.row.toLocaleString("en")}`, d.column && `column ${d.column}`].filter(Boolean).join(", ");
+  return [where || d.loc, d.message].filter(Boolean).join(": ");
+}).filter(Boolean);
 
 /** What went wrong, where, and what to do. @param {HTMLElement} place @param {any} error */
 export function showProblem(place, error) {

@@ -19,9 +19,9 @@ export const number = value => value == null ? NONE : value.toLocaleString("en",
 /** @param {number | null | undefined} value @param {number} [digits] significant ones */
 export function signif(value, digits = 4) {
   if (value == null) return NONE;
-  if (!Number.isFinite(value) || value === 0) return String(value);
   const size = Math.abs(value);
-  return size < 1e-4 || size >= 1e7 ? value.toExponential(Math.max(0, digits - 1)).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(digits)));
+  if (!Number.isFinite(value) || size >= 1e15 || size < 1e-8) return String(Number(value.toPrecision(digits)));
+  return value.toLocaleString("en", { maximumSignificantDigits: digits });
 }
 
 /** `42 %` of 0.42 @param {number | null | undefined} share @param {number} [digits] */

@@ -24,6 +24,18 @@ document.addEventListener("change", event => {
   else chosen.delete(box.value);
   show();
 });
-document.addEventListener("htmx:afterSettle", show);
+document.addEventListener("htmx:after:swap", show);
 $("bulk-clear")?.addEventListener("click", () => { chosen.clear(); show(); });
 if ($("new-evaluation")?.dataset.open !== undefined) $("new-evaluation").showModal();
+
+/** Rows of its own has only a model that was tuned here: for another one a dataset is chosen at once. */
+function suggestData() {
+  const model = $("field-model"), data = $("field-dataset_id");
+  if (!model || !data) return;
+  const ownRows = data.querySelector('option[value=""]'), isTuned = /^job:|@/.test(model.value);
+  ownRows.disabled = !isTuned;
+  if (!isTuned && !data.value) data.value = [...data.options].find(option => option.value)?.value ?? "";
+}
+
+document.addEventListener("change", event => { if (/** @type {HTMLElement} */ (event.target).id === "field-model") suggestData(); });
+suggestData();

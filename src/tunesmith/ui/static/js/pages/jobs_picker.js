@@ -4,7 +4,7 @@ import { call } from "../api.js";
 import { $, debounce, make, showProblem } from "../dom.js";
 import { toastError } from "../toast.js";
 
-const LISTED = 12;
+const LISTED = 12, LOOKED_AT = 100, NO_CURVES = ["evaluate", "compress"];
 
 /**
  * @param {(id: number) => boolean} isChosen
@@ -23,9 +23,9 @@ export function startPicker(isChosen, choose, fits = () => true) {
   };
   const find = async () => {
     try {
-      const found = (await call(`/jobs/?limit=${LISTED}&q=${encodeURIComponent(text.value.trim())}`)).items.filter((/** @type {any} */ job) => fits(job.id) && job.step);
+      const found = (await call(`/jobs/?limit=${LOOKED_AT}&q=${encodeURIComponent(text.value.trim())}`)).items.filter((/** @type {any} */ job) => fits(job.id) && job.step && !NO_CURVES.includes(job.method)).slice(0, LISTED);
       list.classList.remove("problem");
-      list.replaceChildren(...(found.length ? found.map(row) : [make("li", "No other job with a curve has this name.", { class: "muted" })]));
+      list.replaceChildren(...(found.length ? found.map(row) : [make("li", text.value.trim() ? "No job with curves has this name." : "No other job has curves yet. Train a second one to compare.", { class: "muted" })]));
     } catch (error) { showProblem(list, error); }
   };
   $("add-run").addEventListener("click", () => { dialog.showModal(); text.focus(); void find(); });
