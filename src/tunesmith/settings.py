@@ -15,6 +15,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.preferences import Preferences
 
+OTHER_VARIABLES = {
+    "TUNESMITH_URL": "Where programs and the command line find the server.",
+    "TUNESMITH_API_KEY": "Whose key they show it.",
+    "TUNESMITH_KERNELS": "Folder for the kernels that are built for this processor.",
+}
+"""Variables that are no settings of the server, and what each is for."""
 SAVED = "settings.json"
 """File in the home folder with the preferences that somebody has changed."""
 

@@ -49,7 +49,12 @@ def test_the_whole_way_by_commands(start_server: Callable[..., ServerProcess], f
     (dataset,) = json.loads(done.stdout)
     assert (dataset["status"], dataset["num_rows"]) == ("ready", 120)
     assert "what is 0" in run("datasets", "preview", "1", url=server.url).stdout
-    assert run("datasets", "validate", "1", url=server.url).returncode == 0
+    assert run("datasets", "validate", "rows", url=server.url).returncode == 0
+    mapped = json.loads(
+        run("datasets", "map", "rows", "question=answer", "answer=question", "--json", url=server.url).stdout
+    )
+    assert mapped["mapping"] == {"question": "answer", "answer": "question"}
+    run("datasets", "map", "1", "question=question", "answer=answer", url=server.url)
     made = run(
         "jobs",
         "create",

@@ -8,6 +8,7 @@ import typer
 
 from tunesmith.cli.jobs import finish, settings_from
 from tunesmith.cli.output import show
+from tunesmith.cli.references import dataset_number
 from tunesmith.core.errors import InvalidInput
 from tunesmith.sdk.client import Client
 
@@ -18,7 +19,8 @@ def compress(
     ],
     formats: Annotated[str, typer.Option(help="Separated by commas; docs/compression.md has all.")] = "q8_0,q4_k_m",
     dataset: Annotated[
-        int | None, typer.Option(min=1, help="Its rows are the text of the check, and of the calibration.")
+        int | None,
+        typer.Option(parser=dataset_number, help="Its rows are the text of the check, and of the calibration."),
     ] = None,
     merge: Annotated[bool, typer.Option(help="Merge an adapter into its base model.")] = True,
     settings: Annotated[

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli.output import Output, say, show, size, table, transfer, waiting
+from tunesmith.cli.references import DatasetId, DatasetIds
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.schemas.datasets import DatasetRead
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Upload, look at, check and repair files of examples.")
 
-Id = Annotated[int, typer.Argument(min=1, help="The dataset's number.")]
+Id = DatasetId
 
 
 @app.command()
@@ -118,6 +119,37 @@ def validate(dataset_id: Id) -> None:
     raise typer.Exit(0 if report.valid else 1)
 
 
+@app.command("map")
+def map_(
+    dataset_id: Id,
+    columns: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ROLE=COLUMN]...", help="Which column fills which role, such as answer=reply."),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Row shape, such as question_answer; the present one when left out.")
+    ] = None,
+) -> None:
+    """Say which columns are learned from; makes a new version. Without columns: what is chosen now."""
+    with Client() as client:
+        found = client.datasets.get(dataset_id)
+        if columns or shape:
+            mapping = dict(_role(text) for text in columns or ())
+            client.datasets.update(dataset_id, shape=shape or found.shape, **({"mapping": mapping} if mapping else {}))
+            found = client.datasets.wait(dataset_id)
+    rows = [("shape", found.shape or "not known"), *found.mapping.items()]
+    show({"shape": found.shape, "mapping": found.mapping}, table(("role", "column"), rows))
+
+
+def _role(text: str) -> tuple[str, str]:
+    role, equals, column = text.partition("=")
+    if not equals or not role or not column:
+        raise InvalidInput(
+            f"{text!r} is not ROLE=COLUMN.", hint="For example: tunesmith datasets map 3 question=ask answer=reply"
+        )
+    return role, column
+
+
 @app.command()
 def versions(dataset_id: Id) -> None:
     """Its versions, newest first, and what made each."""
@@ -161,7 +193,7 @@ def edit(
 
 @app.command()
 def tag(
-    dataset_ids: Annotated[list[int], typer.Argument(min=1, help="The datasets' numbers.")],
+    dataset_ids: DatasetIds,
     add: Annotated[list[str] | None, typer.Option("--add", help="A tag to add; may be repeated.")] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", help="A tag to take away; may be repeated.")] = None,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from tunesmith.cli.jobs import settings_from, watch_job
 from tunesmith.cli.output import FAILED, Output, say, show, table
+from tunesmith.cli.references import EvaluationId, dataset_number, evaluation_number, job_number
 from tunesmith.cli.watch import say_end
 from tunesmith.core.errors import InvalidInput
 from tunesmith.schemas.evaluations import DifferenceRead, EvaluationDetail, EvaluationRead, ScoreRead
@@ -15,17 +16,17 @@ from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Scores of models, and how they compare.")
 
-Id = Annotated[int, typer.Argument(min=1, help="The evaluation's number, which is its job's.")]
+Id = EvaluationId
 VOTES = {"a": "a", "b": "b", "t": "tie", "x": "both_bad"}
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Hub id, local name, job:<id>, or a version of the registry.")],
     dataset: Annotated[
-        int | None, typer.Option(min=1, help="The rows that its training held out, when left out.")
+        int | None, typer.Option(parser=dataset_number, help="The rows that its training held out, when left out.")
     ] = None,
     held_out_of: Annotated[
-        int | None, typer.Option(min=1, help="Take the rows that this training job held out.")
+        int | None, typer.Option(parser=job_number, help="Take the rows that this training job held out.")
     ] = None,
     metrics: Annotated[
         list[str] | None, typer.Option("--metrics", help="Chosen by the answers when left out; may be repeated.")
@@ -39,7 +40,7 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="Made up from model and data when left out.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Watch it until it ends, and show the scores.")] = False,
 ) -> None:
-    """Measure a model on rows that it has not learnt."""
+    """Measure a model on rows that it has not learned."""
     fields: dict[str, Any] = {
         "dataset_id": dataset, "held_out_of": held_out_of, "name": name, "metrics": _parts(metrics),
         "benchmarks": _parts(benchmarks), "settings": settings_from(settings or []),
@@ -64,7 +65,7 @@ def _parts(given: list[str] | None) -> list[str]:
 @app.command("list")
 def list_(
     model: Annotated[str | None, typer.Option(help="Of this model only.")] = None,
-    dataset: Annotated[int | None, typer.Option(min=1, help="On this dataset only.")] = None,
+    dataset: Annotated[int | None, typer.Option(parser=dataset_number, help="On this dataset only.")] = None,
 ) -> None:
     """Evaluations, newest first."""
     with Client() as client:
@@ -112,7 +113,12 @@ def _show(found: EvaluationDetail) -> None:
 
 
 @app.command()
-def compare(evaluations: Annotated[list[int], typer.Argument(min=1, help="Two or more; each with the first.")]) -> None:
+def compare(
+    evaluations: Annotated[
+        list[Any],
+        typer.Argument(parser=evaluation_number, metavar="EVALUATION...", help="Two or more; each with the first."),
+    ],
+) -> None:
     """Scores side by side, with a word on whether the differences mean anything."""
     with Client() as client:
         found = client.evaluations.compare(evaluations)
@@ -130,7 +136,9 @@ def arena(
         list[str] | None, typer.Argument(help="Two or more models; without them, the ratings so far.")
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to ask.")] = None,
-    dataset: Annotated[int | None, typer.Option(min=1, help="Ask the next question of this dataset.")] = None,
+    dataset: Annotated[
+        int | None, typer.Option(parser=dataset_number, help="Ask the next question of this dataset.")
+    ] = None,
 ) -> None:
     """A blind battle: read both answers, vote, then learn who was who."""
     with Client() as client:

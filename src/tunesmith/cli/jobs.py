@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli.output import FAILED, Output, duration, say, show, table, transfer
+from tunesmith.cli.references import JobId, JobIds, dataset_number, job_number
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput
 from tunesmith.recipes.catalog import get_recipe
@@ -16,7 +17,7 @@ from tunesmith.sdk.client import Client, Job
 
 app = typer.Typer(no_args_is_help=True, help="Make, watch and steer training jobs.")
 
-Id = Annotated[int, typer.Argument(min=1, help="The job's number.")]
+Id = JobId
 
 
 def settings_from(pairs: list[str]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _file_text(path: Path) -> str:
 @app.command()
 def create(
     model: Annotated[str | None, typer.Option(help="Hub id, local name, or job:<id>.")] = None,
-    dataset: Annotated[int | None, typer.Option(min=1, help="The dataset's number.")] = None,
+    dataset: Annotated[int | None, typer.Option(parser=dataset_number, help="The dataset's number or name.")] = None,
     method: Annotated[str, typer.Option(help="lora, qlora, standard, unsloth or custom.")] = "lora",
     name: Annotated[str | None, typer.Option(help="Made up from model and data when left out.")] = None,
     settings: Annotated[
@@ -64,12 +65,14 @@ def create(
     ] = None,
     auto: Annotated[bool, typer.Option(help="Choose what is left out, or take the method's defaults.")] = True,
     version: Annotated[str | None, typer.Option("--dataset-version", help="Digest; the newest when left out.")] = None,
-    held_out: Annotated[int | None, typer.Option("--eval-dataset", min=1, help="Held out instead of a share.")] = None,
+    held_out: Annotated[
+        int | None, typer.Option("--eval-dataset", parser=dataset_number, help="Held out instead of a share.")
+    ] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="May be repeated.")] = None,
     priority: Annotated[str, typer.Option(help="low, normal or high.")] = "normal",
     start: Annotated[str, typer.Option(help="now, manual or off_peak.")] = "now",
     not_before: Annotated[str | None, typer.Option(help="Earliest start: 2026-01-31T22:00:00+01:00.")] = None,
-    after: Annotated[int | None, typer.Option(min=1, help="Start when this job has ended.")] = None,
+    after: Annotated[int | None, typer.Option(parser=job_number, help="Start when this job has ended.")] = None,
     only_after_success: Annotated[
         bool, typer.Option("--only-after-success", help="And only if it did not fail.")
     ] = False,
@@ -110,7 +113,7 @@ def finish(job: Job) -> None:
 
 def watch_job(job: Job) -> dict[str, Any]:
     """Watch to the end; returns the last status event."""
-    return watch((item.event for item in job.follow()), job.info.name)
+    return watch((item.event for item in job.follow()), job.info.name, waiting_for=lambda: job.status().waiting_for)
 
 
 @app.command("watch")
@@ -224,7 +227,7 @@ def logs(
 
 @app.command()
 def compare(
-    ids: Annotated[list[int], typer.Argument(min=1, help="Two to eight jobs.")],
+    ids: JobIds,
     everything: Annotated[bool, typer.Option("--all", help="Settings that are the same, too.")] = False,
 ) -> None:
     """What differs between jobs, and how each came out."""
@@ -249,7 +252,7 @@ def queue() -> None:
 def move(
     job_id: Id,
     to: Annotated[str | None, typer.Option(help="first or last.")] = None,
-    before: Annotated[int | None, typer.Option(min=1, help="The job to put it before.")] = None,
+    before: Annotated[int | None, typer.Option(parser=job_number, help="The job to put it before.")] = None,
 ) -> None:
     """Move a waiting job in the queue."""
     if (to is None) == (before is None):

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tunesmith.cli.output import Output, duration, err, say
+from tunesmith.core.errors import TunesmithError
+
+ASK_EVERY_S = 2.0
 
 
-def watch(events: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
-    """Show events as they come; returns the last status event, or an empty dict. With `--json`, one event a line."""
+def watch(
+    events: Iterable[dict[str, Any]], title: str, *, waiting_for: Callable[[], str] | None = None
+) -> dict[str, Any]:
+    """Show events as they come; returns the last status event, or an empty dict. With `--json`, one event a line.
+
+    While the job waits in the queue, `waiting_for` is asked why every few seconds, and what it says is shown.
+    """
     last: dict[str, Any] = {}
     if Output.as_json:
         for event in events:
@@ -29,10 +39,26 @@ def watch(events: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
     )
     with Progress(*columns, console=err) as bar:
         task = bar.add_task(title, total=None, numbers="waiting")
-        for event in events:
-            last = event if event["type"] == "status" else last
-            _show(bar, task, event)
+        began = threading.Event()
+        if waiting_for:
+            threading.Thread(target=_show_wait, args=(bar, task, waiting_for, began), daemon=True).start()
+        try:
+            for event in events:
+                last = event if event["type"] == "status" else last
+                if event["type"] != "status" or event["new"] != "queued":
+                    began.set()
+                _show(bar, task, event)
+        finally:
+            began.set()
     return last
+
+
+def _show_wait(bar: Progress, task: Any, waiting_for: Callable[[], str], began: threading.Event) -> None:
+    """Why the job waits, until it has begun."""
+    while not began.wait(ASK_EVERY_S):
+        with contextlib.suppress(TunesmithError):  # the server is away: the events tell
+            if (why := waiting_for()) and not began.is_set():
+                bar.update(task, numbers=f"waiting: {why}")
 
 
 def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from tunesmith.features.catalog.service import list_models
 from tunesmith.features.monitoring.sampler import Sample
 from tunesmith.recipes.catalog import RECIPES
 from tunesmith.schemas.system import DoctorCheck, Health, MachineUse, SystemInfo
-from tunesmith.settings import Settings
+from tunesmith.settings import OTHER_VARIABLES, Settings
 from tunesmith.storage.database import SAFE_WAL, Database
 
 STARTED = time.monotonic()
@@ -192,9 +192,9 @@ def _models(settings: Settings) -> Iterator[DoctorCheck]:
 
 
 def _unknown_settings(_settings: Settings) -> Iterator[DoctorCheck]:
-    known = {f"TUNESMITH_{name.upper()}" for name in Settings.model_fields}
+    known = {f"TUNESMITH_{name.upper()}" for name in Settings.model_fields} | set(OTHER_VARIABLES)
     odd = sorted(name for name in os.environ if name.startswith("TUNESMITH_") and name not in known)
-    odd = [name for name in odd if not name.startswith("TUNESMITH_TEST_")]
+    odd = [name for name in odd if not name.startswith(("TUNESMITH_TEST_", "TUNESMITH_SOAK"))]
     message = f"unknown: {', '.join(odd)}" if odd else "all known"
     yield _check("settings", not odd, message, "See tunesmith up --help for the names.", level="warning")
 
