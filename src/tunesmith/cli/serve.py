@@ -50,6 +50,7 @@ def up(
 
     from tunesmith.app import create_app
     from tunesmith.settings import Settings
+    from tunesmith.storage.outage import keep_quiet
 
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = Settings(**given)  # type: ignore[arg-type]
@@ -57,6 +58,9 @@ def up(
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("alembic", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("sqlalchemy.pool").setLevel(
+        logging.CRITICAL
+    )  # connections that end: the database tells it itself
     app = create_app(settings)
     # The application does both again when it starts; done here first, what is wrong is one sentence and no traceback.
     app.state.tunesmith.database.take_process_lock()
@@ -65,6 +69,8 @@ def up(
         app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
         ws="websockets-sansio", server_header=False,
     )  # fmt: skip
+    for handler in (*logging.getLogger().handlers, *logging.getLogger("uvicorn").handlers):
+        handler.addFilter(keep_quiet)
     listener = listen(settings.host, settings.port)
     place = f"[{settings.host}]" if ":" in settings.host else settings.host
     gc.freeze()
