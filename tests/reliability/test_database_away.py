@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from tests.accounts.ground import PASSWORD, Person, first
 from tests.conftest import ServerProcess
+from tests.jobs.conftest import custom
 from tunesmith.storage.database import Database
 from tunesmith.storage.outage import DatabaseAway, is_away
 
@@ -136,18 +136,13 @@ def test_every_kind_of_route_is_503_while_it_is_away_and_all_goes_on_after(
     assert "SELECT" not in log and "INSERT" not in log
 
 
-def test_a_watcher_stays_while_it_is_away(
-    postgres: Postgres, start_server: Callable[..., ServerProcess], tmp_path: Path
-) -> None:
+def test_a_watcher_stays_while_it_is_away(postgres: Postgres, start_server: Callable[..., ServerProcess]) -> None:
     """And what is done under an idempotency key while it is away is done once, when it is back."""
-    server = start_server(TUNESMITH_DATABASE_URL=postgres.url, TUNESMITH_CPU_SLOTS="0")
-    rows = "".join(json.dumps({"prompt": f"question {n}", "completion": f"answer {n}"}) + "\n" for n in range(20))
-    made = server.client.post("/datasets/", files={"file": ("rows.jsonl", rows.encode())}).json()
-    server.wait_for(f"/datasets/{made['id']}", lambda told: told["status"] in ("ready", "invalid"))
-    body = {"recipe": "sft", "dataset_id": made["id"], "base_model": "none/such", "name": "watched"}
+    env = {"TUNESMITH_CPU_SLOTS": "0", "TUNESMITH_CUSTOM_SCRIPTS": "true"}
+    server = start_server(TUNESMITH_DATABASE_URL=postgres.url, **env)
+    body = custom(name="watched")
     job = server.client.post("/jobs/", json=body)
-    if job.status_code != 201:
-        pytest.fail(job.text)
+    assert job.status_code == 201, job.text
     lines: list[str] = []
 
     def watch() -> None:
