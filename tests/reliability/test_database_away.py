@@ -165,7 +165,7 @@ def test_a_watcher_stays_while_it_is_away(postgres: Postgres, start_server: Call
         server.client.post("/jobs/", json=body | {"name": "twice"}, headers={"Idempotency-Key": "k"}) for _ in range(2)
     ]
     assert [answer.status_code for answer in done] == [201, 201] and done[0].json()["id"] == done[1].json()["id"]
-    assert server.client.post(f"/jobs/{job.json()['id']}/cancel").status_code == 200
+    assert server.client.post(f"/jobs/{job.json()['id']}/stop").status_code == 200
     watcher.join(20)
     assert not watcher.is_alive() and "event: end" in lines
     assert sum('"cancelled"' in line for line in lines) >= 1 and "Traceback" not in server.log()
