@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import h11
@@ -69,6 +70,7 @@ class Connections:
 
     limits: Limits
     _open: dict[asyncio.Transport, Connection] = field(default_factory=dict)
+    _places: dict[asyncio.Transport, str] = field(default_factory=dict)
     _of: Counter[str] = field(default_factory=Counter)
     _timer: asyncio.TimerHandle | None = None
     _lingering: int = 0
@@ -84,7 +86,7 @@ class Connections:
         if not exempt and self._of[address] >= self.limits.num_per_address:
             return TooMany("Too many connections from your address.", hint="Close some, then try again.")
         self._of[address] += 1
-        self._open[connection.transport] = connection
+        self._open[connection.transport], self._places[connection.transport] = connection, address
         if self._timer is None:
             self._look()
         return None
@@ -95,7 +97,7 @@ class Connections:
 
     def leave(self, transport: asyncio.Transport) -> None:
         if self._open.pop(transport, None) is not None:
-            address = _place(transport)
+            address = self._places.pop(transport)  # it cannot be asked for any more
             self._of[address] -= 1
             if self._of[address] <= 0:
                 del self._of[address]
@@ -130,7 +132,7 @@ def raw_answer(error: TunesmithError) -> bytes:
     """A whole answer, after which the connection ends."""
     body = json.dumps(error.body()).encode()
     again = "Retry-After: 5\r\n" if error.status in (429, 503) else ""
-    head = f"HTTP/1.1 {error.status} {type(error).__name__}\r\nContent-Type: application/json\r\n{again}"
+    head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n{again}"
     return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
 
@@ -182,7 +184,7 @@ class HttpConnection(H11Protocol):
         self._all, self._sending = connections, Sending()
         self._head_since_s: float | None = time.monotonic()
         """Since when the head of a request is awaited; None between requests and within them."""
-        self._body_since_s, self._body_bytes = 0.0, 0
+        self._body_since_s, self._body_bytes = time.monotonic(), 0
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -238,7 +240,7 @@ class HttpConnection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if tell and not is_begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.write(raw_answer(TooSlow(why, hint="Send it in one piece.")))
+            self.transport.write(raw_answer(TooSlow(why, hint="Send it again, without long pauses.")))
         self.transport.close()
 
 
