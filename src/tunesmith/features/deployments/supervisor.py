@@ -80,6 +80,8 @@ class Watched:
     superseded_s: float | None = None
     gave_up: str = ""
     """Why it has been given up; empty once it has answered."""
+    again: str = ""
+    """When it is tried once more, in words."""
     retry_s: float = 0.0
     """When a live model's process is started once more."""
 
@@ -223,12 +225,11 @@ class Supervisor(Rounds):
                 return False
             watched.gave_up = f"Its process ended. {self.pool.process(key).why_ended()}"
             watched.retry_s, watched.starts_s = now_s + RETRY_S, []
-        at = utc_now() + timedelta(seconds=watched.retry_s - now_s)
+            watched.again = f" It is started again at {utc_now() + timedelta(seconds=RETRY_S):%H:%M:%S} UTC."
         for item in [max(new, key=lambda item: item.revision.id)] if new else items:
-            if item.revision.status == "failed" and item.revision.reason.startswith(watched.gave_up):
-                continue
-            again = f" It is started again at {at:%H:%M:%S} UTC." if item.revision.role == "live" else ""
-            self._fail(item, watched.gave_up + again)
+            why = watched.gave_up + (watched.again if item.revision.role == "live" else "")
+            if item.revision.status != "failed" or item.revision.reason != why:
+                self._fail(item, why)
         return True
 
     def _look_after(self, engine: Engine, items: list[Local]) -> None:
