@@ -86,7 +86,7 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
     @app.exception_handler(TunesmithError)
     def known(request: Request, error: TunesmithError) -> Response:
         if error.status >= 500:
-            log.error("%s: %s", error.code, error.message, exc_info=error)
+            log.error("%s: %s", error.code, error.message, exc_info=error if error.status == 500 else None)
         return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
