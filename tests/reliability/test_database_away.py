@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from tests.accounts.ground import PASSWORD, Person, first
@@ -183,8 +184,8 @@ def test_a_database_that_is_away_at_the_start_is_one_sentence(tmp_path: Path) ->
 
 def test_sqlite_that_is_locked_or_gone_is_away_and_one_that_refuses_is_not(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    holder, database = Database(f"sqlite:///{path}"), Database(f"sqlite:///{path}?timeout=0.2")
-    from sqlalchemy import text
+    holder, database = Database(f"sqlite:///{path}"), Database(f"sqlite:///{path}")
+    event.listen(database.engine, "connect", lambda made, _record: made.execute("PRAGMA busy_timeout = 100").close())
 
     with holder.unit_of_work() as session:
         session.execute(text("CREATE TABLE t (n INTEGER)"))
