@@ -83,9 +83,8 @@ def up(
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("alembic", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("sqlalchemy.pool").setLevel(
-        logging.CRITICAL
-    )  # connections that end: the database tells it itself
+    # It tells of connections that ended, with tracebacks: storage/outage.py tells of the database.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     app = create_app(settings)
     # The application does both again when it starts; done here first, what is wrong is one sentence and no traceback.
     app.state.tunesmith.database.take_process_lock()

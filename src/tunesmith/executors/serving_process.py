@@ -32,6 +32,7 @@ LAST_LINES = 3
 """And most lines, where it said no error of Python's."""
 LOG_TAIL_BYTES = 16 * 1024
 MAX_CODES = 100
+SIGNALS = {each.value: each.name for each in signal.Signals}
 FRAME = re.compile(r"\s+(File \"|\^|~)")
 """A line of a traceback that says where, not what."""
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -121,7 +122,7 @@ class ServingProcess:
         process, said = self._read("process.json"), self.last_words()
         code = self._codes.get(process["pid"]) if process else None
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
+            name = SIGNALS.get(-code, f"signal {-code}")
             memory = " Look whether the machine's memory ran out." if name == "SIGKILL" else ""
             told = f"Its last words were: {said}" if said else "It had printed nothing."
             return f"It was ended by {name}.{memory} {told}"

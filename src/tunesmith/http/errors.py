@@ -113,6 +113,9 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
         body = {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
+    @app.exception_handler(
+        OSError
+    )  # by itself too: what comes as a mere Exception is written down by the server once more
     @app.exception_handler(Exception)
     def unknown(request: Request, error: Exception) -> Response:
         if is_disk_full(error):
