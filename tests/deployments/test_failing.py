@@ -63,7 +63,9 @@ def test_a_model_that_cannot_be_loaded_is_told_at_once_with_what_its_process_pri
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(ask_until_told, server, "broken", stream=n == 0) for n in range(2)]
         chats = [
-            pool.submit(server.client.post, "/models/chat", json={"model": "tests/broken", "messages": HELLO})
+            pool.submit(
+                server.client.post, "/models/chat", json={"model": "tests/broken", "messages": HELLO}, timeout=180
+            )
             for _ in range(2)
         ]
         told = server.wait_for(f"/deployments/{number}", lambda found: found["status"] == "failed", 120)
