@@ -43,6 +43,18 @@ class Settings(Preferences, BaseSettings):
     """Port to listen on."""
     allowed_hosts: list[str] = []
     """Host names besides localhost that requests may name (JSON list)."""
+    max_connections: int = Field(4000, ge=10)
+    """Most connections at the same time, as far as the files that the server may open reach; further ones are answered 503."""
+    max_connections_per_address: int = Field(1000, ge=1)
+    """The same from one address; proxies in front of the server are not counted."""
+    request_head_s: float = Field(20.0, gt=0)
+    """How long the head of a request may take to arrive, seconds."""
+    request_body_s: float = Field(30.0, gt=0)
+    """Time in which the body of a request must go on arriving, 100 bytes a second at least, seconds. A body that moves may take as long as it likes."""
+    response_s: float = Field(60.0, gt=0)
+    """The same for the reader of an answer, seconds. A stream on which nothing is to be sent may be silent."""
+    keep_alive_s: int = Field(15, ge=1)
+    """How long a connection is kept without a request, and between two pings of a WebSocket, seconds."""
     auth: Literal["off", "on"] = "off"
     """Whether people log in. Without it only this machine can reach the server, and whoever can is its one user."""
     registration: Literal["open", "invitation", "closed"] = "invitation"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,12 @@ import typer
 from tunesmith.core.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
+    from tunesmith.http.connections import Limits
     from tunesmith.settings import Settings
+
+BACKLOG = 2048
+WS_MAX_BYTES = 64 * 1024
+"""Of one message from a browser: nothing that it says over a WebSocket is listened to."""
 
 
 def check_host(settings: Settings) -> None:
@@ -27,8 +33,14 @@ def check_host(settings: Settings) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises `Conflict` when the port is taken."""
+    from tunesmith.http.listener import Listener
+
     try:
-        made = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        made = Listener(
+            fileno=socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+            ).detach()
+        )
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the second part of each answer waits 40 ms
         return made
     except OSError as error:
@@ -36,6 +48,18 @@ def listen(host: str, port: int) -> socket.socket:
             f"Port {port} cannot be opened: {error.strerror}.",
             hint="A Tunesmith may be up there already; otherwise choose another: tunesmith up --port 8001",
         ) from None
+
+
+def limits_of(settings: Settings) -> Limits:
+    """As the settings say and the files of this process reach; no address alone can take more than half."""
+    from tunesmith.http.connections import Limits
+    from tunesmith.http.listener import raise_file_limit
+
+    num = min(settings.max_connections, raise_file_limit())
+    return Limits(
+        head_s=settings.request_head_s, body_s=settings.request_body_s, send_s=settings.response_s, num=num,
+        num_per_address=min(settings.max_connections_per_address, max(1, num // 2)),
+    )  # fmt: skip
 
 
 def up(
@@ -49,7 +73,9 @@ def up(
     import uvicorn
 
     from tunesmith.app import create_app
+    from tunesmith.http.connections import Connections, HttpConnection, WebSocketConnection
     from tunesmith.settings import Settings
+    from tunesmith.storage.outage import keep_quiet
 
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = Settings(**given)  # type: ignore[arg-type]
@@ -57,14 +83,21 @@ def up(
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("alembic", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It tells of connections that ended, with tracebacks: storage/outage.py tells of the database.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     app = create_app(settings)
     # The application does both again when it starts; done here first, what is wrong is one sentence and no traceback.
     app.state.tunesmith.database.take_process_lock()
     app.state.tunesmith.database.migrate()
+    connections = Connections(limits_of(settings))
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
-        ws="websockets-sansio", server_header=False,
+        http=partial(HttpConnection, connections), ws=partial(WebSocketConnection, connections),  # type: ignore[arg-type]
+        server_header=False, timeout_keep_alive=settings.keep_alive_s, ws_ping_interval=settings.keep_alive_s,
+        ws_ping_timeout=settings.keep_alive_s, ws_max_size=WS_MAX_BYTES,
     )  # fmt: skip
+    for handler in (*logging.getLogger().handlers, *logging.getLogger("uvicorn").handlers):
+        handler.addFilter(keep_quiet)
     listener = listen(settings.host, settings.port)
     place = f"[{settings.host}]" if ":" in settings.host else settings.host
     gc.freeze()

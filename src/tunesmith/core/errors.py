@@ -10,6 +10,7 @@ TunesmithError
 ├── NotFound                404  absent and not-yours look the same
 ├── Conflict                409  the thing is in a state that does not allow this
 │   └── InUse               409
+├── TooSlow                408
 ├── TooLarge                413
 ├── UnsupportedFormat       415
 ├── TooMany                 429
@@ -95,6 +96,12 @@ class Conflict(TunesmithError):
 
 class InUse(Conflict):
     """Something else still uses this."""
+
+
+class TooSlow(TunesmithError):
+    """The request did not arrive in time."""
+
+    status = 408
 
 
 class TooLarge(TunesmithError):

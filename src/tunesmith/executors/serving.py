@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import time
 from pathlib import Path
 
 from tunesmith.core.errors import Unavailable
+from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.serving_process import Endpoint, ServingProcess
@@ -14,6 +18,8 @@ START_WITHIN_S = 600.0
 """Longest that loading a model may take."""
 MAX_BASES = 3
 """Base models in memory at once, as many as the playground shows side by side; the one idle longest makes way."""
+FAILED = "failed.json"
+"""File in a process's folder: when and why it could not be started the last time."""
 
 
 class ServingPool:
@@ -27,11 +33,13 @@ class ServingPool:
         return self._process(base).endpoint()
 
     def ensure(self, base: ModelRef) -> Endpoint:
-        """Start a process for this base unless one lives; wait until it answers. Raises `Unavailable` with its last words."""
-        process = self._process(base)
+        """Start a process for this base unless one lives; wait until it answers. Raises `Unavailable` with why it ended, for
+        those too who waited while somebody else started it."""
+        process, came_s = self._process(base), time.time()
         with process.locked():
             found = process.endpoint()
             if found is None:
+                self._check_failed_meanwhile(process, came_s)
                 self._make_room(process.folder)
                 spec = ServingSpec(
                     base_path=base.path, revision=base.revision, offline=self.offline, idle_s=self.idle_s
@@ -39,11 +47,19 @@ class ServingPool:
                 process.start(spec)
                 found = process.wait(START_WITHIN_S)
             if found is None:
-                said = process.last_words()
+                too_long = f"It did not answer within {START_WITHIN_S:.0f} s."
+                why = too_long if process.pid() is not None else process.why_ended()
                 process.end()
-                raise Unavailable("The model could not be loaded.", hint=said or "Its log is empty.")
+                write_atomic(process.folder / FAILED, {"at_s": time.time(), "why": why})
+                raise _not_loaded(why)
         (process.folder / "used").touch()
         return found
+
+    def _check_failed_meanwhile(self, process: ServingProcess, came_s: float) -> None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            told = json.loads((process.folder / FAILED).read_bytes())
+            if told["at_s"] >= came_s:
+                raise _not_loaded(told["why"])
 
     def stop_all(self) -> None:
         """End every process; for tests and clean-up."""
@@ -60,3 +76,9 @@ class ServingPool:
         others.sort(key=lambda f: (f / "used").stat().st_mtime if (f / "used").exists() else 0.0)
         for folder in others[: max(0, len(others) + 1 - MAX_BASES)]:
             ServingProcess(folder).end()
+
+
+def _not_loaded(why: str) -> Unavailable:
+    return Unavailable(
+        f"The model could not be loaded. {why}", hint="Choose another model, or mend this one, and try again."
+    )

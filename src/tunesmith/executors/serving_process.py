@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,15 @@ from tunesmith.executors.identity import boot_id, is_alive, start_time
 from tunesmith.executors.local import HUB_TOKEN, PASSED_ON, is_hub_id
 
 LAST_WORDS = 500
-"""Most characters of a process's last line that are told."""
+"""Most characters of what a process said last that are told."""
+LAST_LINES = 3
+"""And most lines, where it said no error of Python's."""
+LOG_TAIL_BYTES = 16 * 1024
+MAX_CODES = 100
+SIGNALS = {each.value: each.name for each in signal.Signals}
+FRAME = re.compile(r"\s+(File \"|\^|~)")
+"""A line of a traceback that says where, not what."""
+CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class ServingProcess:
 
     _children: dict[int, subprocess.Popen[bytes]] = {}
     """Those that this server started, so that the ended ones are waited for."""
+    _codes: dict[int, int] = {}
+    """How those that have ended did, the last ones: exit code, negative for a signal."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,6 +80,7 @@ class ServingProcess:
                 [sys.executable, "-P", "-m", "tunesmith.serving", str(self.folder)], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, start_new_session=True, env=environment,
             )  # fmt: skip
+        self._codes.pop(child.pid, None)  # of another process that had this number
         self._children[child.pid] = child
         started = start_time(child.pid) or -1.0  # -1: it has ended already
         write_atomic(self.folder / "process.json", {"pid": child.pid, "started": started, "boot_id": boot_id()})
@@ -103,12 +115,37 @@ class ServingProcess:
             time.sleep(0.02)
         return None
 
+    def why_ended(self) -> str:
+        """Of a process that lives no more: the signal that ended it and what it printed last, or its exit code when it printed
+        nothing."""
+        self._bury()
+        process, said = self._read("process.json"), self.last_words()
+        code = self._codes.get(process["pid"]) if process else None
+        if code is not None and code < 0:
+            name = SIGNALS.get(-code, f"signal {-code}")
+            memory = " Look whether the machine's memory ran out." if name == "SIGKILL" else ""
+            told = f"Its last words were: {said}" if said else "It had printed nothing."
+            return f"It was ended by {name}.{memory} {told}"
+        if said:
+            return said
+        return (
+            "It ended and printed nothing." if code is None else f"It ended with exit code {code} and printed nothing."
+        )
+
     def last_words(self) -> str:
-        """The last line of its log."""
-        with contextlib.suppress(FileNotFoundError):
-            lines = (self.folder / "log.txt").read_text(errors="replace").strip().splitlines()
-            return lines[-1][:LAST_WORDS] if lines else ""
-        return ""
+        """What its log ends with: Python's error without the way there, else the last lines; empty when it said nothing."""
+        try:
+            with (self.folder / "log.txt").open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+                lines = re.split(r"[\r\n]+", log.read().decode(errors="replace"))
+        except FileNotFoundError:
+            return ""
+        frames = [number for number, line in enumerate(lines) if FRAME.match(line)]
+        # behind the last place comes its line of source, then the error, which may have several lines
+        last = lines[frames[-1] + 1 :] if frames else lines
+        told = [line for line in last if line.strip() and not (frames and line.startswith("    "))]
+        told = told if frames else told[-LAST_LINES:]
+        return CONTROL.sub("", " ".join(line.strip() for line in told))[:LAST_WORDS]
 
     def memory_bytes(self) -> int:
         """Resident memory; 0 when it does not live."""
@@ -130,8 +167,10 @@ class ServingProcess:
 
     def _bury(self) -> None:
         for pid, child in list(self._children.items()):
-            if child.poll() is not None:
-                self._children.pop(pid, None)
+            if (code := child.poll()) is not None and self._children.pop(pid, None):
+                self._codes[pid] = code
+                while len(self._codes) > MAX_CODES:
+                    self._codes.pop(next(iter(self._codes)))
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from starlette.exceptions import HTTPException
 
-from tunesmith.core.errors import Conflict, DiskFull, InvalidInput, NotFound, TunesmithError
+from tunesmith.core.errors import Conflict, DiskFull, InvalidInput, NotFound, TunesmithError, Unavailable
 from tunesmith.core.validation import message_of
+from tunesmith.storage.outage import RETRY_AFTER_S, DatabaseAway
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,16 @@ def is_disk_full(error: Exception) -> bool:
     return "disk is full" in said or "No space left on device" in said
 
 
+def is_out_of_files(error: Exception) -> bool:
+    """No file or connection can be opened."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def retry_after(error: TunesmithError) -> dict[str, str]:
+    """The header that says when to come back."""
+    return {"Retry-After": str(RETRY_AFTER_S)} if error.status == Unavailable.status else {}
+
+
 ErrorPage = Callable[[Request, TunesmithError], Response]
 
 
@@ -71,12 +82,16 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
     def answer(request: Request, error: TunesmithError) -> Response:
         if page and wants_page(request):
             return page(request, error)
-        return JSONResponse(error.body(), status_code=error.status)
+        return JSONResponse(error.body(), status_code=error.status, headers=retry_after(error))
+
+    @app.exception_handler(DatabaseAway)
+    def away(request: Request, error: DatabaseAway) -> Response:
+        return answer(request, error.answer)  # the database has written it down
 
     @app.exception_handler(TunesmithError)
     def known(request: Request, error: TunesmithError) -> Response:
         if error.status >= 500:
-            log.error("%s: %s", error.code, error.message, exc_info=error)
+            log.error("%s: %s", error.code, error.message, exc_info=error if error.status == 500 else None)
         return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
@@ -103,6 +118,9 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
         body = {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
+    @app.exception_handler(
+        OSError
+    )  # by itself too: what comes as a mere Exception is written down by the server once more
     @app.exception_handler(Exception)
     def unknown(request: Request, error: Exception) -> Response:
         if is_disk_full(error):
@@ -110,6 +128,12 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
             return answer(
                 request, DiskFull("The disk is full; nothing was changed.", hint="Free some space and try again.")
             )
+        if is_out_of_files(error):
+            log.error("no more files can be opened: %s %s", request.method, request.scope["path"])
+            full = Unavailable(
+                "The server has too many files open.", hint="Try again in a moment; ulimit -n raises it."
+            )
+            return answer(request, full)
         log.exception("unexpected error in %s %s", request.method, request.scope["path"], exc_info=error)
         hidden = TunesmithError("Something went wrong inside Tunesmith.", hint="The server's log has the details.")
         return answer(request, hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import time
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.core.acting import ANONYMOUS, LOCAL, Act, Identity, acting
-from tunesmith.core.errors import NotLoggedIn, PermissionDenied, TunesmithError
-from tunesmith.http.errors import ErrorPage, wants_page
+from tunesmith.core.errors import NotLoggedIn, PermissionDenied, TunesmithError, Unavailable
+from tunesmith.http.errors import ErrorPage, retry_after, wants_page
 from tunesmith.http.policy import SAFE_METHODS, Access, Policies, Policy, refusal
+from tunesmith.storage.outage import DatabaseAway
 
 CSRF_HEADER = "x-csrf-token"
 LOOK_AGAIN_S = 1.0
@@ -63,9 +65,12 @@ class Gate:
         try:
             who = await run_in_threadpool(self._identify, scope, policy, address) if self.doorkeeper.is_on else LOCAL
             self._check(scope, policy, who)
+        except DatabaseAway as away:
+            await self._refuse(away.answer, scope, receive, send)
+            return
         except TunesmithError as error:
             if who is not ANONYMOUS and policy and policy.changes:
-                await run_in_threadpool(self.doorkeeper.record, _act(who, scope, policy, params, address), error.status)
+                await self._record(_act(who, scope, policy, params, address), error.status)
             with acting(Act(who)):
                 await self._refuse(error, scope, receive, send)
             return
@@ -108,10 +113,13 @@ class Gate:
             raise PermissionDenied("The page is too old, or another site has sent this.", hint="Load the page again.")
 
     async def _refuse(self, error: TunesmithError, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: Response = JSONResponse(error.body(), status_code=error.status, headers=retry_after(error))
+        if scope["type"] == "websocket" and error.status == Unavailable.status:
+            await answer(scope, receive, send)  # instead of the handshake
+            return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 4401 if error.status == 401 else 4403, "reason": error.code})
             return
-        answer: Response = JSONResponse(error.body(), status_code=error.status)
         for_browser = wants_page(Request(scope)) and scope["method"] in SAFE_METHODS
         if for_browser and error.status != 401:
             answer = self._page(Request(scope), error)
@@ -134,7 +142,7 @@ class Gate:
                 status = message["status"]
             elif time.monotonic() - looked_s > LOOK_AGAIN_S and message.get("more_body", True):
                 looked_s = time.monotonic()
-                if not await run_in_threadpool(self.doorkeeper.is_still_good, act.who):
+                if not await run_in_threadpool(self._is_still_good, act.who):
                     raise _Ended
             await send(message)
 
@@ -147,7 +155,18 @@ class Gate:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             if act.action and not (act.is_recorded and status < 400):
-                await asyncio.shield(run_in_threadpool(self.doorkeeper.record, act, status))
+                await asyncio.shield(self._record(act, status))
+
+    def _is_still_good(self, who: Identity) -> bool:
+        try:
+            return self.doorkeeper.is_still_good(who)
+        except DatabaseAway:
+            return True  # nobody can have been shut out, and nothing new comes
+
+    async def _record(self, act: Act, status: int) -> None:
+        """Without a database there is nothing to write to, and nothing has been changed in it."""
+        with contextlib.suppress(DatabaseAway):
+            await run_in_threadpool(self.doorkeeper.record, act, status)
 
 
 class _Ended(Exception):

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, or_, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 
 from tunesmith.core.acting import Visibility, current
 from tunesmith.core.errors import Unavailable
+from tunesmith.storage.outage import DatabaseAway, Outage, is_away
 from tunesmith.storage.tables import Owned
 
 DatabaseError = SQLAlchemyError
@@ -22,6 +24,10 @@ DatabaseError = SQLAlchemyError
 MIGRATIONS = Path(__file__).parent / "migrations"
 SAFE_WAL = (3, 51, 3)
 """First SQLite without the WAL-reset race (releases from 3.7.0 can corrupt a file that several connections write)."""
+POOL_TIMEOUT_S = 10
+"""How long a transaction waits for one of the connections."""
+NOTICED = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10, "keepalives_interval": 5}
+"""So that a PostgreSQL server whose machine has gone is noticed within seconds; what the URL says wins."""
 
 
 def _sqlite_driver() -> Any:
@@ -39,11 +45,15 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
+        self.outage = Outage(url)
         self._lock_file: Any = None
         if self.is_sqlite:
             self.engine = self._sqlite_engine(url)
         else:
-            self.engine = create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+            self.engine = create_engine(
+                url, pool_size=10, max_overflow=20, pool_pre_ping=True, pool_timeout=POOL_TIMEOUT_S,
+                connect_args={name: value for name, value in NOTICED.items() if f"{name}=" not in url},
+            )  # fmt: skip
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self._sessions, "do_orm_execute", _only_what_may_be_seen)
         self.before_commit: Callable[[Session], None] = lambda _session: None
@@ -75,14 +85,21 @@ class Database:
 
     @contextlib.contextmanager
     def unit_of_work(self, *, readonly: bool = False) -> Iterator[Session]:
-        """One transaction: committed when the block ends well, rolled back otherwise; then the `after_commit` calls run."""
-        with self._sessions() as session:
-            if readonly and self.is_sqlite:
-                session.connection(execution_options={"readonly": True})
-            yield session
-            if not readonly:
-                self.before_commit(session)
-            session.commit()  # closing a session that was not committed rolls it back
+        """One transaction: committed when the block ends well, rolled back otherwise; then the `after_commit` calls run.
+        Raises `DatabaseAway`, wherever in it the connection is lost."""
+        try:
+            with self._sessions() as session:
+                if readonly and self.is_sqlite:
+                    session.connection(execution_options={"readonly": True})
+                yield session
+                if not readonly:
+                    self.before_commit(session)
+                session.commit()  # closing a session that was not committed rolls it back
+        except (DBAPIError, NoConnectionFree) as error:
+            if is_away(error):
+                raise self.outage.failed(error) from error
+            raise
+        self.outage.worked()
         for call in session.info.get("after_commit", ()):
             call()
 
@@ -91,9 +108,13 @@ class Database:
         event.listen(self._sessions, "before_flush", lambda session, _context, _instances: look(session))
 
     def migrate(self) -> None:
-        """Bring the schema to this version. Refuses a database that a newer Tunesmith has written."""
+        """Bring the schema to this version. Raises `Unavailable` for a database that does not answer, and for one that a newer
+        Tunesmith has written."""
         known = sorted(path.stem for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
-        current = self._revision()
+        try:
+            current = self._revision()
+        except DatabaseAway as error:
+            raise error.answer from None
         if current == known[-1]:
             return
         if current is not None and current not in known:

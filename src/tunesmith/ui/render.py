@@ -14,6 +14,7 @@ from markupsafe import Markup
 from tunesmith.core.acting import Role, Scope, current
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.version import VERSION
+from tunesmith.http.errors import retry_after
 from tunesmith.ui import files, words
 from tunesmith.ui.navigation import navigation
 
@@ -107,9 +108,12 @@ def page(
 
 def error_page(request: Request, error: TunesmithError) -> HTMLResponse:
     """What went wrong and what to do, with the error's own status."""
-    return page(
-        request, "error.html", title=TITLES.get(error.status, "Something went wrong"), status=error.status, error=error
-    )
+    title = TITLES.get(error.status, "Something went wrong")
+    drawn = page(request, "error.html", title=title, status=error.status, error=error)
+    if again := retry_after(error):
+        drawn.headers.update(again)
+        drawn.headers["Refresh"] = again["Retry-After"]  # the browser loads the page again by itself
+    return drawn
 
 
 TITLES = {

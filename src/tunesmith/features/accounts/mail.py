@@ -35,6 +35,7 @@ def send_password_link(door: Doorkeeper, name: str) -> None:
     """For somebody who has forgotten theirs; does nothing, in the same time, for a name that does not exist. Raises
     `TooMany` after ten within a minute."""
     door.count_try(f"forgot {current_act().address}")
+    door.database.check()
     threading.Thread(target=_send_password_link, args=(door, name), daemon=True).start()
 
 

@@ -92,6 +92,7 @@ class Gateway:
         sticky = session or str(body.get("user") or "") or who.credential or uuid.uuid4().hex
         deadline_s = time.monotonic() + BACK_WITHIN_S
         while (variant := route.choose(sticky)) is None:
+            _check_not_failed(route)
             if time.monotonic() > deadline_s:
                 raise Unavailable(f"{name} is starting.", hint="Try again in a moment.")
             await asyncio.sleep(LOOK_AGAIN_S)
@@ -202,6 +203,7 @@ class Gateway:
                         hint="Leave them out, or deploy a model that was trained to call tools.",
                     )
                 return found.endpoint, found
+            _check_not_failed(route)
             self.routes.wake()
             await asyncio.sleep(LOOK_AGAIN_S)
         raise Unavailable(f"{call.route.name} is not running.", hint="Try again in a moment.")
@@ -267,6 +269,13 @@ class Gateway:
                 "answer": _text_of(answer, streamed=streamed) if records else None,
             }
         )  # fmt: skip
+
+
+def _check_not_failed(route: Route) -> None:
+    """Raises `Unavailable` with the reason, for those too who have been waiting."""
+    if route.failed:
+        hint = "Roll out another model, or mend the cause and deploy it again."
+        raise Unavailable(f"{route.name} has failed: {route.failed}", hint=hint)
 
 
 def _completed(path: str, body: dict[str, Any], route: Route) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.rounds import carried_on
 from tunesmith.features.deployments import service, targets
 from tunesmith.features.deployments.repository import DeploymentRepository, RevisionRepository, note
 from tunesmith.features.deployments.tables import DeploymentRow, RevisionRow
@@ -62,7 +63,11 @@ class Placing:
                 self._begin(row.id, self._take_away, owners[row.deployment_id], row)
 
     def _begin(self, key: int, work: Any, deployment: DeploymentRow, revision: RevisionRow) -> None:
-        thread = threading.Thread(target=work, args=(deployment, revision), name=f"placing-{key}", daemon=True)
+        def run() -> None:
+            with carried_on(f"placing {deployment.name}"):
+                work(deployment, revision)
+
+        thread = threading.Thread(target=run, name=f"placing-{key}", daemon=True)
         self._busy[key] = thread
         thread.start()
 

@@ -46,6 +46,8 @@ class Route:
     created: int
     """Seconds since 1970."""
     variants: tuple[Variant, ...] = ()
+    failed: str = ""
+    """Why nobody answers here, and when it is tried again; empty for one that answers or is on its way."""
 
     def seen_by(self, who: Identity) -> bool:
         return who.sees_all or self.owner_id == who.user_id or self.visibility == Visibility.TEAM

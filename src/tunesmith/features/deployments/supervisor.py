@@ -43,6 +43,8 @@ JUDGE_EVERY_S = 3.0
 DRIFT_EVERY_S = 60.0
 MAX_STARTS, MAX_FIRST_STARTS, STARTS_WITHIN_S = 5, 2, 300.0
 """Starts of one process within that time, after which its models count as failed; fewer for one that was never up."""
+RETRY_S = 60.0
+"""Between two tries of a live model that has been given up and has none to go back to."""
 STARTING = ("pending", "starting")
 ILL_LOOKS = 3
 """Looks in a row without an answer, after which a process is ended and started again."""
@@ -76,6 +78,12 @@ class Watched:
     ill: int = 0
     looked_s: float = 0.0
     superseded_s: float | None = None
+    gave_up: str = ""
+    """Why it has been given up; empty once it has answered."""
+    again: str = ""
+    """When it is tried once more, in words."""
+    retry_s: float = 0.0
+    """When a live model's process is started once more."""
 
 
 class Supervisor(Rounds):
@@ -95,6 +103,8 @@ class Supervisor(Rounds):
         self._judged_s: dict[int, float] = {}
         self._drift_s: dict[int, float] = {}
         self._words: dict[int, frozenset[str]] = {}
+        self._has_failed = False
+        """Whether a revision has in this round, so that what was read before is old."""
         self._lock_file: IO[str] | None = None
 
     # -- the thread ---------------------------------------------------------------------------------------------------
@@ -127,13 +137,20 @@ class Supervisor(Rounds):
 
     def look(self) -> None:
         acts = self._may_act()
+        if acts:
+            self.pool.beat()  # also while the database is away: the processes go on answering
         deployments, local, foreign = self._read()
         if acts:
-            self.pool.beat()
+            self._has_failed = False
             self._run_processes(local)
+            if self._has_failed:
+                deployments, local, foreign = self._read()
         self._publish(deployments, local)
         if acts:
             settled = [self._settle(item) for item in local]
+            for item in local:
+                if item.engine is not None:
+                    self._watched[item.engine.key].gave_up = ""
             self._judge(local)
             self.placing.look(deployments, foreign)
             if any(settled):
@@ -179,8 +196,10 @@ class Supervisor(Rounds):
         """Start the group's process, and keep its predecessors as long as they are needed; the names of those that stay."""
         watched, live = self._watched[spec.key], self.pool.live(group)
         if self.pool.process(spec.key).pid() is None:
+            before = next((item.revision.reason for item in items if item.revision.status == "failed"), "")
+            watched.gave_up = watched.gave_up or before
             if self._gives_up(spec.key, watched, items):
-                return {engine.key for engine in live}
+                return {spec.key, *(engine.key for engine in live)}
             if spec.engine == "vllm":  # a GPU has no room for two
                 for engine in live:
                     self.pool.end(engine.key)
@@ -198,13 +217,19 @@ class Supervisor(Rounds):
         """Whether a process that has ended is not to be started again in this form. It is the newest model that is to blame,
         as long as one is new: the others have run before."""
         now_s = monotonic_s()
-        watched.starts_s = [at_s for at_s in watched.starts_s if now_s - at_s < STARTS_WITHIN_S]
         new = [item for item in items if item.revision.status in STARTING]
-        if len(watched.starts_s) < (MAX_FIRST_STARTS if new else MAX_STARTS):
-            return False
-        why = self.pool.process(key).last_words() or "its log is empty"
+        if now_s >= watched.retry_s:
+            watched.starts_s = [at_s for at_s in watched.starts_s if now_s - at_s < STARTS_WITHIN_S]
+            limit = 1 if watched.gave_up else MAX_FIRST_STARTS if new else MAX_STARTS
+            if len(watched.starts_s) < limit:
+                return False
+            watched.gave_up = f"Its process ended. {self.pool.process(key).why_ended()}"
+            watched.retry_s, watched.starts_s = now_s + RETRY_S, []
+            watched.again = f" It is started again at {utc_now() + timedelta(seconds=RETRY_S):%H:%M:%S} UTC."
         for item in [max(new, key=lambda item: item.revision.id)] if new else items:
-            self._fail(item, f"its process ended: {why}")
+            why = watched.gave_up + (watched.again if item.revision.role == "live" else "")
+            if item.revision.status != "failed" or item.revision.reason != why:
+                self._fail(item, why)
         return True
 
     def _look_after(self, engine: Engine, items: list[Local]) -> None:
@@ -248,7 +273,7 @@ class Supervisor(Rounds):
     def _settle(self, item: Local) -> bool:
         """A revision that has come up is tried and put to use; one that does not in time has failed. Whether anything has
         changed."""
-        if item.revision.status not in STARTING:
+        if item.revision.status not in STARTING and not self._is_back(item):
             return False
         if why := running.why_not(item.spec.engine, item.ref):
             self._fail(item, why)
@@ -269,13 +294,19 @@ class Supervisor(Rounds):
             return False
         return True
 
+    def _is_back(self, item: Local) -> bool:
+        """Whether the process of a live model that had been given up answers."""
+        if item.engine is None or item.revision.role != "live" or item.revision.status != "failed":
+            return False
+        return bool(self._watched[item.engine.key].gave_up)
+
     def _of_group(self, item: Local) -> list[tuple[str, Watched]]:
         return [(key, watched) for key, watched in self._watched.items() if key.startswith(item.spec.group)]
 
     def _ready(self, item: Local) -> None:
         baseline = self._baseline(item)
         with self._of(item) as (session, row, revision):
-            if revision.status not in STARTING or revision.role == "retired":
+            if revision.status not in (*STARTING, "failed") or revision.role == "retired":
                 return
             revision.status, revision.reason, revision.baseline = "ready", "", baseline or revision.baseline
             revision.ready_at = revision.began_at = utc_now()
@@ -292,7 +323,12 @@ class Supervisor(Rounds):
     def _fail(self, item: Local, why: str) -> None:
         """And go back, where a live model has failed."""
         with self._of(item) as (session, row, revision):
-            if revision.role == "retired" or revision.status == "failed":
+            self._has_failed = True
+            if revision.role == "retired":
+                return
+            if revision.status == "failed":  # once more
+                revision.reason = why
+                row.reason = why if row.status == "failed" else row.reason
                 return
             was_live = revision.role == "live"
             service.fail(session, row, revision, why)
@@ -384,6 +420,7 @@ class Supervisor(Rounds):
 
     def _publish(self, deployments: dict[int, DeploymentRow], local: list[Local]) -> None:
         by_deployment: dict[int, list[Variant]] = defaultdict(list)
+        hopeful = {item.deployment.id for item in local if item.revision.status in STARTING}
         for item in local:
             engines = self.pool.live(item.spec.group)
             item.engine = next((engine for engine in engines if engine.serves(item.adapter)), None)
@@ -399,8 +436,10 @@ class Supervisor(Rounds):
                 num_adapters=len(engine.adapters) if engine else 0, known_words=self._known_words(row),
             )  # fmt: skip
             by_deployment[row.deployment_id].append(variant)
+            hopeful |= {row.deployment_id} if variant.endpoint else set()
         here = [row for row in deployments.values() if row.target == service.LOCAL]
-        self.routes.set([_route(row, by_deployment[row.id]) for row in here])
+        failed = {row.id: row.reason for row in here if row.status == "failed" and row.id not in hopeful}
+        self.routes.set([_route(row, by_deployment[row.id], failed.get(row.id, "")) for row in here])
 
     def _known_words(self, row: RevisionRow) -> frozenset[str]:
         if row.id not in self._words and row.baseline:
@@ -408,7 +447,7 @@ class Supervisor(Rounds):
         return self._words.get(row.id, frozenset())
 
 
-def _route(row: DeploymentRow, variants: list[Variant]) -> Route:
+def _route(row: DeploymentRow, variants: list[Variant], failed: str) -> Route:
     return Route(
         deployment_id=row.id,
         name=row.name,
@@ -419,4 +458,5 @@ def _route(row: DeploymentRow, variants: list[Variant]) -> Route:
         system_prompt=row.system_prompt,
         created=int(row.created_at.timestamp()),
         variants=tuple(variants),
+        failed=failed,
     )

@@ -8,6 +8,7 @@ there the database is looked at every second as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.http.policy import declare
 from tunesmith.http.session import AppState, State, get_state
 from tunesmith.live.bus import Dropped, Subscription
+from tunesmith.storage.outage import DatabaseAway
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -41,6 +43,7 @@ HEARTBEAT_S = 10.0
 """A sign of life on a silent stream, so that proxies keep it open."""
 SLOW_S = 30.0
 """A reader that takes nothing for so long is sent away; it comes back with its last number."""
+AWAY = "the database does not answer; connect again"
 COME_BACK = "too slow; connect again with after=<your last seq>"
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Server-sent events; `id` is the sequence number."}
@@ -56,7 +59,12 @@ async def follow(state: AppState, job_id: int, after: int) -> AsyncIterator[dict
     async with state.bus.subscribe(f"job:{job_id}") as news:
         spoke = time.monotonic()
         while True:
-            events, is_over = await run_in_threadpool(_read_after, state, job_id, after)
+            try:
+                events, is_over = await run_in_threadpool(_read_after, state, job_id, after)
+            except DatabaseAway:  # the reader stays: what happens meanwhile comes when it is back
+                await asyncio.sleep(LOOK_S)
+                yield None
+                continue
             for event in events:
                 after, spoke = event["seq"], time.monotonic()
                 yield event
@@ -100,8 +108,9 @@ async def follow_all(state: AppState) -> AsyncIterator[dict[str, Any] | None]:
 
 
 def _may_see(state: AppState, job_id: int) -> bool:
-    with state.database.unit_of_work(readonly=True) as session:
+    with contextlib.suppress(DatabaseAway), state.database.unit_of_work(readonly=True) as session:
         return bool(JobRepository(session).statuses([job_id]))
+    return False
 
 
 def _read_after(state: AppState, job_id: int, after: int) -> tuple[list[dict[str, Any]], bool]:
@@ -141,7 +150,8 @@ async def stream_job(
 async def live_job(websocket: WebSocket, job_id: int, after: int = 0) -> None:
     """The same as a WebSocket: one JSON object `{job_id, seq, event}` a message; `{"heartbeat": true}` when silent.
 
-    Closed with 1000 when the job has ended, 4404 when there is none, 1013 when the reader is too slow.
+    Closed with 1000 when the job has ended, 4404 when there is none, 1013 when the reader is too slow or the
+    database is away: connect again.
     """
     state = get_state(websocket)
     await websocket.accept()
@@ -149,6 +159,9 @@ async def live_job(websocket: WebSocket, job_id: int, after: int = 0) -> None:
         await run_in_threadpool(_check, state, job_id)
     except NotFound:
         await websocket.close(4404, "there is no such job")
+        return
+    except DatabaseAway:
+        await websocket.close(1013, AWAY)
         return
     gone = asyncio.create_task(_until_gone(websocket))
     sending = asyncio.create_task(_send_all(websocket, follow(state, job_id, min(max(0, after), 2**31 - 1))))
