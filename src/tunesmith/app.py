@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.routing import BaseRoute
 
+from tunesmith.core import confinement
 from tunesmith.core.acting import Scope, everything_seen
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.core.version import VERSION
@@ -56,6 +59,7 @@ from tunesmith.http.session import AppState
 from tunesmith.live.bus import Bus
 from tunesmith.scheduler.loop import Scheduler
 from tunesmith.schemas.common import ErrorBody
+from tunesmith.sdk import credentials
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database, Session
 from tunesmith.ui.render import error_page
@@ -68,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The whole server. Creates folders and migrates the database; work starts with the app's lifespan."""
     settings = settings or Settings()
     settings.make_dirs()
+    confinement.protect(settings.home, _other_secrets())
     database = Database(settings.sqlalchemy_url)
     bus = Bus()
     scheduler = Scheduler(settings, database, bus)
@@ -125,6 +130,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.router.routes.extend(ROUTES)
     app.state.policies = POLICIES
     return app
+
+
+def _other_secrets() -> list[Path]:
+    """Of who started the server: what lets them into servers and databases, and is no file of its home folder."""
+    passwords = os.environ.get("PGPASSFILE")
+    return [credentials.path().parent, Path(passwords) if passwords else Path.home() / ".pgpass"]
 
 
 def _users_of_dataset(session: Session, dataset_id: int) -> list[str]:

@@ -69,9 +69,9 @@ def command(module: str, *arguments: str) -> list[str]:
     return [*words, __name__, _places, module, *arguments] if _places else [*words, module, *arguments]
 
 
-def environment() -> dict[str, str]:
-    """What such a process learns of this one's environment."""
-    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+def environment(*more: str) -> dict[str, str]:
+    """What such a process learns of this one's environment, with the variables `more`."""
+    return {name: os.environ[name] for name in (*PASSED_ON, *more) if name in os.environ}
 
 
 @cache
@@ -88,7 +88,9 @@ def why_not() -> str | None:
         return None
     if sys.platform != "linux":
         return "Workers can read the secret key and the database on this machine: only Linux can keep them from it."
-    return "Workers can read the secret key and the database on this machine: its kernel offers no Landlock of version 2."
+    return (
+        "Workers can read the secret key and the database on this machine: its kernel offers no Landlock of version 2."
+    )
 
 
 def enter(told: str) -> None:

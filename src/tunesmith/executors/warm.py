@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 
+from tunesmith.core import confinement
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Launch
 from tunesmith.executors.base import Order, Prepared
 from tunesmith.executors.identity import boot_id, is_alive, start_time
-from tunesmith.executors.local import PASSED_ON, LocalExecutor, worker_environment
+from tunesmith.executors.local import LocalExecutor, places_hidden_from, worker_environment
 from tunesmith.executors.zygote import MARK, MARK_BYTES
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class WarmExecutor(LocalExecutor):
             return
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ and name != "OMP_NUM_THREADS"}
+        environment = confinement.environment()
+        environment.pop("OMP_NUM_THREADS", None)
         environment |= {
             MARK: "-" * MARK_BYTES,
             "PYTHONUNBUFFERED": "1",
@@ -139,6 +141,7 @@ class WarmExecutor(LocalExecutor):
             "attempt": order.attempt,
             "timeout_s": order.timeout_s,
             "environment": worker_environment(job_dir, order),
+            "hidden": places_hidden_from(job_dir),
         }
         socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
         if not self._answers(ANSWER_WITHIN_S):
