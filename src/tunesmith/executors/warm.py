@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PRELOAD = "tunesmith.worker.preload"
 """The module that imports what workers import."""
+WORKER = "tunesmith.worker.__main__"
+"""The module whose `main` a forked worker runs."""
 ANSWER_WITHIN_S = 2.0
 """How long a zygote may take to fork; after that the worker is started cold, and the zygote replaced."""
 RETRY_AFTER_S = 60.0
@@ -86,7 +88,7 @@ class WarmExecutor(LocalExecutor):
             environment["HF_HUB_OFFLINE"] = "1"
         command = [sys.executable, "-P", "-m", "tunesmith.executors.zygote", str(theirs.fileno())]
         self._zygote = subprocess.Popen(
-            [*command, PRELOAD, "tunesmith.worker.__main__"],
+            [*command, PRELOAD, WORKER],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno()],
         )  # fmt: skip
         theirs.close()
