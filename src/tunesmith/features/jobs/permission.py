@@ -23,14 +23,17 @@ def check(recipe: Recipe) -> None:
 
 def check_request(settings: Settings, recipe: Recipe) -> None:
     """As `check`, and for a method that is switched off on this server."""
-    if why := _switched_off(settings, recipe):
-        raise PermissionDenied(why, hint="The other methods need no such setting.")
+    if _is_off(settings, recipe):
+        hint = f"The administrator sets {variable_of(recipe.switch)}=true; the other methods need no such setting."
+        raise PermissionDenied(f"{recipe.title} is switched off on this server.", hint=hint)
     check(recipe)
 
 
 def why_not(settings: Settings, recipe: Recipe) -> str:
     """Why who is at work cannot run it here, in words; empty when they can."""
-    return _switched_off(settings, recipe) or _refusal(recipe) or recipe.unavailable_reason() or ""
+    if _is_off(settings, recipe):
+        return f"It is switched off on this server; the administrator sets {variable_of(recipe.switch)}=true."
+    return _refusal(recipe) or recipe.unavailable_reason() or ""
 
 
 def _refusal(recipe: Recipe) -> str:
@@ -39,7 +42,5 @@ def _refusal(recipe: Recipe) -> str:
     return f"{recipe.title} is for {WHO[recipe.permission]}."
 
 
-def _switched_off(settings: Settings, recipe: Recipe) -> str:
-    if not recipe.switch or settings.model_dump(include={recipe.switch})[recipe.switch]:
-        return ""
-    return f"{recipe.title} is switched off on this server; the administrator sets {variable_of(recipe.switch)}=true."
+def _is_off(settings: Settings, recipe: Recipe) -> bool:
+    return bool(recipe.switch) and not settings.model_dump(include={recipe.switch})[recipe.switch]
