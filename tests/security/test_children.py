@@ -174,8 +174,9 @@ def test_what_reads_datasets(settings: Settings, tmp_path: Path) -> None:
     assert failed is None
 
 
-def test_a_download(settings: Settings) -> None:
+def test_a_download(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process reads what it is to fetch from its folder; here that leads to the secret."""
+    monkeypatch.setattr("tunesmith.features.catalog.hub.why_not_asked", lambda _settings: None)
     downloads = Downloads(settings, Bus())
     said = {}
     for number, place in enumerate((secrets(settings)[0], secrets(settings)[3], "own"), start=1):
@@ -194,7 +195,7 @@ def test_a_download(settings: Settings) -> None:
 
 
 def test_what_writes_models_for_other_programs(
-    settings: Settings, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder of a model, one of whose files leads to the secret; and the variables of the server stay its own."""
     monkeypatch.setenv("TUNESMITH_SECRET", "canary-91c2")
@@ -205,11 +206,11 @@ def test_what_writes_models_for_other_programs(
     for file in tiny_model.iterdir():
         (model / file.name).symlink_to(file if file.name != "config.json" else secrets(settings)[0])
     with pytest.raises(TunesmithError):
-        convert_in_child(model, tmp_path / "x.gguf", "f16")
+        convert_in_child(model, settings.models_dir / "x.gguf", "f16")
     (model / "config.json").unlink()
     (model / "config.json").symlink_to(tiny_model / "config.json")
-    convert_in_child(model, tmp_path / "x.gguf", "f16")
-    assert template_of(tmp_path / "x.gguf").text
+    convert_in_child(model, settings.models_dir / "x.gguf", "f16")
+    assert template_of(settings.models_dir / "x.gguf").text
     with pytest.raises(BadData):
         template_of(settings.home / "secret.key")
 
@@ -248,11 +249,13 @@ def test_the_server_names_the_places_when_it_starts(tmp_path: Path, monkeypatch:
 
 
 def test_a_module_runs_in_the_domain_with_its_own_arguments(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "probe.json").write_text(json.dumps(secrets(settings)))
-    (tmp_path / "told.py").write_text(
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "probe.json").write_text(json.dumps(secrets(settings)))
+    (folder / "told.py").write_text(
         f"import sys\nassert __name__ == '__main__' and sys.argv[1:] == ['a', 'b']\n{PROBE}"
     )
     command = confinement.command("told", "a", "b")
     command.remove("-P")
-    subprocess.run(command, cwd=tmp_path, check=True)
-    check(settings, json.loads((tmp_path / "found.json").read_text()))
+    subprocess.run(command, cwd=folder, check=True)
+    check(settings, json.loads((folder / "found.json").read_text()))

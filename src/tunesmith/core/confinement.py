@@ -179,10 +179,12 @@ def _make_ready() -> None:
     """What libraries make at the first use, where the domain would not let them."""
     with contextlib.suppress(OSError, RuntimeError):
         home = Path.home()
-        (home / ".cache").mkdir(exist_ok=True, mode=0o700)
-        for variable, folder in (("TRITON_CACHE_DIR", ".triton"), ("CUDA_CACHE_PATH", ".nv")):
-            if not (home / folder).exists():
-                os.environ.setdefault(variable, str(home / ".cache" / folder.lstrip(".")))
+        caches = (os.environ[name] for name in ("HF_HOME", "HF_HUB_CACHE") if os.environ.get(name))
+        for folder in (home / ".cache", *map(Path, caches)):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for variable, name in (("TRITON_CACHE_DIR", ".triton"), ("CUDA_CACHE_PATH", ".nv")):
+            if not (home / name).exists():
+                os.environ.setdefault(variable, str(home / ".cache" / name.lstrip(".")))
     tool = shutil.which("nvidia-modprobe")  # it is root's, and CUDA could not call it any more
     if tool and Path("/dev/nvidiactl").exists() and not Path("/dev/nvidia-uvm").exists():
         with contextlib.suppress(OSError):
