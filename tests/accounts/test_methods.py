@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.accounts.ground import Person, another, person, server_with, team, with_token
+from tests.cli.command import tunesmith
 from tests.conftest import ServerProcess
 from tunesmith.core.acting import ROLE_SCOPES, Act, Identity, Role, Scope, acting
 from tunesmith.core.errors import PermissionDenied
@@ -117,6 +119,26 @@ def test_the_list_says_who_may(clients: dict[str, httpx.Client]) -> None:
         assert ("administrators" in listed["custom"]["why_not"]) != WHO_MAY[who], who
         assert {name for name, method in listed.items() if method["permission"] == "admin"} == {"custom"}
         assert not listed["lora"]["why_not"] or "viewer" in who
+
+
+def test_the_form_offers_it_to_nobody_else(server: ServerProcess, clients: dict[str, httpx.Client]) -> None:
+    for who in ("member", "administrator"):
+        page = clients[who].get(f"{server.url}/jobs/new", follow_redirects=True)
+        assert page.status_code == 200
+        choice = page.text.partition('value="custom"')[2].partition(">")[0]
+        assert choice and ("disabled" in choice) != WHO_MAY[who], who
+
+
+def test_a_configuration_is_a_request_like_any_other(
+    server: ServerProcess, people: dict[str, Person], tmp_path: Path
+) -> None:
+    (tmp_path / "job.yaml").write_text("method: custom\nhyperparameters:\n  script: print(1)\n")
+    key = people["member"].key("train")[1]
+    told = {"TUNESMITH_URL": server.url, "TUNESMITH_API_KEY": key}
+    done = tunesmith(tmp_path, "train", "--config", "job.yaml", **told)
+    assert done.returncode and "Custom script is for administrators" in done.stdout + done.stderr, done
+    listed = tunesmith(tmp_path, "jobs", "methods", **told)
+    assert "administrators" in listed.stdout
 
 
 def test_no_job_enters_the_queue_in_a_name_that_may_not_run_it() -> None:
