@@ -47,6 +47,11 @@ PASSED_ON = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "CUDA_HOME", "OMP_NUM_THREADS",
 )  # fmt: skip
 """The server's variables that every process gets. None of them is a secret."""
+MADE_BY_LIBRARIES = {
+    "TRITON_CACHE_DIR": ".triton", "CUDA_CACHE_PATH": ".nv", "WANDB_CONFIG_DIR": ".config/wandb",
+    "MPLCONFIGDIR": ".config/matplotlib", "VLLM_CONFIG_ROOT": ".config/vllm",
+}  # fmt: skip
+"""Variable → the folder that libraries make in the user's own otherwise."""
 REMEDY = "Run it on Linux 5.19 or newer with Landlock among its security modules (lsm=landlock,…), in containers too."
 
 _places = ""
@@ -182,9 +187,9 @@ def _make_ready() -> None:
         caches = (os.environ[name] for name in ("HF_HOME", "HF_HUB_CACHE") if os.environ.get(name))
         for folder in (home / ".cache", *map(Path, caches)):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for variable, name in (("TRITON_CACHE_DIR", ".triton"), ("CUDA_CACHE_PATH", ".nv")):
-            if not (home / name).exists():
-                os.environ.setdefault(variable, str(home / ".cache" / name.lstrip(".")))
+        for variable, usual in MADE_BY_LIBRARIES.items():
+            if not (home / usual).exists():
+                os.environ.setdefault(variable, str(home / ".cache" / Path(usual).name.lstrip(".")))
     tool = shutil.which("nvidia-modprobe")  # it is root's, and CUDA could not call it any more
     if tool and Path("/dev/nvidiactl").exists() and not Path("/dev/nvidia-uvm").exists():
         with contextlib.suppress(OSError):
