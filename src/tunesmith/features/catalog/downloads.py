@@ -279,8 +279,9 @@ class Downloads(Rounds):
             if self._starts[one.id] > MAX_STARTS:
                 said = "The process of this download ended again and again."
                 return fetching.finish(folder, "failed", TunesmithError(said, hint=f"{folder / 'log.txt'} says more."))
-        with contextlib.suppress(OSError, ValueError):  # beside the home folder the process itself could not make it
-            Path(read_model(folder / "request.json", Request).cache).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # where it lies beside the home folder, the process itself could not make it
+            if request := read_model(folder / "request.json", Request):
+                Path(request.cache).mkdir(parents=True, exist_ok=True)
         environment = confinement.environment(*PASSED_ON) | {
             "TMPDIR": str(folder),
             "HF_HUB_DISABLE_TELEMETRY": "1",
