@@ -322,26 +322,29 @@ found = {}
 for root in told["config"]["places"]:
     for path in [root, *(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)]:
         try:
-            found[path] = open(path).read()
+            if told["config"]["canary"].encode() in open(path, "rb").read(1000):
+                found[path] = "read"
         except OSError:
             pass
 tell(found)
 """
 
 
-def test_it_cannot_find_the_servers_home(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_cannot_find_the_servers_home(tmp_path: Path, env: dict[str, str]) -> None:
     """Not even one that lies in a folder which it must see, as that of the libraries."""
     home = tmp_path / "libraries" / "home"
     (home / "jobs" / "2").mkdir(parents=True)
     for name in ("secret.key", "tunesmith.db", "jobs/2/spec.json"):
         (home / name).write_text(CANARY)
     Path("/tmp/tunesmith-canary").write_text(CANARY)
-    places = [str(home), str(tmp_path), "/tmp", "/root", "/home", "/var/tmp", "/dev/shm"]
-    job = Job(home / "jobs" / "1", TELL + HOME, params={"config": {"places": places}}, cache_dir=str(home / "cache"))
+    config = {"places": [str(home), str(tmp_path), "/tmp", "/var/tmp", "/dev/shm"], "canary": CANARY}
+    job = Job(home / "jobs" / "1", TELL + HOME, params={"config": config}, cache_dir=str(home / "cache"))
     found = found_by(job, {**env, "LD_LIBRARY_PATH": str(tmp_path / "libraries")})
     Path("/tmp/tunesmith-canary").unlink()
     own = str(job.dir.path / "script")
-    assert found and not [path for path, text in found.items() if CANARY in text and not path.startswith(own)], found
+    assert found and not [path for path in found if not path.startswith(own)], (
+        found
+    )  # it did look: its config says it too
 
 
 ESCAPE = """
