@@ -115,7 +115,7 @@ def test_a_follow_up_is_never_a_script(clients: dict[str, httpx.Client]) -> None
 
 def test_the_list_says_who_may(clients: dict[str, httpx.Client]) -> None:
     for who, client in clients.items():
-        listed = {method["name"]: method for method in client.get("/methods").json()}
+        listed = {method["name"]: method for method in client.get("/jobs/methods").json()}
         assert ("administrators" in listed["custom"]["why_not"]) != WHO_MAY[who], who
         assert {name for name, method in listed.items() if method["permission"] == "admin"} == {"custom"}
         assert not listed["lora"]["why_not"] or "viewer" in who

@@ -308,7 +308,7 @@ def test_a_server_that_cannot_keep_scripts_apart_refuses_them(tmp_path: Path, no
     try:
         told = server.start().client.post("/jobs/", json=body)
         doctor = {item["name"]: item for item in server.client.get("/system/doctor").json()}
-        listed = {item["name"]: item["why_not"] for item in server.client.get("/methods").json()}
+        listed = {item["name"]: item["why_not"] for item in server.client.get("/jobs/methods").json()}
     finally:
         server.stop()
         server.client.close()
