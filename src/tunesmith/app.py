@@ -72,7 +72,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The whole server. Creates folders and migrates the database; work starts with the app's lifespan."""
     settings = settings or Settings()
     settings.make_dirs()
-    confinement.protect(settings.home, _other_secrets())
     database = Database(settings.sqlalchemy_url)
     bus = Bus()
     scheduler = Scheduler(settings, database, bus)
@@ -169,7 +168,8 @@ def _describe() -> tuple[list[BaseRoute], Policies]:
 
 
 def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
-    """From the outside in: the host and origin of a request, who sends it, and its size."""
+    """From the outside in: the host and origin of a request, who sends it, and its size. The secret is kept from children."""
+    confinement.protect(settings.home, _other_secrets())
     secret = load_secret(settings.home, settings.secret.get_secret_value() if settings.secret else None)
     app.state.audit = AuditLog(database, settings.home, derive(secret, "audit"))
     app.state.doorkeeper = Doorkeeper(
