@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.routing import BaseRoute
 
+from tunesmith.core import confinement
 from tunesmith.core.acting import Scope, everything_seen
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.core.version import VERSION
@@ -56,6 +59,7 @@ from tunesmith.http.session import AppState
 from tunesmith.live.bus import Bus
 from tunesmith.scheduler.loop import Scheduler
 from tunesmith.schemas.common import ErrorBody
+from tunesmith.sdk import credentials
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database, Session
 from tunesmith.ui.render import error_page
@@ -127,6 +131,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+def _other_secrets() -> list[Path]:
+    """Of who started the server: what lets them into servers and databases, and is no file of its home folder."""
+    passwords = os.environ.get("PGPASSFILE")
+    return [credentials.path().parent, Path(passwords) if passwords else Path.home() / ".pgpass"]
+
+
 def _users_of_dataset(session: Session, dataset_id: int) -> list[str]:
     """What needs a dataset, in words."""
     return [f"job {job.id} ({job.status})" for job in JobRepository(session).uses_dataset(dataset_id)]
@@ -158,7 +168,8 @@ def _describe() -> tuple[list[BaseRoute], Policies]:
 
 
 def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
-    """From the outside in: the host and origin of a request, who sends it, and its size."""
+    """From the outside in: the host and origin of a request, who sends it, and its size. The secret is kept from children."""
+    confinement.protect(settings.home, _other_secrets())
     secret = load_secret(settings.home, settings.secret.get_secret_value() if settings.secret else None)
     app.state.audit = AuditLog(database, settings.home, derive(secret, "audit"))
     app.state.doorkeeper = Doorkeeper(

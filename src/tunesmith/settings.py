@@ -92,9 +92,9 @@ class Settings(Preferences, BaseSettings):
     warm_workers: bool = True
     """Keep a process with the training libraries imported, so that jobs begin at once (Linux; some 400 MB of memory)."""
     custom_scripts: bool = False
-    """Allow the `custom` recipe, which runs a user's own Python file."""
+    """Let administrators run the `custom` recipe, which runs a Python file of their own where this machine can keep it apart."""
     custom_network: bool = False
-    """Let custom scripts use the network; without it they run only where this machine can keep them off it."""
+    """Let custom scripts use the network. They see no other files either way."""
     worker_memory_bytes: int | None = Field(None, ge=64 * 1024**2)
     """Most memory of one training process with all it starts, where control groups can be made, bytes; absent means no limit."""
     allowed_addresses: list[str] = []

@@ -44,12 +44,6 @@ def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     return without_bubblewrap(tmp_path)
 
 
-@pytest.fixture
-def bubblewrap() -> None:
-    if isolation.way() != "bubblewrap":
-        pytest.skip("bubblewrap is not installed, or may not make namespaces here")
-
-
 def without_bubblewrap(tmp_path: Path) -> dict[str, str]:
     programs = tmp_path / "programs"
     programs.mkdir(exist_ok=True)
@@ -166,7 +160,7 @@ tell(found)
 """
 
 
-def test_in_bubblewrap_it_sees_its_own_folder_only(tmp_path: Path, bubblewrap: None) -> None:
+def test_it_sees_its_own_folder_only(tmp_path: Path, env: dict[str, str]) -> None:
     other = Job(tmp_path / "other", "print('the other job')")
     secret = tmp_path / "tunesmith.db"
     secret.write_text("rows of everybody")
@@ -177,7 +171,7 @@ def test_in_bubblewrap_it_sees_its_own_folder_only(tmp_path: Path, bubblewrap: N
         "write system": "/usr/left", "write python": str(Path(sys.prefix) / "left"), "write outside": str(tmp_path / "left"),
     }  # fmt: skip
     job = Job(tmp_path / "job", TELL + FILES, params={"config": attempts})
-    found = found_by(job, {})
+    found = found_by(job, env)
     # Below /tmp it writes, as it may, into a /tmp of its own; nothing of that is anywhere afterwards.
     in_tmp = {name for name, path in attempts.items() if name.startswith("write") and path.startswith("/tmp/")}
     assert not {name for name, result in found.items() if result == "done"} - in_tmp, found
@@ -185,7 +179,7 @@ def test_in_bubblewrap_it_sees_its_own_folder_only(tmp_path: Path, bubblewrap: N
     assert not other.dir.log.exists() and all(event.type != "mine" for event in job.events())
 
 
-def test_in_bubblewrap_its_rows_can_be_read_and_not_changed(tmp_path: Path, bubblewrap: None) -> None:
+def test_its_rows_can_be_read_and_not_changed(tmp_path: Path, env: dict[str, str]) -> None:
     rows, cache = tmp_path / "rows.parquet", tmp_path / "blobs"
     rows.write_text("some rows")
     (tmp_path / "model").mkdir()
@@ -197,7 +191,7 @@ def test_in_bubblewrap_its_rows_can_be_read_and_not_changed(tmp_path: Path, bubb
     dataset = {"name": "rows", "path": str(rows), "digest": "0" * 64, "shape": "text"}
     model = {"name": "a/b", "path": str(tmp_path / "model")}
     job = Job(tmp_path / "job", TELL + FILES, params={"config": attempts}, dataset=dataset, model=model)
-    found = found_by(job, {})
+    found = found_by(job, env)
     assert (found["read rows"], found["read model"]) == ("done", "done") and found["write rows"] != "done", found
     assert rows.read_text() == "some rows"
 
@@ -287,19 +281,15 @@ def no_namespaces() -> list[str]:
     return NO_NAMESPACES
 
 
-def test_without_any_way_the_worker_refuses(tmp_path: Path, no_namespaces: list[str]) -> None:
-    job = Job(tmp_path / "job", "print('it ran')")
+@pytest.mark.parametrize("network", [False, True])
+def test_without_any_way_the_worker_refuses(tmp_path: Path, no_namespaces: list[str], network: bool) -> None:
+    """Whether the network is allowed or not: the files are everybody's all the same."""
+    job = Job(tmp_path / "job", "print('it ran')", custom_network=network)
     command = [*no_namespaces, sys.executable, "-m", "tunesmith.worker"]
     assert job.start(1, command, **without_bubblewrap(tmp_path)).wait(60) == 1
     failure = job.exit().failure
-    assert failure.code == "unsupported" and "bubblewrap" in failure.hint and "TUNESMITH_CUSTOM_NETWORK" in failure.hint
+    assert failure.code == "unsupported" and "bubblewrap" in failure.message
     assert "it ran" not in job.log()
-
-
-def test_without_any_way_it_runs_once_the_network_is_allowed(tmp_path: Path, no_namespaces: list[str]) -> None:
-    job = Job(tmp_path / "job", TELL + "tell(['it ran'])", custom_network=True)
-    command = [*no_namespaces, sys.executable, "-m", "tunesmith.worker"]
-    assert job.start(1, command, **without_bubblewrap(tmp_path)).wait(60) == 0, job.log()
 
 
 class Confined(ServerProcess):
@@ -313,21 +303,104 @@ class Confined(ServerProcess):
 
 def test_a_server_that_cannot_keep_scripts_apart_refuses_them(tmp_path: Path, no_namespaces: list[str]) -> None:
     body = {"method": "custom", "hyperparameters": {"script": "print(1)"}, "start": "manual"}
-    for allowed in ("false", "true"):
-        env = {"TUNESMITH_CUSTOM_SCRIPTS": "true", "TUNESMITH_CUSTOM_NETWORK": allowed}
-        env |= without_bubblewrap(tmp_path)
-        server = Confined(tmp_path / f"home-{allowed}", env)
+    env = {"TUNESMITH_CUSTOM_SCRIPTS": "true", "TUNESMITH_CUSTOM_NETWORK": "true", **without_bubblewrap(tmp_path)}
+    server = Confined(tmp_path / "home", env)
+    try:
+        told = server.start().client.post("/jobs/", json=body)
+        doctor = {item["name"]: item for item in server.client.get("/system/doctor").json()}
+        listed = {item["name"]: item["why_not"] for item in server.client.get("/jobs/methods").json()}
+    finally:
+        server.stop()
+        server.client.close()
+    assert told.status_code == 422 and told.json()["details"][0]["loc"] == "method", told.text
+    said = (told.json()["details"][0]["message"], doctor["isolation"]["remedy"], listed["custom"])
+    assert all("bubblewrap" in text for text in said), said
+
+
+HOME = """
+found = {}
+for root in told["config"]["places"]:
+    for path in [root, *(os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)]:
         try:
-            answer = server.start().client.post("/jobs/", json=body)
-        finally:
-            server.stop()
-            server.client.close()
-        if allowed == "true":
-            assert answer.status_code == 201, answer.text
-            continue
-        told = answer.json()
-        assert answer.status_code == 422 and told["details"][0]["loc"] == "method", told
-        assert "bubblewrap" in told["hint"] and "TUNESMITH_CUSTOM_NETWORK=true" in told["hint"]
+            if told["config"]["canary"].encode() in open(path, "rb").read(1000):
+                found[path] = "read"
+        except OSError:
+            pass
+tell(found)
+"""
+
+
+def test_it_cannot_find_the_servers_home(tmp_path: Path, env: dict[str, str]) -> None:
+    """Not even one that lies in a folder which it must see, as that of the libraries."""
+    home = tmp_path / "libraries" / "home"
+    (home / "jobs" / "2").mkdir(parents=True)
+    for name in ("secret.key", "tunesmith.db", "jobs/2/spec.json"):
+        (home / name).write_text(CANARY)
+    Path("/tmp/tunesmith-canary").write_text(CANARY)
+    config = {"places": [str(home), str(tmp_path), "/tmp", "/var/tmp", "/dev/shm"], "canary": CANARY}
+    job = Job(home / "jobs" / "1", TELL + HOME, params={"config": config}, cache_dir=str(home / "cache"))
+    found = found_by(job, {**env, "LD_LIBRARY_PATH": str(tmp_path / "libraries")})
+    Path("/tmp/tunesmith-canary").unlink()
+    own = str(job.dir.path / "script")
+    assert found and not [path for path in found if not path.startswith(own)], (
+        found
+    )  # it did look: its config says it too
+
+
+ESCAPE = """
+import shutil
+if not os.path.exists(os.path.join(told["state_dir"], "second")):
+    open(os.path.join(told["state_dir"], "second"), "w").close()
+    for name in ("script.py", "config.json"):
+        os.unlink(name)
+        os.symlink(told["config"]["target"], name)
+    print("laid", flush=True)
+    import time
+    time.sleep(60)
+os.rmdir(out)
+os.symlink(told["config"]["home"], out)
+"""
+
+
+def test_links_that_it_leaves_lead_the_worker_nowhere(tmp_path: Path, env: dict[str, str]) -> None:
+    """Neither to write into a file outside at the next attempt, nor to hand out a folder outside as its result."""
+    home, target = tmp_path / "home", tmp_path / "target"
+    home.mkdir()
+    (home / "secret.key").write_text(CANARY)
+    target.write_text("as it was")
+    params = {"config": {"target": str(target), "home": str(home)}}
+    job = Job(
+        tmp_path / "job",
+        "import json, os, sys\ntold = json.load(open(sys.argv[1]))\nout = told['output_dir']\n" + ESCAPE,
+        params=params,
+    )
+    process = job.start(**env)
+    wait_until(lambda: "laid" in job.log())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    job.launch(2)
+    assert job.run(2, **env) == 1
+    assert target.read_text() == "as it was" and (home / "secret.key").read_text() == CANARY
+    assert "output_dir" in job.exit().failure.message and not (job.dir.artifacts / "custom_model").exists()
+
+
+CAPABLE = """
+import ctypes
+libc = ctypes.CDLL(None)
+status = open("/proc/self/status").read()
+seen = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+python = os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))
+tell({
+    "capabilities": int(status.split("CapEff:")[1].split()[0], 16),
+    "remounted": libc.mount(None, python.encode(), None, ctypes.c_ulong(32 | 4096), None),
+    "processes": len(seen),
+})
+"""
+
+
+def test_it_has_no_way_to_change_what_it_sees(tmp_path: Path, env: dict[str, str]) -> None:
+    found = found_by(Job(tmp_path / "job", TELL + CAPABLE), env)
+    assert found["capabilities"] == 0 and found["remounted"] == -1 and found["processes"] < 6
 
 
 def test_the_way_is_what_this_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from tunesmith.cli.output import FAILED, show, table
@@ -11,39 +9,18 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.sdk.client import Client
 from tunesmith.sdk.connection import ServerUnreachable
 
-if TYPE_CHECKING:
-    from tunesmith.settings import Settings
-
 
 def doctor() -> None:
     """Check Python, libraries, disk, memory, GPU, models and settings; ends with code 1 when something is broken."""
     from tunesmith.features.monitoring.service import doctor as check
     from tunesmith.settings import Settings
 
-    settings = Settings()
-    found = [item.model_dump(mode="json") for item in check(settings)]
-    found.append(_isolation(settings))
+    found = [item.model_dump(mode="json") for item in check(Settings())]
     with Client(timeout_s=3) as client:
         found.append(_server(client))
     rows = [(item["status"], item["name"], item["message"], item["remedy"]) for item in found]
     show(found, table(("status", "check", "found", "remedy"), rows))
     raise typer.Exit(FAILED if any(item["status"] == "error" for item in found) else 0)
-
-
-def _isolation(settings: Settings) -> dict[str, str]:
-    """What keeps training and custom scripts in bounds; a warning where a setting asks for what is not to be had."""
-    from tunesmith.executors.limits import isolation_available
-    from tunesmith.recipes.custom.isolation import REMEDY
-
-    found = isolation_available()
-    remedies = []
-    if settings.worker_memory_bytes and not found.limits_memory:
-        remedies.append("Run the server as a systemd unit with Delegate=yes and DelegateSubgroup=server.")
-    if settings.custom_scripts and not settings.custom_network and not found.shields_scripts:
-        remedies.append(REMEDY)
-    message = f"memory of workers: {found.memory}; {found.scripts}"
-    status = "warning" if remedies else "ok"
-    return {"name": "isolation", "status": status, "message": message, "remedy": " ".join(remedies)}
 
 
 def _server(client: Client) -> dict[str, str]:

@@ -59,7 +59,7 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
         raise InvalidInput(f"There is no run in {folder} to resume.", hint="Leave --resume out.")
     job_dir.path.mkdir(parents=True, exist_ok=True)
     recipe = get_recipe(config.method)
-    if reason := recipe.why_not():
+    if reason := recipe.unavailable_reason():
         raise InvalidInput(reason)
     model, info = find_model(config)
     data, lengths = read_data(config, folder)

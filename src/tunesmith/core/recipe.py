@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+from tunesmith.core import credentials
+from tunesmith.core.acting import Scope
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Control, JobSpec
 
@@ -26,6 +28,8 @@ class Recipe:
     """What a user may set: frozen, unknown keys refused, a docstring under each field."""
     train: str
     """`module:function`, imported by the worker only; called as `train(params, run)`."""
+    permission: Scope
+    """What whoever runs it must be allowed; a recipe that does not say cannot be made, and the server does not start."""
     kind: Literal["training", "evaluation", "compression"] = "training"
     """What the job is for; only training makes something new out of data."""
     produces: str
@@ -34,8 +38,15 @@ class Recipe:
     """Row shapes it can learn from."""
     needs_model: bool = True
     needs_dataset: bool = True
-    why_not: Callable[[], str | None] = lambda: None
+    unavailable_reason: Callable[[], str | None] = lambda: None
     """Why this machine cannot run it, with the alternative named; None when it can."""
+    switch: str = ""
+    """The server's setting that allows it; empty for what is always allowed."""
+    credentials: Callable[[JobSpec], set[str]] = credentials.of_job
+    """Names of the variables with tokens that a job of it needs; it gets no others."""
+    confines_itself: bool = False
+    """Whether it keeps what it runs apart by namespaces. Its worker stays outside of the domain of `core/confinement.py`, in
+    which nobody can make any."""
 
 
 class RunContext(Protocol):

@@ -9,61 +9,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 
+from tunesmith.core import confinement
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec, Launch
+from tunesmith.core.recipe import Recipe
 from tunesmith.executors.base import Observation, Order, Prepared
 from tunesmith.executors.identity import age_s, boot_id, is_alive, start_time
 from tunesmith.executors.limits import MEMORY_VARIABLE
 from tunesmith.executors.zygote import MARK
+from tunesmith.recipes.catalog import RECIPES
 
-PASSED_ON = (
-    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT",
-    "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
-    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "CUDA_HOME", "OMP_NUM_THREADS",
-)  # fmt: skip
-"""The server's variables that every worker gets. None of them is a secret."""
-HUB_TOKEN = ("HF_TOKEN",)
-JUDGE_KEY = "TUNESMITH_JUDGE_API_KEY"
-OPENAI = "https://api.openai.com/v1"
-OF_TRACKERS = {
-    "wandb": ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"),
-    "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"),
-    "trackio": ("TRACKIO_SPACE_ID", *HUB_TOKEN),
-}
-"""What a worker gets besides when its job reports to that tracker."""
 KILL_WITHIN_S = 12.0
 FOREIGN_SILENCE_S = 60.0
 """How long an attempt of another machine, or of this one before it was restarted, must be silent to count as gone."""
 
 
 def credentials(spec: JobSpec | None) -> set[str]:
-    """Names of the variables that this job needs and others do not get: a token goes to whom it is for. A user's own
-    script gets none."""
-    if spec is None or spec.recipe == "custom":
-        return set()
-    reports_to = spec.params.get("report_to") or ()
-    wanted = {name for tracker in reports_to for name in OF_TRACKERS.get(tracker, ())}
-    if spec.model and not spec.offline and is_hub_id(spec.model.path):
-        wanted.update(HUB_TOKEN)
-    if spec.recipe == "evaluate" and is_judge_of_the_key((spec.params.get("judge") or {}).get("base_url", "")):
-        wanted.add(JUDGE_KEY)
-    return wanted
+    """Names of the variables that this job needs and others do not get."""
+    recipe = _recipe_of(spec)
+    return recipe.credentials(spec) if spec and recipe else set()
 
 
-def is_judge_of_the_key(base_url: str) -> bool:
-    """Whether the judge's key is for that address: users choose the address, the administrator whom the key is shown."""
-    known = os.environ.get("TUNESMITH_JUDGE_URL", OPENAI)
-    return bool(base_url) and urlsplit(base_url)[:2] == urlsplit(known)[:2]
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a model must be asked for at the hub: everything that is here has an absolute path."""
-    return not Path(path).is_absolute()
+def _recipe_of(spec: JobSpec | None) -> Recipe | None:
+    return next((recipe for recipe in RECIPES if spec and recipe.name == spec.recipe), None)
 
 
 def _spec_of(job_dir: JobDir) -> JobSpec | None:
@@ -78,7 +49,7 @@ def worker_environment(job_dir: JobDir, order: Order) -> dict[str, str]:
     tmp = job_dir.path / "tmp"
     tmp.mkdir(exist_ok=True, mode=0o700)
     spec = _spec_of(job_dir)
-    environment = {name: os.environ[name] for name in {*PASSED_ON, *credentials(spec)} if name in os.environ}
+    environment = confinement.environment(*credentials(spec))
     if spec and spec.worker_memory_bytes:
         environment[MEMORY_VARIABLE] = str(spec.worker_memory_bytes)
     environment |= {
@@ -96,6 +67,12 @@ def worker_environment(job_dir: JobDir, order: Order) -> dict[str, str]:
     if order.cpu_threads:
         environment["OMP_NUM_THREADS"] = str(order.cpu_threads)
     return environment
+
+
+def places_hidden_from(job_dir: JobDir) -> str:
+    """What the job's worker is kept from, as `confinement.enter` takes it."""
+    recipe = _recipe_of(_spec_of(job_dir))
+    return "" if recipe and recipe.confines_itself else confinement.places()
 
 
 class _PreparedProcess:
@@ -131,7 +108,18 @@ class LocalExecutor:
         timeout = ["--timeout", str(order.timeout_s)] if order.timeout_s else []
         attempt = ["--attempt", str(order.attempt)]
         # -P: the job directory is the working directory, and nothing that a job left there may pass for a module.
-        command = [sys.executable, "-P", "-m", "tunesmith.executors.shim", str(job_dir.path), *attempt, *timeout, "--"]
+        hidden = ["--hidden", places_hidden_from(job_dir)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "tunesmith.executors.shim",
+            str(job_dir.path),
+            *attempt,
+            *timeout,
+            *hidden,
+            "--",
+        ]
         with job_dir.log.open("ab") as log:
             process = subprocess.Popen(
                 [*command, *self.worker, str(job_dir.path), *attempt],

@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from typing import Any
 
 import psutil
 
+from tunesmith.core import confinement
+from tunesmith.core.credentials import HUB_TOKEN, is_hub_id
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.identity import boot_id, is_alive, start_time
-from tunesmith.executors.local import HUB_TOKEN, PASSED_ON, is_hub_id
 
 LAST_WORDS = 500
 """Most characters of what a process said last that are told."""
@@ -71,14 +71,16 @@ class ServingProcess:
         """Start it, without waiting."""
         (self.folder / "endpoint.json").unlink(missing_ok=True)
         write_atomic(self.folder / "serving.json", spec)
-        passed_on = (*PASSED_ON, *(HUB_TOKEN if is_hub_id(spec.base_path) and not spec.offline else ()))
-        environment = {name: os.environ[name] for name in passed_on if name in os.environ}
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True, mode=0o700)
+        environment = confinement.environment(*(HUB_TOKEN if is_hub_id(spec.base_path) and not spec.offline else ()))
+        environment["TMPDIR"] = str(temporary)
         if spec.offline:
             environment["HF_HUB_OFFLINE"] = "1"
         with (self.folder / "log.txt").open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tunesmith.serving", str(self.folder)], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True, env=environment,
+                confinement.command("tunesmith.serving", str(self.folder)), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env=environment,
             )  # fmt: skip
         self._codes.pop(child.pid, None)  # of another process that had this number
         self._children[child.pid] = child

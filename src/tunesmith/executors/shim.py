@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith.core import confinement
 from tunesmith.core.job_dir import JobDir, write_atomic
 from tunesmith.core.job_spec import ShimRecord
 from tunesmith.executors.limits import MEMORY_VARIABLE, WorkerGroup, limit_process
@@ -137,14 +138,15 @@ def kill_leftovers() -> None:
         time.sleep(0.02)
 
 
-def prepare_worker(group: WorkerGroup | None) -> None:
-    """In the worker, before it begins: default signals, limits, and an end with the shim's."""
+def prepare_worker(group: WorkerGroup | None, hidden: str) -> None:
+    """In the worker, before it begins: default signals, limits, an end with the shim's, and what is `hidden` from it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     end_with_parent()
     if group:
         group.enter()
     limit_process()
+    confinement.enter(hidden)
 
 
 def memory_limit() -> int | None:
@@ -188,11 +190,14 @@ def main() -> None:
     parser.add_argument("job_dir", type=Path)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--timeout", type=float)
+    parser.add_argument("--hidden", default="")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
 
     def start(group: WorkerGroup | None) -> Worker:
-        return subprocess.Popen(arguments.command, stdin=subprocess.DEVNULL, preexec_fn=lambda: prepare_worker(group))
+        return subprocess.Popen(
+            arguments.command, stdin=subprocess.DEVNULL, preexec_fn=lambda: prepare_worker(group, arguments.hidden)
+        )
 
     run(JobDir(arguments.job_dir), arguments.attempt, arguments.timeout, start)
 

@@ -13,17 +13,20 @@ import subprocess
 import sys
 import time
 
+from tunesmith.core import confinement
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Launch
 from tunesmith.executors.base import Order, Prepared
 from tunesmith.executors.identity import boot_id, is_alive, start_time
-from tunesmith.executors.local import PASSED_ON, LocalExecutor, worker_environment
+from tunesmith.executors.local import LocalExecutor, places_hidden_from, worker_environment
 from tunesmith.executors.zygote import MARK, MARK_BYTES
 
 log = logging.getLogger(__name__)
 
 PRELOAD = "tunesmith.worker.preload"
 """The module that imports what workers import."""
+WORKER = "tunesmith.worker.__main__"
+"""The module whose `main` a forked worker runs."""
 ANSWER_WITHIN_S = 2.0
 """How long a zygote may take to fork; after that the worker is started cold, and the zygote replaced."""
 RETRY_AFTER_S = 60.0
@@ -72,7 +75,8 @@ class WarmExecutor(LocalExecutor):
             return
         self.close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ and name != "OMP_NUM_THREADS"}
+        environment = confinement.environment()
+        environment.pop("OMP_NUM_THREADS", None)
         environment |= {
             MARK: "-" * MARK_BYTES,
             "PYTHONUNBUFFERED": "1",
@@ -84,7 +88,7 @@ class WarmExecutor(LocalExecutor):
             environment["HF_HUB_OFFLINE"] = "1"
         command = [sys.executable, "-P", "-m", "tunesmith.executors.zygote", str(theirs.fileno())]
         self._zygote = subprocess.Popen(
-            [*command, PRELOAD, "tunesmith.worker.__main__"],
+            [*command, PRELOAD, WORKER],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno()],
         )  # fmt: skip
         theirs.close()
@@ -139,6 +143,7 @@ class WarmExecutor(LocalExecutor):
             "attempt": order.attempt,
             "timeout_s": order.timeout_s,
             "environment": worker_environment(job_dir, order),
+            "hidden": places_hidden_from(job_dir),
         }
         socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
         if not self._answers(ANSWER_WITHIN_S):

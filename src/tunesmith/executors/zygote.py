@@ -104,7 +104,7 @@ def _mark_address() -> int:
 
 
 def _become_shim(request: dict[str, Any], fds: list[int], room: int, worker_main: Callable[[], None]) -> None:
-    """`request`: job_dir, attempt, timeout_s, environment; `fds`: what brings the word to go, and the job's log."""
+    """`request`: job_dir, attempt, timeout_s, environment, hidden; `fds`: what brings the word to go, and the job's log."""
     go, log = fds
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -119,19 +119,20 @@ def _become_shim(request: dict[str, Any], fds: list[int], room: int, worker_main
     ctypes.memmove(room, mark + bytes(MARK_BYTES - len(mark)), MARK_BYTES)
     job_dir, attempt = JobDir(Path(request["job_dir"])), request["attempt"]
     sys.argv = ["tunesmith.worker", str(job_dir.path), "--attempt", str(attempt)]
-    shim.run(job_dir, attempt, request["timeout_s"], lambda group: _fork_worker(worker_main, group))
+    hidden = request["hidden"]
+    shim.run(job_dir, attempt, request["timeout_s"], lambda group: _fork_worker(worker_main, group, hidden))
 
 
-def _fork_worker(worker_main: Callable[[], None], group: WorkerGroup | None) -> Forked:
+def _fork_worker(worker_main: Callable[[], None], group: WorkerGroup | None, hidden: str) -> Forked:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _run_and_exit(_become_worker, parent, worker_main, group)
+        _run_and_exit(_become_worker, parent, worker_main, group, hidden)
     return Forked(pid)
 
 
-def _become_worker(parent: int, worker_main: Callable[[], None], group: WorkerGroup | None) -> None:
-    shim.prepare_worker(group)
+def _become_worker(parent: int, worker_main: Callable[[], None], group: WorkerGroup | None, hidden: str) -> None:
+    shim.prepare_worker(group, hidden)
     if os.getppid() != parent:
         sys.exit("the shim ended before the kernel knew that its worker ends with it")
     with Path(os.devnull).open("rb") as nothing:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from tunesmith.core.acting import Visibility
+from tunesmith.core.acting import Scope, Visibility
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import JobStatus, Phase, Priority
 from tunesmith.schemas.common import Wire
@@ -422,8 +422,10 @@ class MethodRead(BaseModel):
     """Only training makes a new model out of data."""
     needs_model: bool
     needs_dataset: bool
+    permission: Scope
+    """What whoever runs it must be allowed."""
     why_not: str
-    """Why this machine cannot run it, with the alternative named; empty when it can."""
+    """Why this machine or who asks cannot run it, with the alternative named; empty when they can."""
 
 
 class ChatMessage(Wire):

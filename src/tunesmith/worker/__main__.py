@@ -80,7 +80,7 @@ def train(spec: JobSpec, run: Run) -> str:
     """Call the recipe's `train`. Returns its `Outcome`."""
     run.phase("starting")
     recipe = get_recipe(spec.recipe)
-    why_not = recipe.why_not()
+    why_not = recipe.unavailable_reason()
     if why_not:
         raise JobFailure(FailureCode.UNSUPPORTED, why_not)
     params = recipe.params.model_validate(spec.params)

@@ -7,15 +7,14 @@ What was killed is started again and goes on where it stopped.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tunesmith.core import confinement
 from tunesmith.core.acting import current
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithError
 from tunesmith.core.job_dir import new_folder, read_model, write_atomic
@@ -39,12 +38,8 @@ MAX_STARTS = 20
 """How often the process of one download is started."""
 KEPT = 100
 """Downloads that are over and stay in the list."""
-PASSED_ON = (
-    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN",
-    "HF_TOKEN_PATH", "HF_HUB_DOWNLOAD_TIMEOUT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY",
-    "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-)  # fmt: skip
-"""The server's variables that a download gets; the token goes this way alone."""
+PASSED_ON = ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DOWNLOAD_TIMEOUT")
+"""The server's variables that a download gets besides what every process gets."""
 
 
 def folder_of(settings: Settings) -> Path:
@@ -284,15 +279,18 @@ class Downloads(Rounds):
             if self._starts[one.id] > MAX_STARTS:
                 said = "The process of this download ended again and again."
                 return fetching.finish(folder, "failed", TunesmithError(said, hint=f"{folder / 'log.txt'} says more."))
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment |= {
+        with contextlib.suppress(OSError):  # where it lies beside the home folder, the process itself could not make it
+            if request := read_model(folder / "request.json", Request):
+                Path(request.cache).mkdir(parents=True, exist_ok=True)
+        environment = confinement.environment(*PASSED_ON) | {
+            "TMPDIR": str(folder),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_VERBOSITY": "error",
         }
         with (folder / "log.txt").open("ab") as log_file:
             self._children[one.id] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tunesmith.features.catalog.fetching", str(folder)],
+                confinement.command("tunesmith.features.catalog.fetching", str(folder)),
                 stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment, start_new_session=True,
             )  # fmt: skip
         return None

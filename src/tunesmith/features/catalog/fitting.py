@@ -175,7 +175,7 @@ def _training(way: Way, shape: Shape, machine: Machine) -> MemoryUse:
     reckoned = memory_parts(recipe, params, Facts(machine=machine, model=info))
     sums = _sums(way, shape, machine, params)
     parts = [_part(name, size, sums[name]) for name, size in reckoned.items() if name != "total"]
-    return _use(way, machine, parts, recipe.why_not() or "")
+    return _use(way, machine, parts, recipe.unavailable_reason() or "")
 
 
 def _sums(way: Way, shape: Shape, machine: Machine, params: Mapping[str, Any]) -> dict[str, str]:

@@ -30,7 +30,7 @@ def _need(method: str, info: ModelInfo, machine: Machine, estimated: bool) -> Me
     recipe = get_recipe(method)
     params = least_params(method, info)
     total = memory_parts(recipe, params, Facts(machine=machine, model=info))["total"]
-    why_not = recipe.why_not() or ""
+    why_not = recipe.unavailable_reason() or ""
     return MemoryNeed(
         method=method,
         memory_bytes=total,

@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.core import confinement
 from tunesmith.core.errors import TooLarge, TunesmithError
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.settings import Settings
 
 log = logging.getLogger(__name__)
-
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
 class Child:
@@ -29,11 +28,13 @@ class Child:
         self._memory_bytes = settings.dataset_memory_bytes
         self._error: dict[str, Any] | None = None
         write_atomic(work / "request.json", request)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment |= {"TMPDIR": str(work), "POLARS_MAX_THREADS": str(max(1, os.cpu_count() or 1))}
+        environment = confinement.environment() | {
+            "TMPDIR": str(work),
+            "POLARS_MAX_THREADS": str(max(1, os.cpu_count() or 1)),
+        }
         with self._log_path.open("wb") as log_file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.dataprep", str(work / "request.json")],
+                confinement.command("tunesmith.dataprep", str(work / "request.json")),
                 stdout=subprocess.PIPE, stderr=log_file, stdin=subprocess.DEVNULL, text=True, env=environment,
                 preexec_fn=self._limit, start_new_session=True,
             )  # fmt: skip

@@ -15,10 +15,12 @@ from tunesmith.core.errors import Conflict
 from tunesmith.core.events import NoticeEvent, StatusEvent
 from tunesmith.core.job_spec import Control, Failure
 from tunesmith.core.job_status import JobStatus, check_transition
+from tunesmith.features.jobs import permission
 from tunesmith.features.jobs.curves import Sparkline
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import EventRow, JobRow
 from tunesmith.live.bus import Bus
+from tunesmith.recipes.catalog import get_recipe
 from tunesmith.storage.database import after_commit
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ class Lifecycle:
     # -- what an owner may ask ------------------------------------------------------------------------------------
 
     def enqueue(self, job: JobRow, reason: str = "") -> None:
-        """Let the scheduler start it when its turn comes."""
+        """Let the scheduler start it when its turn comes. Raises `PermissionDenied` for who may not run its method."""
+        permission.check(get_recipe(job.method))
         job.position = float(job.id)
         self.transition(job, JobStatus.QUEUED, reason)
 

@@ -12,7 +12,7 @@ from tunesmith.core.errors import Conflict, InUse, InvalidInput, NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.job_status import JobStatus, Priority
-from tunesmith.features.jobs import files, quotas, reporting
+from tunesmith.features.jobs import files, permission, quotas, reporting
 from tunesmith.features.jobs.curves import number, series
 from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -136,7 +136,8 @@ def read_events(
 
 
 def check_may_start(settings: Settings, job: JobRow, session: Session) -> None:
-    """Raises `QuotaExceeded` when who asks may not have another job now."""
+    """Raises `PermissionDenied` or `QuotaExceeded` when who asks may not have this job start, or another job now."""
+    permission.check_request(settings, get_recipe(job.method))
     quotas.check_submit(settings, session, int(job.resources.get("num_gpus", 0)))
 
 
@@ -257,12 +258,9 @@ def config(row: JobRow) -> str:
 
 
 def methods(settings: Settings) -> list[MethodRead]:
-    """Every method, with what a user may set and whether this machine can run it."""
+    """Every method, with what a user may set and whether who asks can run it here."""
     found = []
     for recipe in RECIPES:
-        why = recipe.why_not() or ""
-        if recipe.name == "custom" and not settings.custom_scripts:
-            why = "Custom scripts are switched off on this server (TUNESMITH_CUSTOM_SCRIPTS)."
         found.append(
             MethodRead(
                 name=recipe.name,
@@ -274,7 +272,8 @@ def methods(settings: Settings) -> list[MethodRead]:
                 kind=recipe.kind,
                 needs_model=recipe.needs_model,
                 needs_dataset=recipe.needs_dataset,
-                why_not=why,
+                permission=recipe.permission,
+                why_not=permission.why_not(settings, recipe),
             )
         )
     return found

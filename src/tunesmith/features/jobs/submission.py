@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.devices import read_gpus
-from tunesmith.core.errors import InvalidInput, PermissionDenied, TunesmithError
+from tunesmith.core.errors import InvalidInput, TunesmithError
 from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceRequest
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.validation import message_of
 from tunesmith.features.catalog import service as catalog
-from tunesmith.features.jobs import held_out, quotas
+from tunesmith.features.jobs import held_out, permission, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
@@ -26,7 +26,6 @@ from tunesmith.live.bus import Bus
 from tunesmith.recipes.auto import Choice, Facts, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
-from tunesmith.recipes.custom import isolation
 from tunesmith.schemas.jobs import FollowUp, JobClone, JobCreate
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
@@ -76,23 +75,17 @@ class Problems:
 
 
 def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
-    """Raises `InvalidInput` with every problem of `body`, or `PermissionDenied` for a custom script that is not allowed."""
+    """Raises `InvalidInput` with every problem of `body`, or `PermissionDenied` for a method that is not allowed."""
     recipe = get_recipe(body.method)
-    if recipe.name == "custom" and not settings.custom_scripts:
-        raise PermissionDenied(
-            "Custom scripts are switched off on this server.",
-            hint="The administrator sets TUNESMITH_CUSTOM_SCRIPTS=true; the other methods need no permission.",
-        )
+    permission.check_request(settings, recipe)
     problems = Problems()
     problems.details += _follow_up_problems(body.follow_up, body.method)
     try:
         body = held_out.complete(settings, session, body)
     except TunesmithError as error:
         problems.add_error("dataset_id", error)
-    if why := recipe.why_not():
+    if why := recipe.unavailable_reason():
         problems.add("method", why, "Choose the method that the message names.")
-    if recipe.name == "custom" and (unsafe := isolation.why_not(network=settings.custom_network)):
-        problems.add("method", unsafe, isolation.REMEDY)
     model = _model(settings, session, recipe, body, problems)
     data = _data(settings, session, recipe, body.dataset_id, body.dataset_version, "dataset_id", problems)
     eval_data = None

@@ -12,11 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from tunesmith.core import confinement
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.version import VERSION
+from tunesmith.executors.limits import isolation_available
 from tunesmith.features.catalog.service import list_models
+from tunesmith.features.jobs import permission
 from tunesmith.features.monitoring.sampler import Sample
 from tunesmith.recipes.catalog import RECIPES
+from tunesmith.recipes.custom.isolation import REMEDY
 from tunesmith.schemas.system import DoctorCheck, Health, MachineUse, SystemInfo
 from tunesmith.settings import OTHER_VARIABLES, Settings
 from tunesmith.storage.database import SAFE_WAL, Database
@@ -52,7 +56,7 @@ def info(settings: Settings) -> SystemInfo:
     """What does not change while the server runs."""
     import psutil
 
-    methods = {recipe.name: recipe.why_not() or _why_switched_off(recipe.name, settings) for recipe in RECIPES}
+    methods = {recipe.name: permission.why_not(settings, recipe) for recipe in RECIPES}
     return SystemInfo(
         version=VERSION,
         python=platform.python_version(),
@@ -60,7 +64,7 @@ def info(settings: Settings) -> SystemInfo:
         cpu_cores=os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
         gpus=read_gpus(),
-        methods={name: why or "" for name, why in methods.items()},
+        methods=methods,
         libraries={name: _version(name) for name in LIBRARIES},
     )
 
@@ -106,7 +110,7 @@ def without_password(url: str) -> str:
 
 def doctor(settings: Settings, database: Database | None = None) -> list[DoctorCheck]:
     """Every check, with a remedy where it is not well. Without a `database` the server's own checks are left out."""
-    checks = [_python, _home, _disk, _memory, _gpu, _four_bit, _models, _unknown_settings]
+    checks = [_python, _home, _disk, _memory, _gpu, _four_bit, _models, _unknown_settings, _isolation, _secrets]
     found = [check for make in checks for check in make(settings)]
     return [*found, *(_database(database) if database else ())]
 
@@ -199,6 +203,24 @@ def _unknown_settings(_settings: Settings) -> Iterator[DoctorCheck]:
     yield _check("settings", not odd, message, "See tunesmith up --help for the names.", level="warning")
 
 
+def _isolation(settings: Settings) -> Iterator[DoctorCheck]:
+    """What keeps training and custom scripts in bounds; a warning where a setting asks for what is not to be had."""
+    found = isolation_available()
+    remedies = []
+    if settings.worker_memory_bytes and not found.limits_memory:
+        remedies.append("Run the server as a systemd unit with Delegate=yes and DelegateSubgroup=server.")
+    if settings.custom_scripts and not found.shields_scripts:
+        remedies.append(f"Custom scripts are refused. {REMEDY}")
+    message = f"memory of workers: {found.memory}; {found.scripts}"
+    yield _check("isolation", not remedies, message, " ".join(remedies), level="warning")
+
+
+def _secrets(_settings: Settings) -> Iterator[DoctorCheck]:
+    why_not = confinement.why_not()
+    message = why_not or f"workers cannot read the secret key and the database (Landlock {confinement.version()})"
+    yield _check("secrets", not why_not, message, confinement.REMEDY, level="warning")
+
+
 def _database(database: Database) -> Iterator[DoctorCheck]:
     database.check()
     if not database.is_sqlite:
@@ -213,12 +235,6 @@ def _database(database: Database) -> Iterator[DoctorCheck]:
         "Works, but slower: this SQLite has no safe WAL. Run pip install pysqlite3.",
         level="info",
     )
-
-
-def _why_switched_off(name: str, settings: Settings) -> str | None:
-    if name == "custom" and not settings.custom_scripts:
-        return "Custom scripts are switched off; the administrator sets TUNESMITH_CUSTOM_SCRIPTS=true."
-    return None
 
 
 def _version(name: str) -> str:

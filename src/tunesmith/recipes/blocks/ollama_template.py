@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from tunesmith.core import confinement
 from tunesmith.recipes.gguf import ARRAY, SCALAR_BYTES, STRING, check_gguf
 
 TIMEOUT_S = 60.0
@@ -169,9 +170,9 @@ def _renderer(jinja: str, bos: str, eos: str) -> Any:
 def template_of(gguf: Path) -> OllamaTemplate:
     """For the chat template inside a GGUF file. Raises `BadData` for a file that cannot be trusted."""
     check_gguf(gguf)
-    command = [sys.executable, "-m", "tunesmith.recipes.blocks.ollama_template", str(gguf)]
+    command = confinement.command("tunesmith.recipes.blocks.ollama_template", str(gguf))
     try:
-        result = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
+        result = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=confinement.environment())
         told = json.loads(result.stdout.decode(errors="replace").strip().splitlines()[-1])
         return OllamaTemplate(str(told["text"]), [str(stop) for stop in told["stop"]])
     except (subprocess.TimeoutExpired, ValueError, IndexError, KeyError):

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, quants
 
+from tunesmith.core import confinement
 from tunesmith.core.errors import BadData, TunesmithError, Unavailable, UnsupportedFormat
 from tunesmith.core.job_dir import fsync_dir
 from tunesmith.recipes.blocks import gguf_native
@@ -142,9 +143,10 @@ def merge_in_child(model: Path, adapter: Path, target: Path, *, timeout_s: float
 
 
 def _in_child(told: dict[str, Any], timeout_s: float) -> None:
-    command = [sys.executable, "-m", "tunesmith.recipes.blocks.to_gguf", json.dumps(told)]
+    command = confinement.command("tunesmith.recipes.blocks.to_gguf", json.dumps(told))
+    environment = confinement.environment("LLAMA_CPP_DIR", "TMPDIR")
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
     except subprocess.TimeoutExpired:
         raise Unavailable(f"Writing the model took longer than {timeout_s:.0f} s.", hint="Raise timeout_s.") from None
     if result.returncode:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -88,6 +89,7 @@ RECIPE = Recipe(
     sentence="Makes a model smaller, in formats for llama.cpp, Ollama, vLLM and transformers, and measures what that costs.",
     params=CompressParams,
     train="tunesmith.recipes.compress.train:train",
+    permission=Scope.TRAIN,
     kind="compression",
     produces="compressed",
     shapes=CAUSAL_LM_SHAPES,

@@ -1,9 +1,8 @@
-"""A custom script apart from the rest of the machine: in bubblewrap where it is installed, else in a user namespace without
-a network. What can be had is tried once, by starting a process that does nothing.
+"""A custom script apart from the rest of the machine: in bubblewrap where it works, else in namespaces that its launcher makes
+(`namespaces.py`). What can be had is tried once, by starting a process that does nothing.
 
-bubblewrap gives the script its own process numbers, no network, and a file system of which it sees Python, system
-libraries, its model and its rows (all read-only), and its own folder. A bare namespace takes the network and the view
-into other processes away, and leaves the files as they are.
+Both ways give the script its own process numbers, no network, a `/tmp` of its own, and a file system of which it sees Python,
+system libraries, its model and its rows (all read-only), and its own folder: neither the server's home nor anybody's.
 """
 
 from __future__ import annotations
@@ -18,19 +17,17 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith.core.job_spec import JobSpec
+from tunesmith.recipes.custom.namespaces import APART
 
 Way = Literal["bubblewrap", "namespace", "none"]
 
 WORDS: dict[Way, str] = {
     "bubblewrap": "custom scripts by bubblewrap, without network and other files",
-    "namespace": "custom scripts in a namespace without network",
+    "namespace": "custom scripts in namespaces, without network and other files",
     "none": "not available for custom scripts",
 }
-WHY_NOT = "This machine cannot keep a custom script off the network."
-REMEDY = (
-    "Install bubblewrap (Linux) and allow user namespaces, or let custom scripts use the network with "
-    "TUNESMITH_CUSTOM_NETWORK=true."
-)
+REMEDY = "Install bubblewrap on the server (Linux) and allow user namespaces."
+WHY_NOT = f"This machine cannot keep a custom script from the server's files and the network. {REMEDY}"
 SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache", "/etc/ld.so.conf",
     "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/nsswitch.conf", "/nix/store", "/opt/conda",
@@ -40,21 +37,10 @@ SYSTEM = (
 FOR_NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/run/systemd/resolve")
 DEVICES = ("nvidia*", "kfd", "dri", "dxg")
 TRY_S = 20.0
-
-NAMESPACE = """
-def apart(network):
-    import ctypes, os
-    uid, gid = os.geteuid(), os.getegid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = 0x10000000 | 0x08000000 | (0 if network else 0x40000000)  # CLONE_NEWUSER, CLONE_NEWIPC, CLONE_NEWNET
-    if libc.unshare(flags):
-        raise OSError(ctypes.get_errno(), "unshare")
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
-    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-"""
-"""Source for a process of one thread: into a user namespace under its own number, without a network unless told."""
+BASE = (
+    "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--hostname", "script", "--dev", "/dev", "--proc", "/proc",
+    "--tmpfs", "/tmp",
+)  # fmt: skip
 
 
 def way() -> Way:
@@ -67,20 +53,21 @@ def way() -> Way:
     return "namespace" if _has_namespaces() else "none"
 
 
-def why_not(*, network: bool) -> str | None:
+def why_not() -> str | None:
     """Why a custom script may not start here; None when it may."""
-    return WHY_NOT if not network and way() == "none" else None
+    return WHY_NOT if way() == "none" else None
 
 
 @cache
 def _wraps(program: str) -> bool:
     """Whether bubblewrap works: kernels and containers may forbid it what it needs."""
-    return _runs([program, *_base(), *_read_only(_python()), "--remount-ro", "/", "--", sys.executable, "-I", "-c", ""])
+    return _runs([program, *BASE, *_as_options(_programs()), "--remount-ro", "/", "--", sys.executable, "-I", "-c", ""])
 
 
 @cache
 def _has_namespaces() -> bool:
-    return _runs([sys.executable, "-I", "-c", f"{NAMESPACE}\napart(False)"])
+    code = f"{APART}\napart(False, sys.argv[1:])\nos.execv(sys.executable, [sys.executable, '-I', '-c', ''])"
+    return _runs([sys.executable, "-I", "-c", code, *_programs()])
 
 
 def _runs(command: list[str]) -> bool:
@@ -95,42 +82,58 @@ def _runs(command: list[str]) -> bool:
 
 
 def wrapped(command: list[str], folder: Path, spec: JobSpec) -> list[str]:
-    """`command` in bubblewrap: it may write in `folder` only, and read what its job names.
+    """`command` in bubblewrap, with its view of the files.
 
     SIGTERM is ignored by bubblewrap itself, which would otherwise take the script along before it could keep what it has.
     """
     program = shutil.which("bwrap") or "bwrap"
-    network = spec.custom_network
-    read_only = [*_python(), *(FOR_NETWORK if network else ()), *_inputs(spec)]
-    devices = [place for pattern in DEVICES for place in map(str, sorted(Path("/dev").glob(pattern)))]
     return [
-        "/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", program, *_base(), *(["--share-net"] if network else []),
-        *(word for place in devices for word in ("--dev-bind-try", place, place)),
-        *_read_only(read_only), *_libraries_of_gpus(devices),
-        "--bind", str(folder), str(folder), "--chdir", str(folder), "--remount-ro", "/", "--", *command,
+        "/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh", program, *BASE, *(["--share-net"] if spec.custom_network else []),
+        *_as_options(view(folder, spec)), "--chdir", str(folder), "--remount-ro", "/", "--", *command,
     ]  # fmt: skip
 
 
-def _base() -> list[str]:
-    return [
-        "--unshare-all", "--die-with-parent", "--hostname", "script", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp",
-        *_read_only(SYSTEM),
-    ]  # fmt: skip
+def view(folder: Path, spec: JobSpec) -> list[str]:
+    """All that a script sees of the file system, in the order in which it is put there: `r:` and a place that it may read,
+    `w:` one that it may change, `d:` a device, `l:` a link as it is, `t:` a place that is empty."""
+    devices = [str(place) for pattern in DEVICES for place in sorted(Path("/dev").glob(pattern))]
+    shown = [
+        *_programs(),
+        *_read_only(FOR_NETWORK if spec.custom_network else ()),
+        *(f"d:{place}" for place in devices),
+    ]
+    shown += _read_only(["/sys"]) if devices else []  # the driver tells its version and its devices there
+    home = Path(spec.cache_dir).parent if spec.cache_dir else None
+    if home and any(home.is_relative_to(item[2:]) for item in shown if item[0] == "r"):
+        shown.append(f"t:{home}")
+    return [*shown, *_read_only(_inputs(spec)), f"w:{folder.resolve()}"]
 
 
-def _libraries_of_gpus(devices: Iterable[str]) -> list[str]:
-    """The driver tells its version and its devices there."""
-    return _read_only(["/sys"]) if devices else []
+def _programs() -> list[str]:
+    return _read_only([*SYSTEM, *_python()])
 
 
 def _read_only(places: Iterable[str]) -> list[str]:
     """What exists of `places`, under the same names. Links stay links where they lead out of the way, as `/bin` does."""
+    return [
+        f"{'l' if Path(place).is_symlink() and Path(place).parent == Path('/') else 'r'}:{place}"
+        for place in dict.fromkeys(places)
+        if Path(place).exists()
+    ]
+
+
+def _as_options(shown: Iterable[str]) -> list[str]:
+    """A view in bubblewrap's words."""
     words: list[str] = []
-    for place in dict.fromkeys(places):
-        if Path(place).is_symlink() and Path(place).parent == Path("/"):
-            words += ["--symlink", str(Path(place).readlink()), place]
-        else:
-            words += ["--ro-bind-try", place, place]
+    for item in shown:
+        place = item[2:]
+        match item[0]:
+            case "l":
+                words += ["--symlink", str(Path(place).readlink()), place]
+            case "t":
+                words += ["--tmpfs", place]
+            case kind:
+                words += [{"r": "--ro-bind", "w": "--bind", "d": "--dev-bind"}[kind], place, place]
     return words
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.custom import isolation
 from tunesmith.recipes.hyperparameters import about
 
 
@@ -33,7 +35,12 @@ RECIPE = Recipe(
     sentence="Runs your own Python file with limits on time and memory. Administrators only.",
     params=CustomParams,
     train="tunesmith.recipes.custom.train:train",
+    permission=Scope.ADMIN,
     produces="custom_model",
     needs_model=False,
     needs_dataset=False,
+    unavailable_reason=isolation.why_not,
+    switch="custom_scripts",
+    credentials=lambda spec: set(),
+    confines_itself=True,
 )

@@ -2,8 +2,8 @@
 
 The script is called as `script.py CONFIG.json`. The config holds `config` (what the user set), `output_dir` (what is saved there
 is the result), `state_dir` (kept when the job is paused or restarted), and the paths of model and datasets. It has no network
-unless the server's settings allow it, and with bubblewrap it sees no other files (`isolation.py`). It runs as the server's
-user all the same, which is why only administrators may send one.
+unless the server's settings allow it, and it sees no other files (`isolation.py`). It runs as the server's user all the same,
+which is why only administrators may send one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.recipes.custom import isolation
+from tunesmith.recipes.custom.namespaces import LAUNCHER
 from tunesmith.recipes.custom.output import ScriptOutput
 from tunesmith.recipes.custom.spec import CustomParams
 from tunesmith.recipes.model_info import PICKLE_SUFFIXES
@@ -47,34 +48,11 @@ GRACE_S = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 MEMORY_WORDS = ("MemoryError", "Cannot allocate memory", "out of memory", "bad_alloc", "can't allocate memory")
 
-LAUNCHER = f"""{isolation.NAMESPACE}
-import os, resource, signal, sys
-how = sys.argv[1]
-parent, cpu_s, memory_bytes, file_bytes = map(int, sys.argv[2:6])
-if how in ("offline", "online"):
-    apart(how == "online")
-signal.signal(signal.SIGTERM, signal.SIG_DFL)
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no script outlives its worker
-    if how != "wrapped" and os.getppid() != parent:
-        sys.exit(1)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
-resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-os.execv(sys.executable, [sys.executable, "-I", "-u", *sys.argv[6:]])
-"""
-"""Sets the limits in the child, then becomes the script. (`preexec_fn` is not safe beside the worker's threads.) `how` it is
-kept apart: `wrapped` already, `offline` or `online` in a namespace of its own, or `plain`."""
-
 
 def train(params: CustomParams, run: RunContext) -> str:
     """Run the script to its end and keep what it saved. Returns an `Outcome`; raises `JobFailure`."""
     if not run.is_main:
         return Outcome.COMPLETED
-    if why := isolation.why_not(network=run.spec.custom_network):
-        raise JobFailure(FailureCode.UNSUPPORTED, why, hint=isolation.REMEDY)
     folder = run.dir.path / "script"
     output_dir = _prepare(folder, params, run)
     run.phase("training")
@@ -109,6 +87,8 @@ def train(params: CustomParams, run: RunContext) -> str:
 def _prepare(folder: Path, params: CustomParams, run: RunContext) -> Path:
     """Write script and config to a private folder; returns the new, empty output folder."""
     output_dir = folder / "output"
+    if output_dir.is_symlink():
+        output_dir.unlink()
     shutil.rmtree(output_dir, ignore_errors=True)
     for path in (folder, output_dir, folder / "state", folder / "tmp"):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -124,23 +104,31 @@ def _prepare(folder: Path, params: CustomParams, run: RunContext) -> Path:
         "dataset_mapping": spec.dataset.mapping if spec.dataset else {},
         "eval_dataset_path": spec.eval_dataset.path if spec.eval_dataset else None,
     }
-    (folder / "script.py").write_text(params.script, encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    _write(folder / "script.py", params.script)
+    _write(folder / "config.json", json.dumps(config, indent=1))
     return output_dir
+
+
+def _write(path: Path, text: str) -> None:
+    """As a new file: an earlier attempt of the script may have left a link there, which must not be followed."""
+    path.unlink(missing_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _start(folder: Path, params: CustomParams, run: RunContext) -> subprocess.Popen[bytes]:
     memory_bytes = params.memory_mb * 1024**2
     if run.spec.resources.memory_bytes:
         memory_bytes = min(memory_bytes, run.spec.resources.memory_bytes)
-    limits = [os.getpid(), params.cpu_seconds, memory_bytes, MAX_FILE_BYTES]
+    wraps = isolation.way() == "bubblewrap"
+    how = "wrapped" if wraps else "online" if run.spec.custom_network else "offline"
+    view = [] if wraps else isolation.view(folder, run.spec)
+    limits = [os.getpid(), params.cpu_seconds, memory_bytes, MAX_FILE_BYTES, len(view)]
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    how = _how(run)
-    command = [
-        sys.executable, "-I", "-c", LAUNCHER, how, *map(str, limits), str(folder / "script.py"), str(folder / "config.json"),
-    ]  # fmt: skip
+    script = [str(folder / "script.py"), str(folder / "config.json")]
+    command = [sys.executable, "-I", "-c", LAUNCHER, how, *map(str, limits), *view, *script]
     return subprocess.Popen(
-        isolation.wrapped(command, folder, run.spec) if how == "wrapped" else command,
+        isolation.wrapped(command, folder, run.spec) if wraps else command,
         cwd=folder,
         env={**kept, "HOME": str(folder), "TMPDIR": str(folder / "tmp")},
         stdin=subprocess.DEVNULL,
@@ -148,16 +136,6 @@ def _start(folder: Path, params: CustomParams, run: RunContext) -> subprocess.Po
         stderr=subprocess.PIPE,
         process_group=0,
     )
-
-
-def _how(run: RunContext) -> str:
-    """How the script is kept apart, as `LAUNCHER` understands it."""
-    match isolation.way():
-        case "bubblewrap":
-            return "wrapped"
-        case "namespace":
-            return "online" if run.spec.custom_network else "offline"
-    return "plain"
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:
@@ -196,6 +174,10 @@ def _failure(code: int, last_errors: list[str], params: CustomParams) -> JobFail
 def _keep(output_dir: Path, run: RunContext) -> None:
     """Move what the script saved to `artifacts/custom_model/`. Raises `JobFailure` for links, devices and pickles."""
     files = []
+    if output_dir.is_symlink() or not output_dir.is_dir():
+        raise _refused(
+            "output_dir", "is not the folder that the script was given", "Save files in it, and let it stay."
+        )
     for root, folders, names in os.walk(output_dir):
         for name in [*folders, *names]:
             path = Path(root, name)

@@ -16,9 +16,8 @@ from tunesmith.core.errors import FailureCode, JobFailure, TunesmithError
 from tunesmith.core.recipe import RunContext
 from tunesmith.recipes.evaluate.journal import Journal, Steps, check_control
 from tunesmith.recipes.evaluate.rows import Question
-from tunesmith.recipes.evaluate.spec import Judge
+from tunesmith.recipes.evaluate.spec import KEY_VARIABLE, Judge
 
-KEY_VARIABLE = "TUNESMITH_JUDGE_API_KEY"
 AT_ONCE = 4
 TRIES = 3
 TIMEOUT_S = 120.0

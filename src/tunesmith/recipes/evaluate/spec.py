@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tunesmith.core.acting import Scope
+from tunesmith.core.credentials import of_job
+from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -125,13 +130,27 @@ class EvaluateParams(BaseModel):
         return list(dict.fromkeys(names))
 
 
+KEY_VARIABLE = "TUNESMITH_JUDGE_API_KEY"
+OPENAI = "https://api.openai.com/v1"
+
+
+def credentials(spec: JobSpec) -> set[str]:
+    """What every job needs, and the judge's key for a judge at the address that the administrator has shown it."""
+    base_url = (spec.params.get("judge") or {}).get("base_url", "")
+    known = os.environ.get("TUNESMITH_JUDGE_URL", OPENAI)
+    is_for_it = base_url and urlsplit(base_url)[:2] == urlsplit(known)[:2]
+    return of_job(spec) | ({KEY_VARIABLE} if is_for_it else set())
+
+
 RECIPE = Recipe(
     name="evaluate",
     title="Evaluation",
     sentence="Measures a model on rows that it has not learnt, with the uncertainty of every score.",
     params=EvaluateParams,
     train="tunesmith.recipes.evaluate.train:train",
+    permission=Scope.TRAIN,
     kind="evaluation",
+    credentials=credentials,
     produces="",
     shapes=CAUSAL_LM_SHAPES,
     needs_dataset=False,

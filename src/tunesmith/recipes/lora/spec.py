@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import LoraFields, about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -28,6 +29,7 @@ RECIPE = Recipe(
     sentence="Trains a small adapter beside the frozen model. Fast, little memory, the usual choice.",
     params=LoraParams,
     train="tunesmith.recipes.lora.train:train",
+    permission=Scope.TRAIN,
     produces="lora_model",
     shapes=CAUSAL_LM_SHAPES,
 )

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from pydantic import model_validator
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import LoraFields
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -36,7 +37,8 @@ RECIPE = Recipe(
     sentence="LoRA on a base model squeezed to 4 bits. Least memory; slower than LoRA where that fits.",
     params=QloraParams,
     train="tunesmith.recipes.qlora.train:train",
+    permission=Scope.TRAIN,
     produces="qlora_model",
     shapes=CAUSAL_LM_SHAPES,
-    why_not=why_not,
+    unavailable_reason=why_not,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import SftParams, about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -22,6 +23,7 @@ RECIPE = Recipe(
     sentence="Trains every weight. The most it can learn, and the most memory: about 16 bytes a weight.",
     params=StandardParams,
     train="tunesmith.recipes.standard.train:train",
+    permission=Scope.TRAIN,
     produces="standard_model",
     shapes=CAUSAL_LM_SHAPES,
 )

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from pydantic import Field, model_validator
 
+from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.hyperparameters import LoraFields, about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -40,7 +41,8 @@ RECIPE = Recipe(
     sentence="LoRA with Unsloth's kernels. NVIDIA GPUs only.",
     params=UnslothParams,
     train="tunesmith.recipes.unsloth.train:train",
+    permission=Scope.TRAIN,
     produces="lora_model",
     shapes=CAUSAL_LM_SHAPES,
-    why_not=why_not,
+    unavailable_reason=why_not,
 )
