@@ -90,8 +90,7 @@ def modelfile(model: Path, spec: JobSpec, produces: str) -> str:
     if is_adapter(model):
         base = spec.model.name if spec.model else ""
         source = (
-            f"# The base model must be {base}. Ollama reads a folder with its safetensors, or a GGUF file:\n"
-            f"# put it beside this file, or write the path of yours here.\n"
+            f"# The adapter needs its base model, {base}, which this package does not hold. {fetching(base)}\n"
             f"FROM ./base\nADAPTER ./{produces}\n"
         )
     else:
@@ -99,6 +98,14 @@ def modelfile(model: Path, spec: JobSpec, produces: str) -> str:
     system = spec.params.get("system_prompt")
     quoted = f'SYSTEM """{str(system).replace(chr(34) * 3, chr(39) * 3)}"""\n' if system else ""
     return f"{source}{ollama_template(model)}{quoted}PARAMETER temperature 0.7\nPARAMETER num_ctx {_context(spec)}\n"
+
+
+def fetching(base: str) -> str:
+    """How a base model gets into the folder `base`, in one line."""
+    is_hub_id = base.count("/") == 1 and not base.startswith(("/", ".", "~")) and ":" not in base and "@" not in base
+    if is_hub_id:
+        return f"Fetch it beside this file: hf download {base} --local-dir base"
+    return "Copy its folder beside this file under the name base, or write its path in FROM."
 
 
 def ollama_template(model: Path) -> str:
@@ -137,7 +144,7 @@ def readme(model: Path, spec: JobSpec, produces: str, name: str) -> str:
             f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
             f'model = PeftModel.from_pretrained(base, "{produces}")\n'
         )
-        first = "Put the base model's folder beside the Modelfile under the name `base`, then:"
+        first = f"{fetching(base)}\n\nThen, in this folder:"
     else:
         what = f"`{produces}/` is a whole model, tuned from `{base}`."
         load = (
