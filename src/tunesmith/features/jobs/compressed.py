@@ -20,7 +20,8 @@ from tunesmith.recipes.compress.report import entries_of
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database, Session
 
-SCORES = ("perplexity", "perplexity_ratio", "tokens_per_s")
+SCORES = {"perplexity": "check_perplexity", "perplexity_ratio": "perplexity_ratio", "tokens_per_s": "tokens_per_s"}
+"""What was measured → its name at the version: a perplexity on the check's text is not one on held-out rows."""
 
 
 def prepare(settings: Settings, database: Database, job_id: int) -> list[Found]:
@@ -49,7 +50,7 @@ def _described(job: JobRow, entry: dict[str, Any], name: str, source: Any) -> Ne
     return NewVersion(
         name=name, sources={kind: Path(entry["path" if entry["file"] else "folder"])}, kind=kind, job_id=job.id,
         base_model=job.model, lineage=lineage, hyperparameters={"format": entry["format"]},
-        metrics={score: entry[score] for score in SCORES if entry.get(score) is not None}, tags=[entry["format"]],
+        metrics={name: entry[score] for score, name in SCORES.items() if entry.get(score) is not None}, tags=[entry["format"]],
         owner_id=job.owner_id, owner=job.owner, visibility=job.visibility,
     )  # fmt: skip
 

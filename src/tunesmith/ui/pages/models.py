@@ -53,7 +53,8 @@ HUB_SORTS = {
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3.1", "llama3.2", "llama3.3", "gemma", "cc-by-4.0", "openrail")
 METRICS = {
     "eval_loss": "Held-out loss",
-    "perplexity": "Perplexity",
+    "perplexity": "Perplexity on held-out rows",
+    "check_perplexity": "Perplexity on the check text",
     "loss": "Training loss",
     "train_loss": "Training loss",
 }

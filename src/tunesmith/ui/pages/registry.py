@@ -32,7 +32,8 @@ NAMES = {
     "eval_loss": "Held-out loss",
     "train_loss": "Training loss",
     "loss": "Training loss",
-    "perplexity": "Perplexity",
+    "perplexity": "Perplexity on held-out rows",
+    "check_perplexity": "Perplexity on the check text",
     "training_s": "Training time (s)",
 }
 LINEAGE = (
