@@ -92,6 +92,9 @@ class Settings(Preferences, BaseSettings):
     """The endpoint whose key `judge_api_key` is. Other judges are asked without a key."""
     lease_s: float = 30.0
     """Seconds without a heartbeat after which a worker counts as lost."""
+    stall_s: float = Field(1800.0, ge=0)
+    """Seconds without any progress after which a worker is dumped to its log, ended and restarted; loading, saving and compiling
+    may take longer, and so may what has been slow before. 0: never."""
     tick_s: float = 1.0
     """Longest pause between two rounds of the scheduler, seconds."""
     model_dirs: list[Path] = []

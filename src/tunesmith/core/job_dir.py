@@ -42,6 +42,7 @@ class JobDir:
         self.events = self.path / "events.jsonl"
         self.log = self.path / "output.log"
         self.heartbeat = self.path / "heartbeat"
+        self.progress = self.path / "progress"
         self.exit = self.path / "exit.json"
         self.shim = self.path / "shim.json"
         self.checkpoints = self.path / "checkpoints"

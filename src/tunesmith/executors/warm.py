@@ -17,7 +17,7 @@ from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Launch
 from tunesmith.executors.base import Order, Prepared
 from tunesmith.executors.identity import boot_id, is_alive, start_time
-from tunesmith.executors.local import PASSED_ON, LocalExecutor, worker_environment
+from tunesmith.executors.local import NO_BARS, PASSED_ON, LocalExecutor, worker_environment
 from tunesmith.executors.zygote import MARK, MARK_BYTES
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class WarmExecutor(LocalExecutor):
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ and name != "OMP_NUM_THREADS"}
         environment |= {
             MARK: "-" * MARK_BYTES,
+            **NO_BARS,
             "PYTHONUNBUFFERED": "1",
             "OPENBLAS_NUM_THREADS": "1",  # the threads of numpy and Arrow would begin with the import
             "JE_ARROW_MALLOC_CONF": "background_thread:false",

@@ -145,6 +145,8 @@ class Scheduler(Rounds):
             asked_for_s=(utc_now() - job.stopping_since).total_seconds() if job.stopping_since else 0.0,
             heartbeat_age_s=observed.heartbeat_age_s,
             lease_s=self.settings.lease_s,
+            stillness=observed.stillness,
+            stall_s=self.settings.stall_s,
             exit=record if record and record.attempt == job.attempt else None,
             shim=observed.shim,
             restarts=job.restarts,
@@ -156,6 +158,8 @@ class Scheduler(Rounds):
         step = next_step(view)
         if isinstance(step, Nothing):
             return
+        if isinstance(step, Kill) and step.dump:
+            self.executor.dump(job_dir, launch)
         if not self.executor.kill(job_dir, launch):
             log.error("job %s: some of its processes cannot be ended; trying again", job_id)
             return
