@@ -33,12 +33,14 @@ HEARTBEAT_EVERY_S = 2.0
 TIMEOUT_GRACE_S = 60.0
 """How long past its limit a worker may take to keep what it has, before it is killed."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""Opened here: between a fork of a process with threads and what follows it nothing may be loaded."""
 
 
 def _prctl(option: int, value: int) -> None:
     """Linux only; elsewhere the server's own search for left-over processes has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    if _LIBC:
+        _LIBC.prctl(option, value, 0, 0, 0)
 
 
 def end_with_parent() -> None:

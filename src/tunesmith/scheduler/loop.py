@@ -23,6 +23,7 @@ from tunesmith.executors.base import Executor, Observation, Order
 from tunesmith.executors.identity import boot_id
 from tunesmith.executors.local import LocalExecutor
 from tunesmith.executors.warm import WarmExecutor
+from tunesmith.features.jobs.files import sweep_job
 from tunesmith.features.jobs.lifecycle import Lifecycle, control_of
 from tunesmith.features.jobs.output import make_folder
 from tunesmith.live.bus import Bus
@@ -195,7 +196,8 @@ class Scheduler(Rounds):
                 life.transition(job, step.status, step.reason, step.failure)
                 if step.status == JobStatus.COMPLETED:
                     after_commit(session, self.on_completed)
-        shutil.rmtree(job_dir.path / "tmp", ignore_errors=True)
+        with contextlib.suppress(OSError):  # the rounds of `leftovers` come again
+            sweep_job(job_dir)
 
     # -- the queue --------------------------------------------------------------------------------------------------
 
@@ -282,6 +284,7 @@ class Scheduler(Rounds):
 
     def _make_dir(self, job: JobRow) -> JobDir:
         job_dir = make_folder(self.settings, job.id, job.output_name)
+        sweep_job(job_dir)
         if not job_dir.spec.exists():
             write_atomic(job_dir.spec, JobSpec.model_validate(job.spec))
         return job_dir

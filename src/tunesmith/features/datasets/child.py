@@ -6,14 +6,17 @@ import json
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.core.errors import TooLarge, TunesmithError
+from tunesmith.core.errors import TooLarge, TunesmithError, Unavailable
 from tunesmith.core.job_dir import write_atomic
+from tunesmith.executors.limits import kernel_ended
+from tunesmith.executors.shim import end_with_parent, out_of_memory_kills
 from tunesmith.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,9 @@ class Child:
         self._action, self._log_path = request["action"], work / "log.txt"
         self._memory_bytes = settings.dataset_memory_bytes
         self._error: dict[str, Any] | None = None
+        self.was_killed = False
+        """Whether somebody else ended it, which says nothing of the data."""
+        self._kills_before = out_of_memory_kills()
         write_atomic(work / "request.json", request)
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= {"TMPDIR": str(work), "POLARS_MAX_THREADS": str(max(1, os.cpu_count() or 1))}
@@ -39,7 +45,9 @@ class Child:
             )  # fmt: skip
 
     def _limit(self) -> None:
-        """In the child: the lowest priority, and no more memory than is allowed."""
+        """In the child: the lowest priority, no more memory than is allowed, and an end with the thread that started it, so that
+        no child writes where the next server sweeps."""
+        end_with_parent()
         os.nice(5)
         if sys.platform == "linux":
             resource.setrlimit(resource.RLIMIT_DATA, (self._memory_bytes, self._memory_bytes))
@@ -69,9 +77,24 @@ class Child:
             return self._error
         said = self._log_path.read_text(errors="replace")[-2000:]
         log.error("%s of a dataset ended with %s: %s", self._action, code, said)
-        if code == -9 or "MemoryError" in said or "memory allocation" in said:
+        if "MemoryError" in said or "memory allocation" in said:
             return TooLarge(
                 "The data needs more memory than is allowed.",
                 hint="Split it, save it as Parquet or JSON Lines, or raise TUNESMITH_DATASET_MEMORY_BYTES.",
             ).body()
+        if code < 0:
+            self.was_killed = True
+            return self._killed(-code).body()
         return TunesmithError("The data could not be processed.", hint="The server's log has the details.").body()
+
+    def _killed(self, number: int) -> TunesmithError:
+        """By whom, as far as that is known: the kernel's log tells of this process, its counters only of somebody's."""
+        if number == signal.SIGKILL and (kernel_ended(self._process.pid) or out_of_memory_kills() > self._kills_before):
+            return Unavailable(
+                "The kernel ended the process that read the data, because the machine's memory ran out.",
+                hint="Stop other jobs or models on this machine, or split the data; then process it again.",
+            )
+        return Unavailable(
+            f"The process that read the data was ended from outside, by signal {number} ({signal.Signals(number).name}).",
+            hint="Look in the system's log for who ended it; then process the data again.",
+        )

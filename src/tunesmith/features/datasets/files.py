@@ -15,6 +15,8 @@ from tunesmith.core.job_dir import fsync_dir
 from tunesmith.settings import Settings
 
 TRASH = ".trash-"
+WORK = "processing-"
+"""Prefix of a folder in a dataset's, in which a child makes a version."""
 
 
 class Incoming:
@@ -167,7 +169,8 @@ def sweep(settings: Settings, dataset_ids: set[int], upload_ids: set[str]) -> in
             path.unlink(missing_ok=True)
             removed += 1
     for path in settings.datasets_dir.iterdir():
-        if not path.name.isdigit() or int(path.name) not in dataset_ids:
-            shutil.rmtree(path, ignore_errors=True)
+        is_known = path.name.isdigit() and int(path.name) in dataset_ids
+        for left in path.glob(f"{WORK}*") if is_known else (path,):  # no child is at work: it ends with its server
+            shutil.rmtree(left, ignore_errors=True)
             removed += 1
     return removed

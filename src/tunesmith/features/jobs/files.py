@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import stat
@@ -15,6 +16,7 @@ from tunesmith.core.job_dir import JobDir
 from tunesmith.features.catalog.checksums import model_files
 from tunesmith.schemas.jobs import ArtifactRead, CheckpointRead
 from tunesmith.settings import Settings
+from tunesmith.worker.checkpoints import remove_leftovers
 
 
 def job_dir(settings: Settings, job_id: int) -> JobDir:
@@ -86,6 +88,31 @@ def report(folder: JobDir) -> Path:
     if not path.is_file():
         raise NotFound("The job has no report yet.", hint="It is written when the job is completed.")
     return path
+
+
+def sweep_job(folder: JobDir, before: float = math.inf) -> int:
+    """Remove what killed processes have left under temporary names in a job's folder, and its scratch files; how many there were.
+    Only for jobs without a process. `before`: of what was last changed until then, seconds since 1970."""
+    found = [path for path in (*_hidden(folder.path), folder.path / "tmp") if _changed_at(path) < before]
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    hidden = [path for below in (folder.checkpoints, folder.artifacts) for path in _hidden(below)]
+    if hidden and all(_changed_at(path) < before for path in hidden):
+        remove_leftovers(folder)
+        found += hidden
+    return len(found)
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return list(folder.glob(".*")) if folder.is_dir() else []
+
+
+def _changed_at(path: Path) -> float:
+    """Never, where it is not there."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def discard(settings: Settings, job_id: int) -> None:
