@@ -1,6 +1,7 @@
 """The real worker around a training that adds numbers: its reserve, its events, checkpoints, artifact and last word are
 those of every job. `params`: `steps`, `pause_s`, and `weights_bytes`, the size of each checkpoint and of the artifact;
-`greedy` asks for more memory than there is; `prints_bytes` is printed at the start; at step `stuck_at` the first `stuck_attempts`
+`greedy` asks for more memory than there is; `prints_bytes` is printed at the start; it rests for `rests_s` and
+holds `holds_bytes` of memory; at step `stuck_at` the first `stuck_attempts`
 wait for a lock that nobody opens.
 """
 
@@ -30,6 +31,8 @@ def train(spec: JobSpec, run: Run) -> str:
     if params.get("greedy"):
         bytearray(2**62)
     print("p" * params.get("prints_bytes", 0))
+    time.sleep(params.get("rests_s", 0))
+    held = bytearray(params.get("holds_bytes", 0))
     latest = run.latest_checkpoint()
     step, value = (int(latest.name[5:]), (latest / "sum").read_text()) if latest else (0, "")
     assert value == expected(step), "a checkpoint was not whole"
@@ -49,6 +52,7 @@ def train(spec: JobSpec, run: Run) -> str:
     with run.artifact("model") as folder:
         (folder / "sum").write_text(value)
         (folder / "weights").write_bytes(bytes(params["weights_bytes"]))
+    del held
     return Outcome.COMPLETED
 
 

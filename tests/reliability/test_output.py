@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,9 +109,9 @@ def test_a_worker_ends_with_its_shim_so_that_none_writes_to_nobody(start: Start,
 
 def test_a_shim_that_is_held_holds_up_no_worker_that_prints_little(start: Start, tmp_path: Path) -> None:
     done = tmp_path / "done"
-    code = "import sys, time\ntime.sleep(0.5)\nprint('z' * 500_000, flush=True)\nopen(sys.argv[1], 'w').close()"
+    code = "import os, sys, time\nopen(sys.argv[1] + '-begun', 'w').close()\ntime.sleep(0.5)\nprint('z' * 500_000, flush=True)\nopen(sys.argv[1], 'w').close()"
     _, _, launch = start(tmp_path / "job", code, done)
-    time.sleep(0.2)
+    until(tmp_path.joinpath("done-begun").exists)
     os.kill(launch.pid, 19)
     until(done.exists)
     os.kill(launch.pid, 18)

@@ -88,7 +88,7 @@ def test_classes_of_failure_are_told_apart() -> None:
     assert code(View("ended", shim=shim(signal=9, out_of_memory=True), out_of_memory_kills=4)) == "out_of_memory"
     assert code(View("ended", shim=shim(signal=9), restarts=3)) == "lost_worker"
     assert code(still(601, state="ended", shim=shim(signal=9), restarts=3)) == "stalled"
-    told = next_step(still(601, state="alive"))
+    told = next_step(still(601))
     assert told == Kill("It made no progress for 10 minutes in the phase training; its stack is in the log.", dump=True)
     assert next_step(View("ended", shim=shim(signal=9, out_of_memory=True))) == Requeue(
         "The kernel ended the worker for want of memory; trying half the batch.", out_of_memory=True

@@ -30,6 +30,8 @@ from tunesmith.executors.output import Output
 from tunesmith.executors.stillness import StillnessMeter
 
 HEARTBEAT_EVERY_S = 2.0
+BEAT_BYTES = 256
+"""Each heartbeat has this size, so that one can be written over another."""
 TIMEOUT_GRACE_S = 60.0
 """How long past its limit a worker may take to keep what it has, before it is killed."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -89,11 +91,15 @@ def is_stopped(pid: int) -> bool:
 def beat(job_dir: JobDir, attempt: int, stillness: Stillness) -> None:
     """Write `heartbeat`. A full disk must not end a worker that could still pause."""
     temporary = job_dir.path / ".heartbeat"
-    with contextlib.suppress(OSError):
-        # The monotonic clock is one for all processes of a machine; nobody sets it, and it rests while a laptop sleeps.
-        told = {"attempt": attempt, "at": time.time(), "monotonic_s": time.monotonic(), **asdict(stillness)}
-        temporary.write_text(json.dumps(told))
+    # The monotonic clock is one for all processes of a machine; nobody sets it, and it rests while a laptop sleeps.
+    told = {"attempt": attempt, "at": time.time(), "monotonic_s": time.monotonic(), **asdict(stillness)}
+    record = json.dumps(told).ljust(BEAT_BYTES).encode()
+    try:
+        temporary.write_bytes(record)
         os.replace(temporary, job_dir.heartbeat)
+    except OSError:  # over the last one, which needs no room
+        with contextlib.suppress(OSError), job_dir.heartbeat.open("r+b", buffering=0) as file:
+            file.write(record)
 
 
 class Worker(Protocol):

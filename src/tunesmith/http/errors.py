@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from starlette.exceptions import HTTPException
 
-from tunesmith.core.errors import Conflict, DiskFull, InvalidInput, NotFound, TunesmithError
+from tunesmith.core.errors import Conflict, DiskFull, InvalidInput, NotFound, TunesmithError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,13 @@ def is_disk_full(error: Exception) -> bool:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     said = str(error.orig) if isinstance(error, DBAPIError) else ""
     return "disk is full" in said or "No space left on device" in said
+
+
+def is_read_only(error: Exception) -> bool:
+    """The home folder's file system takes no changes any more: the kernel makes it so when a disk fails."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EROFS
+    return isinstance(error, DBAPIError) and "readonly database" in str(error.orig)
 
 
 ErrorPage = Callable[[Request, TunesmithError], Response]
@@ -104,6 +111,15 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
             log.error("the disk is full: %s %s", request.method, request.scope["path"])
             return answer(
                 request, DiskFull("The disk is full; nothing was changed.", hint="Free some space and try again.")
+            )
+        if is_read_only(error):
+            log.error("the home folder is read-only: %s %s", request.method, request.scope["path"])
+            return answer(
+                request,
+                Unavailable(
+                    "The home folder is read-only; nothing was changed.",
+                    hint="Look in the system's log for a failing disk, and make the folder writable again.",
+                ),
             )
         log.exception("unexpected error in %s %s", request.method, request.scope["path"], exc_info=error)
         hidden = TunesmithError("Something went wrong inside Tunesmith.", hint="The server's log has the details.")

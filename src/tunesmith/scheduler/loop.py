@@ -153,6 +153,7 @@ class Scheduler(Rounds):
             restarts=job.restarts,
             max_restarts=self.settings.job_restarts,
             out_of_memory_kills=job.out_of_memory_kills,
+            worker_memory_bytes=job.spec.get("worker_memory_bytes"),
         )
 
     def _act(self, job_id: int, launch: Launch, job_dir: JobDir, view: View) -> None:

@@ -16,7 +16,7 @@ PAUSE_GRACE_S = 300.0
 """Seconds a worker may take to keep a checkpoint after it was asked to pause."""
 TIMES_SLOWEST = 20
 """A phase that once stood still for so long and went on may stand still this many times as long."""
-PHASE_TIMES = {"loading": 2, "saving": 2, "compiling": 4}
+PHASE_TIMES = {"starting": 4, "loading": 2, "saving": 2, "compiling": 4}
 """How many times the usual a phase may stand still: in these, libraries are busy for long without a word."""
 MAX_OUT_OF_MEMORY_KILLS = 4
 """Attempts that the kernel may end for want of memory, each with half the micro-batch of the one before."""
@@ -42,6 +42,8 @@ class View:
     restarts: int = 0
     max_restarts: int = 3
     out_of_memory_kills: int = 0
+    worker_memory_bytes: int | None = None
+    """Most that the worker may use, where there is such a limit."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,12 @@ def _lost(view: View) -> Step:
     if shim and shim.timed_out:
         return Finish(JobStatus.FAILED, failure=_failure(FailureCode.TIMEOUT, "The job ran longer than its limit."))
     if shim and shim.out_of_memory:
+        limit = f" (it may use {view.worker_memory_bytes >> 20} MiB)" if view.worker_memory_bytes else ""
         if view.out_of_memory_kills >= MAX_OUT_OF_MEMORY_KILLS:
-            message = "The kernel ended the worker for want of memory, even with the smallest batch tried."
+            message = f"The kernel ended the worker for want of memory{limit}, even with the smallest batch tried."
             return Finish(JobStatus.FAILED, failure=_failure(FailureCode.OUT_OF_MEMORY, message))
-        return Requeue("The kernel ended the worker for want of memory; trying half the batch.", out_of_memory=True)
+        reason = f"The kernel ended the worker for want of memory{limit}; trying half the batch."
+        return Requeue(reason, out_of_memory=True)
     if stalled := stalled_how(view):
         if view.restarts >= view.max_restarts:
             message = f"The worker {stalled}. It was restarted {view.restarts} times without a new checkpoint."

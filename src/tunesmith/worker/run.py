@@ -154,8 +154,10 @@ class Run:
 
     def start(self) -> None:
         """Make the folder ready: cut a half line and remove half-made folders that a killed predecessor left."""
-        self.dir.checkpoints.mkdir(exist_ok=True)
-        self.dir.artifacts.mkdir(exist_ok=True)
+        for folder in (self.dir.checkpoints, self.dir.artifacts):
+            if folder.is_symlink():  # nobody here makes one
+                folder.unlink()
+            folder.mkdir(exist_ok=True)
         if self.is_main:
             self._fence.check()
             checkpoints.remove_leftovers(self.dir)

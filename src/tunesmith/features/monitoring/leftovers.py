@@ -130,7 +130,7 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     elif path.is_symlink() and path.name.startswith(".trash-"):  # a deleted job whose output was elsewhere
-        shutil.rmtree(path.resolve(), ignore_errors=True)
+        shutil.rmtree(path.readlink(), ignore_errors=True)
         path.unlink(missing_ok=True)
     else:
         path.unlink(missing_ok=True)
