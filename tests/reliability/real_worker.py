@@ -32,7 +32,7 @@ def train(spec: JobSpec, run: Run) -> str:
         bytearray(2**62)
     print("p" * params.get("prints_bytes", 0))
     time.sleep(params.get("rests_s", 0))
-    held = bytearray(params.get("holds_bytes", 0))
+    held = b"h" * params.get("holds_bytes", 0)
     latest = run.latest_checkpoint()
     step, value = (int(latest.name[5:]), (latest / "sum").read_text()) if latest else (0, "")
     assert value == expected(step), "a checkpoint was not whole"
