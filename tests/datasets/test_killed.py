@@ -99,6 +99,12 @@ def test_how_it_ended_is_told_as_it_was(make: Make, monkeypatch: pytest.MonkeyPa
     assert "memory" not in end(make(kill.format("SIGTERM")))[1], "the kernel ends by SIGKILL only"
 
 
+def test_one_that_says_nothing_any_more_is_ended(make: Make) -> None:
+    code = "import time\nfor _ in range(3): print('{\"progress\": 0.1}', flush=True); time.sleep(0.5)\ntime.sleep(60)"
+    code, message, was_killed = end(make(code, stall_s=2))
+    assert (code, was_killed) == ("unavailable", True) and "made no progress" in message
+
+
 def test_the_kernels_log_tells_of_this_process_only() -> None:
     assert not limits.kernel_ended(os.getpid())
 

@@ -9,10 +9,13 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import TooLarge, TunesmithError, Unavailable
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.executors.limits import kernel_ended
@@ -34,6 +37,8 @@ class Child:
         self.was_killed = False
         """Whether somebody else ended it, which says nothing of the data."""
         self._kills_before = out_of_memory_kills()
+        self._silence_s, self._is_silent = settings.stall_s, False
+        self._said_s = monotonic_s()
         write_atomic(work / "request.json", request)
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= {"TMPDIR": str(work), "POLARS_MAX_THREADS": str(max(1, os.cpu_count() or 1))}
@@ -55,7 +60,10 @@ class Child:
     def progress(self) -> Iterator[float]:
         """How much is done, 0 to 1, as it comes; ends when the child has no more to say."""
         assert self._process.stdout
+        if self._silence_s:
+            threading.Thread(target=self._watch, daemon=True).start()
         for line in self._process.stdout:
+            self._said_s = monotonic_s()
             try:
                 told = json.loads(line)
             except ValueError:
@@ -64,6 +72,15 @@ class Child:
                 self._error = dict(told["error"])
             else:
                 yield float(told["progress"])
+
+    def _watch(self) -> None:
+        """End it when it has been silent for too long: it is stuck, and holds up every dataset behind it."""
+        while self._process.poll() is None:
+            if monotonic_s() - self._said_s > self._silence_s:
+                self._is_silent = True
+                self._process.kill()
+                return
+            time.sleep(min(1.0, self._silence_s / 4))
 
     def kill(self) -> None:
         """End it now; harmless when it has ended."""
@@ -89,6 +106,11 @@ class Child:
 
     def _killed(self, number: int) -> TunesmithError:
         """By whom, as far as that is known: the kernel's log tells of this process, its counters only of somebody's."""
+        if self._is_silent:
+            return Unavailable(
+                f"The process that read the data made no progress for {self._silence_s / 60:.0f} minutes and was ended.",
+                hint="Process the data again, or split it; raise TUNESMITH_STALL_S where a single step takes that long.",
+            )
         if number == signal.SIGKILL and (kernel_ended(self._process.pid) or out_of_memory_kills() > self._kills_before):
             return Unavailable(
                 "The kernel ended the process that read the data, because the machine's memory ran out.",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import socket
 import threading
+import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +29,7 @@ from tunesmith.storage.database import Database
 log = logging.getLogger(__name__)
 
 BEAT_EVERY_S = 1.0
+FORSAKEN_S = 7 * 24 * 3600.0
 STALE_S = 60.0
 """Seconds without a sign of a worker after which another server may take over."""
 LOOK_EVERY_S = 2.0
@@ -50,8 +53,8 @@ class Processing:
             rows = DatasetRepository(session)
             rows.release_claims(self.server)
             ids, uploads = rows.ids(), rows.upload_ids()
-        if self.database.is_sqlite:  # with one server on the database, what it does not know of is nobody's
-            files.sweep(self.settings, ids, uploads)
+        # With one server on the database, what it does not know of is nobody's; with several, what is old enough.
+        files.sweep(self.settings, ids, uploads, math.inf if self.database.is_sqlite else time.time() - FORSAKEN_S)
         for number in range(self.settings.dataset_workers):
             thread = threading.Thread(target=self._run, args=(number,), name=f"datasets-{number}", daemon=True)
             self._threads.append(thread)
