@@ -22,7 +22,7 @@ class Progress(NamedTuple):
     """What the file says."""
 
     attempt: int
-    count: int
+    moves: int
     phase: str
 
 

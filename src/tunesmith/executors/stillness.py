@@ -28,7 +28,7 @@ class StillnessMeter:
 
     def __init__(self, job_dir: JobDir, attempt: int) -> None:
         self._path, self._attempt = job_dir.progress, attempt
-        self._count = 0
+        self._moves = 0
         self._moved_bytes: int | None = None
         self.phase, self.still_s = "starting", 0.0
         self._slowest_s: dict[str, float] = {}
@@ -40,9 +40,9 @@ class StillnessMeter:
             return
         self.still_s += min(passed_s, LONGEST_LOOK_S)
         found = read_progress(self._path)
-        if found and found.attempt == self._attempt and found.count != self._count:
+        if found and found.attempt == self._attempt and found.moves != self._moves:
             self._restart()
-            self._count, self.phase = found.count, found.phase
+            self._moves, self.phase = found.moves, found.phase
         elif self.still_s > BYTES_COUNT_AFTER_S:
             before, self._moved_bytes = self._moved_bytes, moved_bytes(os.getpid())
             if before is not None and self._moved_bytes - before > BYTES_A_S * max(1.0, passed_s):
