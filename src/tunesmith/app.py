@@ -77,8 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     downloads = Downloads(settings, bus)
     registrar = Registrar(settings, database, bus, scheduler.wake)
     scheduler.on_completed = registrar.wake
-    supervisor = Supervisor(settings, database)
-    leftovers = Leftovers(settings, database)
+    supervisor, leftovers = Supervisor(settings, database), Leftovers(settings, database)
 
     def why_waiting(session: Session) -> dict[int, str]:
         with everything_seen():
