@@ -45,6 +45,7 @@ from tunesmith.features.jobs.quota_api import router as quotas
 from tunesmith.features.jobs.registering import Registrar
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.monitoring.api import router as system
+from tunesmith.features.monitoring.leftovers import Leftovers
 from tunesmith.features.monitoring.live_api import router as system_live
 from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.features.registry.api import router as registry
@@ -80,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     downloads = Downloads(settings, bus)
     registrar = Registrar(settings, database, bus, scheduler.wake)
     scheduler.on_completed = registrar.wake
-    supervisor = Supervisor(settings, database)
+    supervisor, leftovers = Supervisor(settings, database), Leftovers(settings, database)
 
     def why_waiting(session: Session) -> dict[int, str]:
         with everything_seen():
@@ -90,10 +91,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         database.take_process_lock()
         database.migrate()
-        sweep_registry(settings, database)
+        sweep_registry(settings, database, is_alone=database.is_sqlite)
         with contextlib.ExitStack() as ends:
             ends.callback(database.close)
-            for part in (scheduler, registrar, processing, monitor, downloads, supervisor):
+            for part in (scheduler, registrar, processing, monitor, downloads, supervisor, leftovers):
                 part.start()
                 ends.callback(part.stop)
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tunesmith.core.errors import InvalidInput
+from tunesmith.core.errors import InvalidInput, Unavailable
 from tunesmith.core.preferences import Preferences
 
 OTHER_VARIABLES = {
@@ -110,6 +111,9 @@ class Settings(Preferences, BaseSettings):
     """The endpoint whose key `judge_api_key` is. Other judges are asked without a key."""
     lease_s: float = 30.0
     """Seconds without a heartbeat after which a worker counts as lost."""
+    stall_s: float = Field(1800.0, ge=0)
+    """Seconds without any progress after which a worker is dumped to its log, ended and restarted; loading, saving and compiling
+    may take longer, and so may what has been slow before. 0: never."""
     tick_s: float = 1.0
     """Longest pause between two rounds of the scheduler, seconds."""
     model_dirs: list[Path] = []
@@ -164,9 +168,23 @@ class Settings(Preferences, BaseSettings):
         self.__dict__.update({name: value for name, value in values.items() if name in Preferences.model_fields})
 
     def make_dirs(self) -> None:
-        """Create the folders, readable by the owner only."""
-        for path in (self.home, self.datasets_dir, self.uploads_dir, self.jobs_dir, self.models_dir, self.cache_dir):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Create the folders, readable by the owner only. Raises `Unavailable` when the home folder cannot be written."""
+        try:
+            for path in (
+                self.home,
+                self.datasets_dir,
+                self.uploads_dir,
+                self.jobs_dir,
+                self.models_dir,
+                self.cache_dir,
+            ):
+                path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            tempfile.TemporaryFile(dir=self.home).close()
+        except OSError as error:
+            raise Unavailable(
+                f"The home folder {self.home} cannot be written: {error.strerror}.",
+                hint="Make it writable for the server's user, free some space, or choose another folder with TUNESMITH_HOME.",
+            ) from None
 
 
 class _Saved(PydanticBaseSettingsSource):

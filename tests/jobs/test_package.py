@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tunesmith.core.errors import Conflict
+from tunesmith.core.errors import Conflict, NotFound
+from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec, ModelRef
 from tunesmith.core.packing import CHUNK_BYTES
 from tunesmith.features.jobs.package import stream_package
@@ -28,7 +29,8 @@ def spec(**params: object) -> JobSpec:
                    model=ModelRef(name="org/base", path="/models/org--base"))  # fmt: skip
 
 
-def make_model(artifacts: Path, produces: str, *, adapter: bool, template: str = CHATML, size: int = 1000) -> None:
+def make_model(job: Path, produces: str, *, adapter: bool, template: str = CHATML, size: int = 1000) -> None:
+    artifacts = JobDir(job).artifacts
     folder = artifacts / produces
     folder.mkdir(parents=True)
     weights = "adapter_model.safetensors" if adapter else "model.safetensors"
@@ -49,14 +51,14 @@ def unpack(pieces: bytes, to: Path) -> Path:
 
 def test_the_archive_is_whole_and_its_sums_are_right(tmp_path: Path) -> None:
     make_model(tmp_path / "a", "lora_model", adapter=True)
-    folder = unpack(b"".join(stream_package(tmp_path / "a", spec(), "lora_model", "bot")), tmp_path / "out")
+    folder = unpack(b"".join(stream_package(JobDir(tmp_path / "a"), spec(), "lora_model", "bot")), tmp_path / "out")
     sums = dict(line.split("  ", 1)[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert set(sums) == files - {"SHA256SUMS"}
     assert all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest for name, digest in sums.items())
     assert {"Modelfile", "LM_STUDIO.md", "README.md", "report/report.html", "lora_model/training_config.yaml"} <= files
     assert (folder / "lora_model" / "adapter_model.safetensors").read_bytes() == (
-        tmp_path / "a" / "lora_model" / "adapter_model.safetensors"
+        tmp_path / "a" / "artifacts" / "lora_model" / "adapter_model.safetensors"
     ).read_bytes()
 
 
@@ -66,7 +68,7 @@ def test_the_same_bytes_twice_whenever_the_files_were_written(tmp_path: Path) ->
         make_model(tmp_path / name, "lora_model", adapter=True)
         for number, path in enumerate((tmp_path / name).rglob("*")):
             os.utime(path, (number, number) if name == "one" else None)
-        archives.append(b"".join(stream_package(tmp_path / name, spec(), "lora_model", "bot")))
+        archives.append(b"".join(stream_package(JobDir(tmp_path / name), spec(), "lora_model", "bot")))
     assert archives[0] == archives[1]
     assert archives[0][4:8] == b"\0\0\0\0"  # gzip's own time stamp
 
@@ -74,9 +76,9 @@ def test_the_same_bytes_twice_whenever_the_files_were_written(tmp_path: Path) ->
 def test_an_adapter_names_its_base_and_a_whole_model_itself(tmp_path: Path) -> None:
     make_model(tmp_path / "a", "lora_model", adapter=True, template=CHATML)
     make_model(tmp_path / "m", "standard_model", adapter=False, template=LLAMA3)
-    adapter = unpack(b"".join(stream_package(tmp_path / "a", spec(), "lora_model", "bot")), tmp_path / "1")
+    adapter = unpack(b"".join(stream_package(JobDir(tmp_path / "a"), spec(), "lora_model", "bot")), tmp_path / "1")
     whole = unpack(
-        b"".join(stream_package(tmp_path / "m", spec(system_prompt='Say """hi"""'), "standard_model", "bot")),
+        b"".join(stream_package(JobDir(tmp_path / "m"), spec(system_prompt='Say """hi"""'), "standard_model", "bot")),
         tmp_path / "2",
     )
     first, second = (adapter / "Modelfile").read_text(), (whole / "Modelfile").read_text()
@@ -90,15 +92,15 @@ def test_an_adapter_names_its_base_and_a_whole_model_itself(tmp_path: Path) -> N
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     make_model(tmp_path / "a", "lora_model", adapter=True)
     (tmp_path / "secret").write_text("secret")
-    (tmp_path / "a" / "lora_model" / "link").symlink_to(tmp_path / "secret")
-    folder = unpack(b"".join(stream_package(tmp_path / "a", spec(), "lora_model", "bot")), tmp_path / "out")
+    (tmp_path / "a" / "artifacts" / "lora_model" / "link").symlink_to(tmp_path / "secret")
+    folder = unpack(b"".join(stream_package(JobDir(tmp_path / "a"), spec(), "lora_model", "bot")), tmp_path / "out")
     assert not (folder / "lora_model" / "link").exists()
 
 
 def test_memory_stays_constant(tmp_path: Path) -> None:
     make_model(tmp_path / "a", "lora_model", adapter=True, size=16 * 1024 * 1024)  # 64 MiB
     tracemalloc.start()
-    total = sum(len(piece) for piece in stream_package(tmp_path / "a", spec(), "lora_model", "bot"))
+    total = sum(len(piece) for piece in stream_package(JobDir(tmp_path / "a"), spec(), "lora_model", "bot"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total > CHUNK_BYTES and peak < 8 * CHUNK_BYTES
@@ -106,4 +108,17 @@ def test_memory_stays_constant(tmp_path: Path) -> None:
 
 def test_no_model_is_a_conflict_before_the_first_byte(tmp_path: Path) -> None:
     with pytest.raises(Conflict):
-        stream_package(tmp_path, spec(), "lora_model", "bot")
+        stream_package(JobDir(tmp_path), spec(), "lora_model", "bot")
+
+
+def test_a_link_that_appears_while_the_archive_is_sent_ends_it(tmp_path: Path) -> None:
+    """In the place of a file and of a whole folder: nothing of what lies elsewhere is sent."""
+    for number, name in enumerate(("lora_model", "lora_model/tokenizer_config.json")):
+        job = JobDir(tmp_path / f"job-{number}")
+        make_model(job.path, "lora_model", adapter=True)
+        archive = stream_package(job, spec(), "lora_model", "bot")
+        elsewhere = tmp_path / f"elsewhere-{number}"
+        (job.artifacts / name).rename(elsewhere)
+        (job.artifacts / name).symlink_to(elsewhere)
+        with pytest.raises(NotFound):
+            b"".join(archive)

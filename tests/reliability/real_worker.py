@@ -1,11 +1,14 @@
 """The real worker around a training that adds numbers: its reserve, its events, checkpoints, artifact and last word are
 those of every job. `params`: `steps`, `pause_s`, and `weights_bytes`, the size of each checkpoint and of the artifact;
-`greedy` asks for more memory than there is.
+`greedy` asks for more memory than there is; `prints_bytes` is printed at the start; it rests for `rests_s` and
+holds `holds_bytes` of memory; at step `stuck_at` the first `stuck_attempts`
+wait for a lock that nobody opens.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +30,9 @@ def train(spec: JobSpec, run: Run) -> str:
     run.phase("training")
     if params.get("greedy"):
         bytearray(2**62)
+    print("p" * params.get("prints_bytes", 0))
+    time.sleep(params.get("rests_s", 0))
+    held = b"h" * params.get("holds_bytes", 0)
     latest = run.latest_checkpoint()
     step, value = (int(latest.name[5:]), (latest / "sum").read_text()) if latest else (0, "")
     assert value == expected(step), "a checkpoint was not whole"
@@ -41,10 +47,19 @@ def train(spec: JobSpec, run: Run) -> str:
         if run.control().stop:
             return Outcome.CANCELLED
         time.sleep(params["pause_s"])
+        if step == params.get("stuck_at") and run.attempt <= params["stuck_attempts"]:
+            stand_still()
     with run.artifact("model") as folder:
         (folder / "sum").write_text(value)
         (folder / "weights").write_bytes(bytes(params["weights_bytes"]))
+    del held
     return Outcome.COMPLETED
+
+
+def stand_still() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tunesmith.core.job_spec import ExitRecord, Failure, ShimRecord
 from tunesmith.core.job_status import JobStatus
+from tunesmith.executors.base import Stillness
 from tunesmith.scheduler.placement import Machine, Waiting, in_window, place
 from tunesmith.scheduler.supervision import Finish, Kill, Nothing, Requeue, View, next_step
 
@@ -25,9 +26,25 @@ def shim(**how: Any) -> ShimRecord:
     return ShimRecord(attempt=1, **how)
 
 
+def still(still_s: float, phase: str = "training", slowest_s: float = 0, **more: Any) -> View:
+    found = {"state": "alive", "stall_s": 600, "stillness": Stillness(phase, still_s, slowest_s), **more}
+    return View(**found)
+
+
 CASES: list[tuple[str, View, Any]] = [
     ("working", View("alive"), Nothing()),
     ("hung", View("alive", heartbeat_age_s=31), Kill),
+    ("still, for less than is allowed", still(599), Nothing()),
+    ("still for too long", still(601), Kill),
+    ("loading takes longer", still(1199, "loading"), Nothing()),
+    ("compiling longer still", still(2399, "compiling"), Nothing()),
+    ("still in a phase that was slow before", still(1999, slowest_s=100), Nothing()),
+    ("twenty times as long as it was slow before", still(2001, slowest_s=100), Kill),
+    ("still, and nobody minds", still(10**6, stall_s=0), Nothing()),
+    ("ended for its stillness", still(601, state="ended", shim=shim(signal=9)), Requeue),
+    ("ended for it too often", still(601, state="ended", shim=shim(signal=9), restarts=3), JobStatus.FAILED),
+    ("still, and completed all the same", still(601, state="ended", exit=ended("completed"), shim=shim(exit_code=0)), JobStatus.COMPLETED),
+    ("still while stopping", still(601, state="ended", shim=shim(signal=9), wants_stop=True), JobStatus.CANCELLED),
     ("asked to stop, still within its time", View("alive", wants_stop=True, asked_for_s=5), Nothing()),
     ("asked to stop and does not", View("alive", wants_stop=True, asked_for_s=11), Kill),
     ("pausing takes as long as a checkpoint", View("alive", wants_pause=True, asked_for_s=200), Nothing()),
@@ -70,6 +87,9 @@ def test_classes_of_failure_are_told_apart() -> None:
     assert code(View("ended", shim=shim(signal=9, timed_out=True))) == "timeout"
     assert code(View("ended", shim=shim(signal=9, out_of_memory=True), out_of_memory_kills=4)) == "out_of_memory"
     assert code(View("ended", shim=shim(signal=9), restarts=3)) == "lost_worker"
+    assert code(still(601, state="ended", shim=shim(signal=9), restarts=3)) == "stalled"
+    told = next_step(still(601))
+    assert told == Kill("It made no progress for 10 minutes in the phase training; its stack is in the log.", dump=True)
     assert next_step(View("ended", shim=shim(signal=9, out_of_memory=True))) == Requeue(
         "The kernel ended the worker for want of memory; trying half the batch.", out_of_memory=True
     )

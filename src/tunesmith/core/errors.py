@@ -146,6 +146,7 @@ class FailureCode(StrEnum):
     UNSUPPORTED = "unsupported"
     TIMEOUT = "timeout"
     LOST_WORKER = "lost_worker"
+    STALLED = "stalled"
     SCRIPT_FAILED = "script_failed"
     INTERNAL = "internal"
 
@@ -160,6 +161,7 @@ FAILURE_HINTS: dict[FailureCode, str] = {
     FailureCode.UNSUPPORTED: "This machine or model cannot do that; the message names what can.",
     FailureCode.TIMEOUT: "Raise timeout_s, or train for fewer epochs or steps, then resume from the last checkpoint.",
     FailureCode.LOST_WORKER: "The training process was killed from outside more often than allowed; look at the machine's memory, then resume.",
+    FailureCode.STALLED: "Read where it stood at the end of the log, then resume; raise TUNESMITH_STALL_S where a single step takes that long.",
     FailureCode.SCRIPT_FAILED: "The last lines of the log show what the script said.",
     FailureCode.INTERNAL: "This is a defect of Tunesmith; the log has the traceback. Resume usually works.",
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -42,6 +44,7 @@ class JobDir:
         self.events = self.path / "events.jsonl"
         self.log = self.path / "output.log"
         self.heartbeat = self.path / "heartbeat"
+        self.progress = self.path / "progress"
         self.exit = self.path / "exit.json"
         self.shim = self.path / "shim.json"
         self.checkpoints = self.path / "checkpoints"
@@ -91,9 +94,27 @@ def read_model(path: Path, cls: type[T]) -> T | None:
     """The record in `path`, or None when there is none that can be read. Writers rename into place, so half a record is
     never seen; but a worker may write anything to its own directory, and garbage says no more than silence."""
     try:
-        return cls.model_validate_json(path.read_bytes())
+        with open_plain(path) as file:
+            return cls.model_validate_json(file.read())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A job's file for reading, if it is one: not through a link that the job has put there, nor from a pipe that never ends.
+
+    Raises `FileNotFoundError` for all else.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FileNotFoundError(errno.ENOENT, "It is a link, not a file", str(path)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "It is no file", str(path))
+    return os.fdopen(fd, "rb")
 
 
 def write_atomic(path: Path, data: bytes | str | BaseModel | dict[str, Any], mode: int = 0o644) -> None:
@@ -142,7 +163,7 @@ def fsync_tree(root: Path) -> int:
 def read_new_events(path: Path, offset: int) -> NewEvents:
     """Read the whole lines after `offset` (bytes); a half-written last line waits for the next call."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.seek(offset)
             chunk = file.read(MAX_READ_BYTES)
     except FileNotFoundError:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+DUMP_SIGNAL = signal.SIGUSR1
+"""On which a worker writes to its log where each of its threads stands."""
 
 
 class _Frozen(BaseModel):

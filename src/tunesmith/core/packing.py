@@ -5,12 +5,13 @@ names are sorted by who calls and times and owners are fixed.
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from tunesmith.core.errors import Conflict
 
@@ -22,10 +23,10 @@ EPOCH = 0
 
 
 class Member(NamedTuple):
-    """One file of the archive: its name, and either bytes or the path of a file."""
+    """One file of the archive: its name, and its bytes, the path of a file, or what opens one and gives its descriptor."""
 
     name: str
-    data: bytes | Path
+    data: bytes | Path | Callable[[], int]
 
 
 def pack(folder: str, members: Sequence[Member]) -> Iterator[bytes]:
@@ -39,11 +40,13 @@ def _tar(folder: str, members: Sequence[Member]) -> Iterator[bytes]:
     sums = []
     for member in members:
         digest = hashlib.sha256()
-        size = len(member.data) if isinstance(member.data, bytes) else member.data.stat().st_size
-        yield _header(f"{folder}/{member.name}", size)
-        for chunk in _chunks(member.data, size):
-            digest.update(chunk)
-            yield chunk
+        with _opened(member.data) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            yield _header(f"{folder}/{member.name}", size)
+            for chunk in _chunks(file, size):
+                digest.update(chunk)
+                yield chunk
         yield _padding(size)
         sums.append(f"{digest.hexdigest()}  {member.name}\n")
     data = "".join(sums).encode()
@@ -61,13 +64,18 @@ def _padding(size_bytes: int) -> bytes:
     return b"\0" * (-size_bytes % tarfile.BLOCKSIZE)
 
 
-def _chunks(data: bytes | Path, size_bytes: int) -> Iterator[bytes]:
+def _opened(data: bytes | Path | Callable[[], int]) -> BinaryIO:
+    if isinstance(data, bytes):
+        return BytesIO(data)
+    return data.open("rb") if isinstance(data, Path) else os.fdopen(data(), "rb")
+
+
+def _chunks(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
     """Exactly `size_bytes`, as the header has promised."""
     left = size_bytes
-    with BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
-        while left and (chunk := file.read(min(CHUNK_BYTES, left))):
-            left -= len(chunk)
-            yield chunk
+    while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+        left -= len(chunk)
+        yield chunk
     if left:
         raise Conflict("A file of the model changed while it was being sent.", hint="Download again.")
 

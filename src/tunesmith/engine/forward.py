@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from tunesmith.core.progress import moved
 from tunesmith.engine import attention
 from tunesmith.engine.loss import CHUNK_TOKENS, head_loss
 from tunesmith.engine.packing import PackedBatch, pack
@@ -37,6 +38,7 @@ class Forward:
 
     def loss_sum(self, batch: PackedBatch) -> torch.Tensor:
         """Summed cross-entropy over the supervised tokens of `batch`, nats, fp32."""
+        moved()
         return whole_while(self.model, lambda: self._loss_sum(batch))
 
     def _loss_sum(self, batch: PackedBatch) -> torch.Tensor:
@@ -53,6 +55,7 @@ class Forward:
     @torch.no_grad()
     def score_rows(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows,) each: summed cross-entropy over a row's supervised tokens, nats, and how many are the first choice."""
+        moved()
         return whole_while(self.model, lambda: self._score_rows(batch))
 
     def _score_rows(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:

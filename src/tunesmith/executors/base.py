@@ -23,6 +23,17 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Stillness:
+    """For how long a worker has shown no progress."""
+
+    phase: str = "starting"
+    still_s: float = 0.0
+    """Seconds in which it could have worked."""
+    slowest_s: float = 0.0
+    """The longest that it stood still in this phase and then went on."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """How an attempt is."""
 
@@ -30,6 +41,8 @@ class Observation:
     """`ended`: the shim told how. `gone`: no such process any more, and nobody told how it ended."""
     shim: ShimRecord | None = None
     heartbeat_age_s: float = 0.0
+    stillness: Stillness | None = None
+    """What was last told of the worker's progress; None where nobody has."""
 
 
 class Prepared(Protocol):
@@ -54,6 +67,9 @@ class Executor(Protocol):
 
     def observe(self, job_dir: JobDir, launch: Launch) -> Observation:
         """Never raises for a dead process."""
+
+    def dump(self, job_dir: JobDir, launch: Launch) -> None:
+        """Let the attempt's processes write to its log where each of their threads stands."""
 
     def kill(self, job_dir: JobDir, launch: Launch) -> bool:
         """End every process of the attempt now; whether none is left."""

@@ -149,6 +149,22 @@ class WorkerGroup:
             time.sleep(0.01)
 
 
+def kernel_ended(pid: int) -> bool:
+    """Whether the kernel's log says that it ended that process for want of memory; False where one may not read the log."""
+    told = b""
+    with contextlib.suppress(OSError):
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            while True:  # a record a read; at the end it would wait
+                with contextlib.suppress(BrokenPipeError):  # some records were overwritten
+                    told = os.read(log, 8192)
+                    if f"Killed process {pid} ".encode() in told:
+                        return True
+        finally:
+            os.close(log)
+    return False
+
+
 def sweep(places: Places) -> None:
     """Remove the groups of shims that were killed before they could."""
     for folder in places.folders():

@@ -9,19 +9,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 from tunesmith.core import confinement
 from tunesmith.core.job_dir import JobDir
-from tunesmith.core.job_spec import JobSpec, Launch
+from tunesmith.core.job_spec import DUMP_SIGNAL, JobSpec, Launch
 from tunesmith.core.recipe import Recipe
-from tunesmith.executors.base import Observation, Order, Prepared
+from tunesmith.executors.base import Observation, Order, Prepared, Stillness
 from tunesmith.executors.identity import age_s, boot_id, is_alive, start_time
 from tunesmith.executors.limits import MEMORY_VARIABLE
 from tunesmith.executors.zygote import MARK
 from tunesmith.recipes.catalog import RECIPES
 
+NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+"""Nobody watches a worker's progress bars: they fill the log, and draw from destructors, at moments when nothing should be
+printed. transformers goes by the first."""
+DUMP_S = 1.0
 KILL_WITHIN_S = 12.0
 FOREIGN_SILENCE_S = 60.0
 """How long an attempt of another machine, or of this one before it was restarted, must be silent to count as gone."""
@@ -57,6 +62,7 @@ def worker_environment(job_dir: JobDir, order: Order) -> dict[str, str]:
         "TMPDIR": str(tmp),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "true",
+        **NO_BARS,
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, by whose numbers devices are given out
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, order.devices)),
@@ -138,17 +144,30 @@ class LocalExecutor:
         for child in self._children:
             child.poll()  # reap: a corpse is not alive
         shim = job_dir.read_shim()
+        stillness = read_stillness(job_dir, launch)
         if shim and shim.attempt == launch.attempt:
-            return Observation("ended", shim)
+            return Observation("ended", shim, stillness=stillness)
         if launch.boot_id != boot_id():
             silent_s = silence_s(job_dir)
             return Observation("alive" if silent_s < FOREIGN_SILENCE_S else "gone", None, silent_s)
         if is_alive(launch.pid, launch.pid_started):
-            return Observation("alive", None, heartbeat_age_s(job_dir, launch))
+            return Observation("alive", None, heartbeat_age_s(job_dir, launch), stillness)
         shim = job_dir.read_shim()  # it may have written it between the two looks
         if shim and shim.attempt == launch.attempt:
-            return Observation("ended", shim)
-        return Observation("gone")
+            return Observation("ended", shim, stillness=stillness)
+        return Observation("gone", stillness=stillness)
+
+    def dump(self, job_dir: JobDir, launch: Launch) -> None:
+        """Those that listen for the signal (others would be ended by it) get `DUMP_S` for their answer."""
+        if launch.boot_id != boot_id():
+            return
+        told = False
+        for process in self._members(job_dir, launch):
+            with contextlib.suppress(psutil.Error):
+                if process.pid != launch.pid and catches(process.pid, DUMP_SIGNAL):
+                    process.send_signal(DUMP_SIGNAL)
+                    told = True
+        time.sleep(DUMP_S if told else 0)
 
     def kill(self, job_dir: JobDir, launch: Launch) -> bool:
         """The worker and all it started first, so that the shim can tell; then the shim."""
@@ -198,6 +217,24 @@ def heartbeat_age_s(job_dir: JobDir, launch: Launch) -> float:
         if beat["attempt"] == launch.attempt:
             return max(0.0, time.monotonic() - float(beat["monotonic_s"]))
     return age_s(launch.pid_started)
+
+
+def read_stillness(job_dir: JobDir, launch: Launch) -> Stillness | None:
+    """What the shim of this very attempt last told; None where it told nothing yet."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        beat = json.loads(job_dir.heartbeat.read_bytes())
+        if beat["attempt"] == launch.attempt:
+            return Stillness(str(beat["phase"]), float(beat["still_s"]), float(beat["slowest_s"]))
+    return None
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for that signal. Linux tells."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def silence_s(job_dir: JobDir) -> float:

@@ -18,24 +18,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from tunesmith.core import confinement
 from tunesmith.core.job_dir import JobDir, write_atomic
 from tunesmith.core.job_spec import ShimRecord
+from tunesmith.executors.base import Stillness
 from tunesmith.executors.limits import MEMORY_VARIABLE, WorkerGroup, limit_process
+from tunesmith.executors.output import Output
+from tunesmith.executors.stillness import StillnessMeter
 
 HEARTBEAT_EVERY_S = 2.0
+BEAT_BYTES = 256
+"""Each heartbeat has this size, so that one can be written over another."""
 TIMEOUT_GRACE_S = 60.0
 """How long past its limit a worker may take to keep what it has, before it is killed."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""Opened here: between a fork of a process with threads and what follows it nothing may be loaded."""
 
 
 def _prctl(option: int, value: int) -> None:
     """Linux only; elsewhere the server's own search for left-over processes has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    if _LIBC:
+        _LIBC.prctl(option, value, 0, 0, 0)
 
 
 def end_with_parent() -> None:
@@ -81,13 +89,18 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def beat(job_dir: JobDir, attempt: int) -> None:
-    """Touch `heartbeat`. A full disk must not end a worker that could still pause."""
+def beat(job_dir: JobDir, attempt: int, stillness: Stillness) -> None:
+    """Write `heartbeat`. A full disk must not end a worker that could still pause."""
     temporary = job_dir.path / ".heartbeat"
-    with contextlib.suppress(OSError):
-        # The monotonic clock is one for all processes of a machine; nobody sets it, and it rests while a laptop sleeps.
-        temporary.write_text(json.dumps({"attempt": attempt, "at": time.time(), "monotonic_s": time.monotonic()}))
+    # The monotonic clock is one for all processes of a machine; nobody sets it, and it rests while a laptop sleeps.
+    told = {"attempt": attempt, "at": time.time(), "monotonic_s": time.monotonic(), **asdict(stillness)}
+    record = json.dumps(told).ljust(BEAT_BYTES).encode()
+    try:
+        temporary.write_bytes(record)
         os.replace(temporary, job_dir.heartbeat)
+    except OSError:  # over the last one, which needs no room
+        with contextlib.suppress(OSError), job_dir.heartbeat.open("r+b", buffering=0) as file:
+            file.write(record)
 
 
 class Worker(Protocol):
@@ -105,11 +118,15 @@ class Worker(Protocol):
 
 def wait(worker: Worker, job_dir: JobDir, attempt: int, timeout_s: float | None) -> bool:
     """Wait for the worker, with heartbeats. Returns whether it had to be killed for time."""
-    began_s = time.monotonic()
+    began_s = looked_s = time.monotonic()
+    stillness = StillnessMeter(job_dir, attempt)
     pidfd = os.pidfd_open(worker.pid) if hasattr(os, "pidfd_open") else None
     while True:
-        if not is_stopped(worker.pid):
-            beat(job_dir, attempt)
+        stopped, now_s = is_stopped(worker.pid), time.monotonic()
+        stillness.look(now_s - looked_s, is_stopped=stopped)
+        looked_s = now_s
+        if not stopped:
+            beat(job_dir, attempt, stillness.told())
         if pidfd is not None:
             select.select([pidfd], [], [], HEARTBEAT_EVERY_S)
         else:
@@ -138,8 +155,9 @@ def kill_leftovers() -> None:
         time.sleep(0.02)
 
 
-def prepare_worker(group: WorkerGroup | None, hidden: str) -> None:
+def prepare_worker(group: WorkerGroup | None, output: Output, hidden: str) -> None:
     """In the worker, before it begins: default signals, limits, an end with the shim's, and what is `hidden` from it."""
+    output.leave()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     end_with_parent()
@@ -155,19 +173,27 @@ def memory_limit() -> int | None:
     return int(told) if told.isdigit() else None
 
 
-def run(job_dir: JobDir, attempt: int, timeout_s: float | None, start: Callable[[WorkerGroup | None], Worker]) -> None:
-    """Wait for the word to go, `start` the worker, stay until it ends, and write down how."""
+def run(
+    job_dir: JobDir, attempt: int, timeout_s: float | None, hidden: str, start: Callable[[Callable[[], None]], Worker]
+) -> None:
+    """Wait for the word to go, `start` the worker, stay until it ends, and write down how. `start` is given what the new process
+    must call before it becomes the worker; `hidden` is what it must not see."""
     if not os.read(0, 1):
         sys.exit("the server ended before it had written down this launch")
     # The worker hears of a shutdown; the shim stays to write down how it ended.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    output = Output()
     group = WorkerGroup.make(memory_limit())
     before = out_of_memory_kills(group)
-    worker = start(group)
-    timed_out = wait(worker, job_dir, attempt, timeout_s)
-    kill_leftovers()
+    try:
+        worker = start(lambda: prepare_worker(group, output, hidden))
+        output.start()
+        timed_out = wait(worker, job_dir, attempt, timeout_s)
+        kill_leftovers()
+    finally:
+        output.finish()
     code = worker.returncode or 0
     record = ShimRecord(
         attempt=attempt,
@@ -194,12 +220,10 @@ def main() -> None:
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
 
-    def start(group: WorkerGroup | None) -> Worker:
-        return subprocess.Popen(
-            arguments.command, stdin=subprocess.DEVNULL, preexec_fn=lambda: prepare_worker(group, arguments.hidden)
-        )
+    def start(prepare: Callable[[], None]) -> Worker:
+        return subprocess.Popen(arguments.command, stdin=subprocess.DEVNULL, preexec_fn=prepare)
 
-    run(JobDir(arguments.job_dir), arguments.attempt, arguments.timeout, start)
+    run(JobDir(arguments.job_dir), arguments.attempt, arguments.timeout, arguments.hidden, start)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Launch
 from tunesmith.executors.base import Order, Prepared
 from tunesmith.executors.identity import boot_id, is_alive, start_time
-from tunesmith.executors.local import LocalExecutor, places_hidden_from, worker_environment
+from tunesmith.executors.local import NO_BARS, LocalExecutor, places_hidden_from, worker_environment
 from tunesmith.executors.zygote import MARK, MARK_BYTES
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class WarmExecutor(LocalExecutor):
         environment.pop("OMP_NUM_THREADS", None)
         environment |= {
             MARK: "-" * MARK_BYTES,
+            **NO_BARS,
             "PYTHONUNBUFFERED": "1",
             "OPENBLAS_NUM_THREADS": "1",  # the threads of numpy and Arrow would begin with the import
             "JE_ARROW_MALLOC_CONF": "background_thread:false",

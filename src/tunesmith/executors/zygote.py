@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 
 from tunesmith.core.job_dir import JobDir
 from tunesmith.executors import shim
-from tunesmith.executors.limits import WorkerGroup
 
 MARK = "TUNESMITH_LAUNCH"
 """Variable by which every process of a launch is known, wherever it has run to."""
@@ -119,20 +118,21 @@ def _become_shim(request: dict[str, Any], fds: list[int], room: int, worker_main
     ctypes.memmove(room, mark + bytes(MARK_BYTES - len(mark)), MARK_BYTES)
     job_dir, attempt = JobDir(Path(request["job_dir"])), request["attempt"]
     sys.argv = ["tunesmith.worker", str(job_dir.path), "--attempt", str(attempt)]
-    hidden = request["hidden"]
-    shim.run(job_dir, attempt, request["timeout_s"], lambda group: _fork_worker(worker_main, group, hidden))
+    shim.run(
+        job_dir, attempt, request["timeout_s"], request["hidden"], lambda prepare: _fork_worker(worker_main, prepare)
+    )
 
 
-def _fork_worker(worker_main: Callable[[], None], group: WorkerGroup | None, hidden: str) -> Forked:
+def _fork_worker(worker_main: Callable[[], None], prepare: Callable[[], None]) -> Forked:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _run_and_exit(_become_worker, parent, worker_main, group, hidden)
+        _run_and_exit(_become_worker, parent, worker_main, prepare)
     return Forked(pid)
 
 
-def _become_worker(parent: int, worker_main: Callable[[], None], group: WorkerGroup | None, hidden: str) -> None:
-    shim.prepare_worker(group, hidden)
+def _become_worker(parent: int, worker_main: Callable[[], None], prepare: Callable[[], None]) -> None:
+    prepare()
     if os.getppid() != parent:
         sys.exit("the shim ended before the kernel knew that its worker ends with it")
     with Path(os.devnull).open("rb") as nothing:

@@ -67,6 +67,13 @@ def retry_after(error: TunesmithError) -> dict[str, str]:
     return {"Retry-After": str(RETRY_AFTER_S)} if error.status == Unavailable.status else {}
 
 
+def is_read_only(error: Exception) -> bool:
+    """The home folder's file system takes no changes any more: the kernel makes it so when a disk fails."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EROFS
+    return isinstance(error, DBAPIError) and "readonly database" in str(error.orig)
+
+
 ErrorPage = Callable[[Request, TunesmithError], Response]
 
 
@@ -134,6 +141,15 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
                 "The server has too many files open.", hint="Try again in a moment; ulimit -n raises it."
             )
             return answer(request, full)
+        if is_read_only(error):
+            log.error("the home folder is read-only: %s %s", request.method, request.scope["path"])
+            return answer(
+                request,
+                Unavailable(
+                    "The home folder is read-only; nothing was changed.",
+                    hint="Look in the system's log for a failing disk, and make the folder writable again.",
+                ),
+            )
         log.exception("unexpected error in %s %s", request.method, request.scope["path"], exc_info=error)
         hidden = TunesmithError("Something went wrong inside Tunesmith.", hint="The server's log has the details.")
         return answer(request, hidden)

@@ -23,6 +23,7 @@ from tunesmith.executors.base import Executor, Observation, Order
 from tunesmith.executors.identity import boot_id
 from tunesmith.executors.local import LocalExecutor
 from tunesmith.executors.warm import WarmExecutor
+from tunesmith.features.jobs.files import sweep_job
 from tunesmith.features.jobs.lifecycle import Lifecycle, control_of
 from tunesmith.features.jobs.output import make_folder
 from tunesmith.live.bus import Bus
@@ -145,17 +146,22 @@ class Scheduler(Rounds):
             asked_for_s=(utc_now() - job.stopping_since).total_seconds() if job.stopping_since else 0.0,
             heartbeat_age_s=observed.heartbeat_age_s,
             lease_s=self.settings.lease_s,
+            stillness=observed.stillness,
+            stall_s=self.settings.stall_s,
             exit=record if record and record.attempt == job.attempt else None,
             shim=observed.shim,
             restarts=job.restarts,
             max_restarts=self.settings.job_restarts,
             out_of_memory_kills=job.out_of_memory_kills,
+            worker_memory_bytes=job.spec.get("worker_memory_bytes"),
         )
 
     def _act(self, job_id: int, launch: Launch, job_dir: JobDir, view: View) -> None:
         step = next_step(view)
         if isinstance(step, Nothing):
             return
+        if isinstance(step, Kill) and step.dump:
+            self.executor.dump(job_dir, launch)
         if not self.executor.kill(job_dir, launch):
             log.error("job %s: some of its processes cannot be ended; trying again", job_id)
             return
@@ -191,7 +197,8 @@ class Scheduler(Rounds):
                 life.transition(job, step.status, step.reason, step.failure)
                 if step.status == JobStatus.COMPLETED:
                     after_commit(session, self.on_completed)
-        shutil.rmtree(job_dir.path / "tmp", ignore_errors=True)
+        with contextlib.suppress(OSError):  # the rounds of `leftovers` come again
+            sweep_job(job_dir)
 
     # -- the queue --------------------------------------------------------------------------------------------------
 
@@ -278,6 +285,7 @@ class Scheduler(Rounds):
 
     def _make_dir(self, job: JobRow) -> JobDir:
         job_dir = make_folder(self.settings, job.id, job.output_name)
+        sweep_job(job_dir)
         if not job_dir.spec.exists():
             write_atomic(job_dir.spec, JobSpec.model_validate(job.spec))
         return job_dir

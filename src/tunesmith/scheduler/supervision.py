@@ -8,11 +8,16 @@ from typing import Literal
 from tunesmith.core.errors import FAILURE_HINTS, FailureCode
 from tunesmith.core.job_spec import ExitRecord, Failure, ShimRecord
 from tunesmith.core.job_status import JobStatus
+from tunesmith.executors.base import Stillness
 
 STOP_GRACE_S = 10.0
 """Seconds a worker may take to stop after it was asked."""
 PAUSE_GRACE_S = 300.0
 """Seconds a worker may take to keep a checkpoint after it was asked to pause."""
+TIMES_SLOWEST = 20
+"""A phase that once stood still for so long and went on may stand still this many times as long."""
+PHASE_TIMES = {"starting": 4, "loading": 2, "saving": 2, "compiling": 4}
+"""How many times the usual a phase may stand still: in these, libraries are busy for long without a word."""
 MAX_OUT_OF_MEMORY_KILLS = 4
 """Attempts that the kernel may end for want of memory, each with half the micro-batch of the one before."""
 
@@ -28,12 +33,17 @@ class View:
     """Seconds since the worker was asked to stop or pause."""
     heartbeat_age_s: float = 0.0
     lease_s: float = 30.0
+    stillness: Stillness | None = None
+    stall_s: float = 0.0
+    """Seconds without progress after which a worker counts as stalled; 0: never."""
     exit: ExitRecord | None = None
     """Of this attempt."""
     shim: ShimRecord | None = None
     restarts: int = 0
     max_restarts: int = 3
     out_of_memory_kills: int = 0
+    worker_memory_bytes: int | None = None
+    """Most that the worker may use, where there is such a limit."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Kill:
     """End every process of the attempt; the next look decides what becomes of the job."""
 
     reason: str
+    dump: bool = False
+    """Let it write down first where it stands."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,21 @@ def _while_alive(view: View) -> Step:
         return Kill("It did not pause in time.")
     if view.heartbeat_age_s > view.lease_s:
         return Kill(f"No sign of life for {view.heartbeat_age_s:.0f} s.")
+    if stalled := stalled_how(view):
+        return Kill(f"It {stalled}.", dump=True)
     return Nothing()
+
+
+def stalled_how(view: View) -> str:
+    """How the worker stalled, in words; empty when it did not. The last heartbeat tells it also of one that was ended for it."""
+    still = view.stillness
+    if still is None or not view.stall_s:
+        return ""
+    limit_s = max(view.stall_s * PHASE_TIMES.get(still.phase, 1), TIMES_SLOWEST * still.slowest_s)
+    if still.still_s <= limit_s:
+        return ""
+    took = f"{still.still_s / 60:.0f} minutes" if still.still_s >= 120 else f"{still.still_s:.0f} seconds"
+    return f"made no progress for {took} in the phase {still.phase}; its stack is in the log"
 
 
 def _told(view: View, record: ExitRecord) -> Step:
@@ -122,10 +148,17 @@ def _lost(view: View) -> Step:
     if shim and shim.timed_out:
         return Finish(JobStatus.FAILED, failure=_failure(FailureCode.TIMEOUT, "The job ran longer than its limit."))
     if shim and shim.out_of_memory:
+        limit = f" (it may use {view.worker_memory_bytes >> 20} MiB)" if view.worker_memory_bytes else ""
         if view.out_of_memory_kills >= MAX_OUT_OF_MEMORY_KILLS:
-            message = "The kernel ended the worker for want of memory, even with the smallest batch tried."
+            message = f"The kernel ended the worker for want of memory{limit}, even with the smallest batch tried."
             return Finish(JobStatus.FAILED, failure=_failure(FailureCode.OUT_OF_MEMORY, message))
-        return Requeue("The kernel ended the worker for want of memory; trying half the batch.", out_of_memory=True)
+        reason = f"The kernel ended the worker for want of memory{limit}; trying half the batch."
+        return Requeue(reason, out_of_memory=True)
+    if stalled := stalled_how(view):
+        if view.restarts >= view.max_restarts:
+            message = f"The worker {stalled}. It was restarted {view.restarts} times without a new checkpoint."
+            return Finish(JobStatus.FAILED, failure=_failure(FailureCode.STALLED, message))
+        return Requeue(f"The worker {stalled}. Going on from the last checkpoint.")
     how = _how(shim)
     if view.restarts >= view.max_restarts:
         message = f"The worker was lost {view.restarts + 1} times without a new checkpoint; the last time {how}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import faulthandler
 import os
 import signal
@@ -13,9 +12,10 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
+from tunesmith.core import progress
 from tunesmith.core.errors import FAILURE_HINTS, FailureCode, JobFailure
 from tunesmith.core.job_dir import JobDir, end_half_line, read_model
-from tunesmith.core.job_spec import ExitRecord, Failure, JobSpec, Launch, ModelRef
+from tunesmith.core.job_spec import DUMP_SIGNAL, ExitRecord, Failure, JobSpec, Launch, ModelRef
 from tunesmith.core.recipe import Outcome
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import refuse_unsafe_files
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--attempt", type=int, required=True)
     arguments = parser.parse_args()
     faulthandler.enable()
+    faulthandler.register(DUMP_SIGNAL, all_threads=True)
     job_dir = JobDir(arguments.job_dir.resolve())
     launch = job_dir.read_launch()
     if launch is None or launch.attempt != arguments.attempt:
@@ -138,13 +139,14 @@ def main() -> None:
         sys.exit(work_as_ranks(job_dir, launch, num_ranks))
     if "RANK" in os.environ:
         die_with_parent()
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        progress.begin(job_dir.progress, launch.attempt)
     signals = StopSignals()
     signals.listen()
-    code = work(job_dir, launch, int(os.environ.get("RANK", "0")), signals)
+    code = work(job_dir, launch, rank, signals)
     sys.stdout.flush()
     sys.stderr.flush()
-    with contextlib.suppress(OSError):
-        os.fsync(1)
     # Threads of native libraries must not hold up or spoil an end that exit.json has already told.
     os._exit(code)
 

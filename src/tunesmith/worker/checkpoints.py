@@ -25,7 +25,7 @@ def remove_leftovers(job_dir: JobDir) -> None:
         if not final.exists():
             os.rename(old, final)
     for folder in (job_dir.checkpoints, job_dir.artifacts):
-        for path in folder.glob(".*"):
+        for path in folder.glob(".*") if not folder.is_symlink() else ():
             shutil.rmtree(path, ignore_errors=True)
     for path in job_dir.path.glob(".exit*.json.*"):
         path.unlink(missing_ok=True)

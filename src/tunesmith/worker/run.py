@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.core.clock import monotonic_s
-from tunesmith.core.events import ArtifactEvent, CheckpointEvent, MetricsEvent, NoticeEvent, PhaseEvent, ProgressEvent
+from tunesmith.core.events import (
+    ArtifactEvent,
+    CheckpointEvent,
+    MetricsEvent,
+    NoticeEvent,
+    PhaseEvent,
+    ProgressEvent,
+    ResourcesEvent,
+)
 from tunesmith.core.job_dir import JobDir, fsync_dir, new_folder
 from tunesmith.core.job_spec import Control, JobSpec
 from tunesmith.core.job_status import Phase
+from tunesmith.core.progress import moved
 from tunesmith.worker import checkpoints
 from tunesmith.worker.reporter import Fence, Reporter
 from tunesmith.worker.stopping import StopSignals
@@ -43,6 +52,8 @@ class Run:
 
     def report(self, event: Any) -> None:
         """Append one event. Raises `Fenced` (SystemExit) when a newer attempt has taken over."""
+        if not isinstance(event, ResourcesEvent):  # that comes by the clock and proves no progress
+            moved()
         if self._reporter:
             self._reporter.append(event)
             for observer in self._observers:
@@ -55,10 +66,12 @@ class Run:
     def phase(self, phase: str, detail: str = "") -> None:
         """Say what the job turns to."""
         self._phase, self._next_progress_s = Phase(phase), 0.0
+        moved(self._phase)
         self.report(PhaseEvent(phase=self._phase, detail=detail))
 
     def progress(self, done: int, total: int, unit: str = "rows") -> None:
         """How far the present phase is; may be called often, is written at most a few times a second."""
+        moved()
         now = monotonic_s()
         if now >= self._next_progress_s or done >= total:
             self._next_progress_s = now + PROGRESS_EVERY_S
@@ -141,8 +154,10 @@ class Run:
 
     def start(self) -> None:
         """Make the folder ready: cut a half line and remove half-made folders that a killed predecessor left."""
-        self.dir.checkpoints.mkdir(exist_ok=True)
-        self.dir.artifacts.mkdir(exist_ok=True)
+        for folder in (self.dir.checkpoints, self.dir.artifacts):
+            if folder.is_symlink():  # nobody here makes one
+                folder.unlink()
+            folder.mkdir(exist_ok=True)
         if self.is_main:
             self._fence.check()
             checkpoints.remove_leftovers(self.dir)

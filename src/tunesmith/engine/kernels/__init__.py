@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from ctypes import c_double, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
@@ -230,6 +231,9 @@ def _built(compiler: str) -> Path:
     known.update(" ".join(FLAGS).encode())
     library = folder / f"kernels-{known.hexdigest()[:16]}.so"
     if not library.is_file():
+        for left in folder.glob("tmp*"):  # by builds that were killed
+            if time.time() - left.stat().st_mtime > 2 * BUILD_TIMEOUT_S:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder) as workplace:
             made = Path(workplace) / library.name
             subprocess.run(

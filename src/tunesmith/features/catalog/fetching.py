@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -295,6 +296,8 @@ class Fetch:
             link = snapshot / file.path
             link.parent.mkdir(parents=True, exist_ok=True)
             up = "../" * len(Path(file.path).parts)
+            for left in link.parent.glob(f".{glob.escape(link.name)}.*"):  # by one that was killed here
+                left.unlink(missing_ok=True)
             temporary = link.with_name(f".{link.name}.{os.getpid()}")
             temporary.symlink_to(f"{up}../blobs/{file.digest}")
             os.replace(temporary, link)

@@ -18,7 +18,14 @@ COMPARING, LOOKING = threading.Lock(), threading.Lock()
 """One of each kind at a time, because each may need `dataset_memory_bytes`."""
 MEANT = {
     cls().code: cls
-    for cls in (errors.BadData, errors.InvalidInput, errors.TooLarge, errors.UnsupportedFormat, errors.DiskFull)
+    for cls in (
+        errors.BadData,
+        errors.InvalidInput,
+        errors.TooLarge,
+        errors.UnsupportedFormat,
+        errors.DiskFull,
+        errors.Unavailable,
+    )
 }
 """Errors of the child that are the caller's to mend."""
 _under_way: set[Child] = set()

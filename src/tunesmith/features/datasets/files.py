@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 import uuid
@@ -15,6 +16,8 @@ from tunesmith.core.job_dir import fsync_dir
 from tunesmith.settings import Settings
 
 TRASH = ".trash-"
+WORK = "processing-"
+"""Prefix of a folder in a dataset's, in which a child makes a version."""
 
 
 class Incoming:
@@ -156,10 +159,13 @@ def remove(settings: Settings, dataset_id: int) -> None:
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def sweep(settings: Settings, dataset_ids: set[int], upload_ids: set[str]) -> int:
-    """Remove what killed uploads and deletions left; returns how many things."""
+def sweep(settings: Settings, dataset_ids: set[int], upload_ids: set[str], before: float = math.inf) -> int:
+    """Remove what killed uploads, deletions and children left and was last changed before that time, seconds since 1970; returns
+    how many things."""
     removed = 0
     for path in settings.uploads_dir.iterdir():
+        if path.stat().st_mtime >= before:
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
             removed += 1
@@ -167,7 +173,10 @@ def sweep(settings: Settings, dataset_ids: set[int], upload_ids: set[str]) -> in
             path.unlink(missing_ok=True)
             removed += 1
     for path in settings.datasets_dir.iterdir():
-        if not path.name.isdigit() or int(path.name) not in dataset_ids:
-            shutil.rmtree(path, ignore_errors=True)
+        is_known = path.name.isdigit() and int(path.name) in dataset_ids
+        for left in path.glob(f"{WORK}*") if is_known else (path,):  # no child is at work: it ends with its server
+            if left.stat().st_mtime >= before:
+                continue
+            shutil.rmtree(left, ignore_errors=True)
             removed += 1
     return removed

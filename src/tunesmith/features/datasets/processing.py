@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import shutil
 import socket
 import threading
+import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +26,15 @@ from tunesmith.live.bus import Bus
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
+log = logging.getLogger(__name__)
+
 BEAT_EVERY_S = 1.0
+FORSAKEN_S = 7 * 24 * 3600.0
 STALE_S = 60.0
 """Seconds without a sign of a worker after which another server may take over."""
 LOOK_EVERY_S = 2.0
+TRIES = 3
+"""How often a dataset is tried whose child is killed each time. Why a child is killed lies mostly outside of the data."""
 
 
 class Processing:
@@ -45,8 +53,8 @@ class Processing:
             rows = DatasetRepository(session)
             rows.release_claims(self.server)
             ids, uploads = rows.ids(), rows.upload_ids()
-        if self.database.is_sqlite:  # with one server on the database, what it does not know of is nobody's
-            files.sweep(self.settings, ids, uploads)
+        # With one server on the database, what it does not know of is nobody's; with several, what is old enough.
+        files.sweep(self.settings, ids, uploads, math.inf if self.database.is_sqlite else time.time() - FORSAKEN_S)
         for number in range(self.settings.dataset_workers):
             thread = threading.Thread(target=self._run, args=(number,), name=f"datasets-{number}", daemon=True)
             self._threads.append(thread)
@@ -87,14 +95,17 @@ class Processing:
                 return False
             dataset_id, task, file_name = row.id, row.task, row.file_name
         folder = files.dataset_dir(self.settings, dataset_id)
-        work = folder / f"processing-{uuid.uuid4().hex[:8]}"
+        work = folder / f"{files.WORK}{uuid.uuid4().hex[:8]}"
         try:
-            for old in folder.glob("processing-*"):
+            for old in folder.glob(f"{files.WORK}*"):
                 shutil.rmtree(old, ignore_errors=True)
             work.mkdir(mode=0o700)
-            error = self._child(dataset_id, worker_id, task, file_name, work)
+            error, was_killed = self._child(dataset_id, worker_id, task, file_name, work)
             if self._stop.is_set() and error is not None:
                 return True  # the server ends: the task stays
+            if error is not None and was_killed and (tries := task.get("tries", 1)) < TRIES:
+                self._again(dataset_id, worker_id, {**task, "tries": tries + 1}, error)
+                return True
             self._finish(dataset_id, worker_id, task, work, error)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -117,8 +128,9 @@ class Processing:
 
     def _child(
         self, dataset_id: int, worker_id: str, task: dict[str, Any], file_name: str, work: Path
-    ) -> dict[str, Any] | None:
-        """Run the child to its end, passing its progress on; the error's body, or None when all went well."""
+    ) -> tuple[dict[str, Any] | None, bool]:
+        """Run the child to its end, passing its progress on; the error's body, or None when all went well, and whether somebody
+        has killed it."""
         child = Child(self.settings, self._request(dataset_id, task, file_name, work), work)
         self._children.add(child)
         try:
@@ -128,10 +140,18 @@ class Processing:
                     next_beat_s = monotonic_s() + BEAT_EVERY_S
                     if not self._beat(dataset_id, worker_id, progress):
                         child.kill()
-            return child.end()
+            return child.end(), child.was_killed
         finally:
             child.kill()
             self._children.discard(child)
+
+    def _again(self, dataset_id: int, worker_id: str, task: dict[str, Any], error: dict[str, Any]) -> None:
+        """Leave the task for the next look; the number of its tries outlives the server."""
+        log.warning("dataset %s is tried again: %s", dataset_id, error["message"])
+        with self.database.unit_of_work() as session:
+            row = DatasetRepository(session).find(dataset_id)
+            if row is not None and row.worker_id == worker_id:
+                row.task, row.worker_id = task, None
 
     def _beat(self, dataset_id: int, worker_id: str, progress: float) -> bool:
         with self.database.unit_of_work() as session:
@@ -152,6 +172,8 @@ class Processing:
             if row is None or row.worker_id != worker_id:
                 return  # deleted meanwhile, or taken over
             if error is not None:
+                if task.get("tries"):
+                    error = {**error, "message": f"{error['message']} It was tried {task['tries']} times."}
                 datasets.failed(row, error)
             else:
                 origin = {"ingest": "upload", "repair": "repair", "remap": "mapping", "edit": "edit"}[task["action"]]

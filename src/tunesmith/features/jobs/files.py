@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import stat
@@ -13,8 +14,13 @@ from pathlib import Path
 from tunesmith.core.errors import NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.features.catalog.checksums import model_files
+from tunesmith.features.jobs.output import real_place
 from tunesmith.schemas.jobs import ArtifactRead, CheckpointRead
 from tunesmith.settings import Settings
+from tunesmith.worker.checkpoints import remove_leftovers
+
+INNER = ("checkpoints", "artifacts")
+"""Folders in a job's that are never links, unless somebody has made them so."""
 
 
 def job_dir(settings: Settings, job_id: int) -> JobDir:
@@ -38,7 +44,9 @@ def checkpoints(folder: JobDir, best_step: int | None) -> list[CheckpointRead]:
 
 def artifacts(folder: JobDir) -> list[ArtifactRead]:
     """Every file below `artifacts/`, by name. Links and what is still being written are left out."""
-    found = []
+    found: list[ArtifactRead] = []
+    if folder.artifacts.is_symlink():
+        return found
     for root, names, files in os.walk(folder.artifacts):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):
@@ -56,7 +64,8 @@ def with_checksums(settings: Settings, folder: JobDir, listed: list[ArtifactRead
 
 
 def artifact(folder: JobDir, name: str) -> int:
-    """One file below `artifacts/`, open for reading. No part of its way may be a link, whenever it was made one.
+    """One file below `artifacts/`, open for reading. No part of its way may be a link, whenever it was made one, but for the one
+    that the server itself has put in the home folder.
 
     Raises `NotFound` for all else, such as a way out of the folder.
     """
@@ -64,7 +73,8 @@ def artifact(folder: JobDir, name: str) -> int:
     try:
         if not parts or any(part in ("", ".", "..") for part in parts):
             raise OSError
-        place = os.open(folder.artifacts.resolve(), os.O_RDONLY | os.O_DIRECTORY)
+        parts.insert(0, folder.artifacts.name)
+        place = os.open(real_place(folder.path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         for number, part in enumerate(parts, start=1):
             kind = os.O_DIRECTORY if number < len(parts) else os.O_NONBLOCK
             try:
@@ -80,12 +90,38 @@ def artifact(folder: JobDir, name: str) -> int:
     raise NotFound("The job has no such artifact.", hint="GET /jobs/{id}/artifacts lists what there is.")
 
 
-def report(folder: JobDir) -> Path:
+def report(folder: JobDir) -> bytes:
     """The HTML page. Raises `NotFound` before the job is done."""
-    path = folder.artifacts / "report" / "report.html"
-    if not path.is_file():
-        raise NotFound("The job has no report yet.", hint="It is written when the job is completed.")
-    return path
+    try:
+        with os.fdopen(artifact(folder, "report/report.html"), "rb") as file:
+            return file.read()
+    except NotFound:
+        raise NotFound("The job has no report yet.", hint="It is written when the job is completed.") from None
+
+
+def sweep_job(folder: JobDir, before: float = math.inf) -> int:
+    """Remove what killed processes have left under temporary names in a job's folder, and its scratch files; how many there were.
+    Only for jobs without a process. `before`: of what was last changed until then, seconds since 1970."""
+    found = [path for path in (*_hidden(folder.path), folder.path / "tmp") if _changed_at(path) < before]
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    hidden = [path for below in (folder.checkpoints, folder.artifacts) for path in _hidden(below)]
+    if hidden and all(_changed_at(path) < before for path in hidden):
+        remove_leftovers(folder)
+        found += hidden
+    return len(found)
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return list(folder.glob(".*")) if folder.is_dir() and not (folder.is_symlink() and folder.name in INNER) else []
+
+
+def _changed_at(path: Path) -> float:
+    """Never, where it is not there."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def discard(settings: Settings, job_id: int) -> None:
@@ -95,6 +131,6 @@ def discard(settings: Settings, job_id: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, trash)
     for path in settings.jobs_dir.glob(".trash-*"):
-        shutil.rmtree(path.resolve(), ignore_errors=True)
+        shutil.rmtree(real_place(path), ignore_errors=True)  # which refuses a link
         if path.is_symlink():  # its output was elsewhere
             path.unlink()

@@ -6,6 +6,7 @@ import codecs
 import os
 from pathlib import Path
 
+from tunesmith.core.job_dir import open_plain
 from tunesmith.schemas.jobs import LogChunk, LogMatch, LogSearch
 
 SEARCHED_BYTES = 16 * 1024 * 1024
@@ -18,7 +19,7 @@ def read_log(path: Path, offset: int, limit: int, *, whole_lines: bool = False) 
     """At most `limit` bytes of text from `offset`; a character that is cut at the end waits for the next call, and so does a
     line that goes on, with `whole_lines`, unless it is longer than `limit`."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(min(offset, size))
             data = file.read(limit)
@@ -38,7 +39,7 @@ def read_log(path: Path, offset: int, limit: int, *, whole_lines: bool = False) 
 def read_before(path: Path, before: int, limit: int) -> LogChunk:
     """At most `limit` bytes of text that end at `before`, from the beginning of a line where there is one."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             end = min(before, size)
             start = max(0, end - limit)
@@ -59,7 +60,7 @@ def search(path: Path, text: str, offset: int, limit: int) -> LogSearch:
     """Lines that hold `text`, whatever the case of ASCII letters, from byte `offset` on: at most `limit` of them, each once."""
     wanted = text.encode().lower()
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(min(offset, size))
             data = file.read(SEARCHED_BYTES)

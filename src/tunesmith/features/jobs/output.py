@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import stat
 from pathlib import Path
 
 from tunesmith.core.errors import Unavailable
-from tunesmith.core.job_dir import JobDir
+from tunesmith.core.job_dir import JobDir, read_model
+from tunesmith.core.job_spec import JobSpec
 from tunesmith.settings import Settings
 
 
@@ -18,6 +20,8 @@ def make_folder(settings: Settings, job_id: int, name: str) -> JobDir:
     Raises `Unavailable` when the output folder cannot be written, or is gone.
     """
     place = settings.jobs_dir / str(job_id)
+    if place.is_symlink():
+        _check_own(place, job_id)
     if not place.is_symlink() and (settings.output_dir is None or place.exists()):
         place.mkdir(mode=0o700, exist_ok=True)
         return JobDir(place)
@@ -33,8 +37,42 @@ def make_folder(settings: Settings, job_id: int, name: str) -> JobDir:
     return JobDir(place)
 
 
+def real_place(place: Path) -> Path:
+    """Where a job's folder is: `place`, or where the server's own link leads, one step and no more. Links that others have put
+    there are for the caller to refuse."""
+    return place.readlink() if place.is_symlink() else place
+
+
+def _check_own(place: Path, job_id: int) -> None:
+    """Refuse what somebody has put in the place of a job's folder: a link, another job's folder, somebody else's.
+
+    Raises `Unavailable`. Who may rename in the output folder might still do so later; `_new_folder` sees to it that few may.
+    """
+    target = real_place(place)
+    with contextlib.suppress(FileNotFoundError):
+        about = target.lstat()
+        spec = read_model(target / "spec.json", JobSpec)
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or (spec and spec.job_id != job_id):
+            raise Unavailable(
+                f"The job's output folder {target} is not the one that was made for it: something else is in its place.",
+                hint="Put the folder back, or submit the job anew.",
+            )
+
+
+def why_not_safe(folder: Path) -> str:
+    """Why jobs should not keep their folders there; empty when nothing stands against it."""
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return f"{folder} can be written by everybody on this machine, who could put anything in the place of what a job keeps."
+    return ""
+
+
 def _new_folder(folder: Path, name: str) -> Path:
-    """A new folder called `name`, or `name-2` and so on where another installation has that."""
+    """A new folder called `name`, or `name-2` and so on where another installation has that. Links on the way there are
+    followed now and never again."""
+    folder = folder.resolve(strict=True)
+    if why := why_not_safe(folder):
+        raise Unavailable(why, hint=f"Run: chmod o-w {folder}")
     for number in itertools.count(1):
         path = folder / (name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tunesmith.core.errors import Conflict
+from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.packing import Member, pack
+from tunesmith.features.jobs import files
 
 CHATML = """TEMPLATE \"\"\"{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}<|im_end|>
@@ -57,23 +60,25 @@ REPORT = "report/report.html"
 
 
 def stream_package(
-    artifacts: Path, spec: JobSpec, produces: str, name: str, report: bytes | None = None
+    folder: JobDir, spec: JobSpec, produces: str, name: str, report: bytes | None = None
 ) -> Iterator[bytes]:
     """The archive, piece by piece. `name` becomes the folder inside; `report` takes the place of the report's page. Raises
     `Conflict` before the first byte."""
-    model = artifacts / produces
+    model = folder.artifacts / produces
     if not produces or not model.is_dir():
         raise Conflict("This job has left no model.", hint="Download is possible once the job is completed.")
-    return pack(name, members(artifacts, spec, produces, name, report))
+    return pack(name, members(folder, spec, produces, name, report))
 
 
-def members(artifacts: Path, spec: JobSpec, produces: str, name: str, report: bytes | None = None) -> list[Member]:
-    """Every file but the checksums, sorted by name. Links are left out: an archive holds only what is in the job."""
-    found = []
-    for part in (produces, "report"):
-        root = artifacts / part
-        paths = (p for p in root.rglob("*") if p.is_file() and not p.is_symlink()) if root.is_dir() else ()
-        found += [Member(f"{part}/{path.relative_to(root).as_posix()}", path) for path in paths]
+def members(folder: JobDir, spec: JobSpec, produces: str, name: str, report: bytes | None = None) -> list[Member]:
+    """Every file but the checksums, sorted by name. Links are left out, also those that appear while the archive is sent: it
+    holds only what is in the job."""
+    artifacts = folder.artifacts
+    found = [
+        Member(each.path, partial(files.artifact, folder, each.path))
+        for each in files.artifacts(folder)
+        if each.path.startswith((f"{produces}/", "report/"))
+    ]
     if report is not None:
         found = [Member(each.name, report) if each.name == REPORT else each for each in found]
     texts = {

@@ -21,7 +21,7 @@ PICTURES = {"confusion": "Right label and answer", "latency": "Time to the first
 
 def page(settings: Settings, session: Session, job_id: int) -> bytes:
     """The HTML page. The file itself stays as it was written. Raises `NotFound` before the job is done."""
-    written = files.report(files.job_dir(settings, job_id)).read_bytes()
+    written = files.report(files.job_dir(settings, job_id))
     version = registry.of_job(session, job_id)
     if version is None or not version.scores:
         return written

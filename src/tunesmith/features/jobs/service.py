@@ -249,7 +249,7 @@ def package(settings: Settings, session: Session, row: JobRow) -> Iterator[bytes
     report = None
     with contextlib.suppress(NotFound):
         report = reporting.page(settings, session, row.id)
-    return stream_package(files.job_dir(settings, row.id).artifacts, spec, produces, row.output_name, report)
+    return stream_package(files.job_dir(settings, row.id), spec, produces, row.output_name, report)
 
 
 def config(row: JobRow) -> str:

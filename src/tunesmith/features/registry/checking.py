@@ -107,7 +107,7 @@ def health(settings: Settings, session: Session) -> RegistryHealth:
     )
 
 
-def sweep(settings: Settings, database: Database) -> int:
+def sweep(settings: Settings, database: Database, *, is_alone: bool = False) -> int:
     """Remove what kills left behind, and contents that no version has had for a day; the bytes."""
 
     def ask(what: Callable[[VersionRepository], set]) -> Callable[[], set]:
@@ -117,4 +117,4 @@ def sweep(settings: Settings, database: Database) -> int:
 
         return answer
 
-    return Store(settings).sweep(ask(VersionRepository.digests), ask(VersionRepository.ids))
+    return Store(settings).sweep(ask(VersionRepository.digests), ask(VersionRepository.ids), is_alone=is_alone)

@@ -156,14 +156,20 @@ class Store:
                     yield path.name, stat.st_size
 
     def sweep(
-        self, named: Callable[[], set[str]], version_ids: Callable[[], set[int]], older_than_s: float = FORSAKEN_S
+        self,
+        named: Callable[[], set[str]],
+        version_ids: Callable[[], set[int]],
+        older_than_s: float = FORSAKEN_S,
+        *,
+        is_alone: bool = False,
     ) -> int:
-        """Remove what kills left and what no row names; returns the bytes. The rows are asked for while nothing can come in."""
+        """Remove what kills left and what no row names; returns the bytes. The rows are asked for while nothing can come in.
+        `is_alone`: nobody else is at work, and what has a temporary name goes at any age."""
         self.make()
         freed, now = 0, time.time()
         with self._locked():
             for path in (*self.incoming.iterdir(), *self.versions.glob(".*")):
-                if now - path.lstat().st_mtime > older_than_s:
+                if is_alone or now - path.lstat().st_mtime > older_than_s:
                     freed += _remove(path)
             ids, digests = version_ids(), named()
             for folder in self.versions.glob("[0-9]*"):

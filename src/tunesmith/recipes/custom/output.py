@@ -13,6 +13,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from tunesmith.core.events import EvaluationEvent, MetricsEvent, StepEvent
+from tunesmith.core.progress import moved
 from tunesmith.core.recipe import RunContext
 
 MAX_LINE_BYTES = 64 * 1024
@@ -88,6 +89,7 @@ class ScriptOutput:
         if not data:
             self._selector.unregister(pipe)
             return
+        moved()
         *lines, half = (self._half[pipe] + data).split(b"\n")
         for line in lines:
             self._line(pipe, line)

@@ -23,6 +23,7 @@ from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.recipes.custom import isolation
+from tunesmith.recipes.custom.activity import Activity
 from tunesmith.recipes.custom.namespaces import LAUNCHER
 from tunesmith.recipes.custom.output import ScriptOutput
 from tunesmith.recipes.custom.spec import CustomParams
@@ -58,10 +59,12 @@ def train(params: CustomParams, run: RunContext) -> str:
     run.phase("training")
     process = _start(folder, params, run)
     output = ScriptOutput(process, run)
+    activity = Activity(process.pid)
     outcome = None
     deadline_s = monotonic_s() + params.timeout_s
     try:
         while output.read(timeout_s=0.2):
+            activity.look()
             control = run.control()
             if control.stop or control.pause:
                 outcome = Outcome.CANCELLED if control.stop else Outcome.PAUSED

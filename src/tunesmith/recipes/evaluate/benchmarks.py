@@ -7,6 +7,7 @@ import os
 import re
 from typing import Any
 
+from tunesmith.core.progress import moved
 from tunesmith.core.recipe import RunContext
 from tunesmith.recipes.blocks.scoring import wilson
 from tunesmith.recipes.evaluate.journal import Steps, check_control
@@ -32,6 +33,7 @@ def run_benchmarks(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
+    model.register_forward_hook(lambda *_: moved())
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
     scores: dict[str, dict[str, Any]] = {}
     skipped = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.job_dir import end_half_line
+from tunesmith.core.progress import moved
 from tunesmith.core.recipe import Outcome, RunContext
 
 UNIT = "steps"
@@ -24,7 +25,8 @@ class Halted(Exception):
 
 
 def check_control(run: RunContext) -> None:
-    """Raises `Halted` when the job should end now."""
+    """Raises `Halted` when the job should end now. Asked after every token and every part: the job gets on."""
+    moved()
     control = run.control()
     if control.stop:
         raise Halted(Outcome.CANCELLED)
