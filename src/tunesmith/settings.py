@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,10 @@ class Settings(Preferences, BaseSettings):
     """Port to listen on."""
     allowed_hosts: list[str] = []
     """Host names besides localhost that requests may name (JSON list)."""
+    trusted_proxies: list[IPv4Network | IPv6Network] = []
+    """Addresses or networks of proxies in front of the server whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed (JSON list)."""
     auth: Literal["off", "on"] = "off"
-    """Whether people log in. Without it only this machine can reach the server, and whoever can is its one user."""
+    """Whether people log in. Without it the server answers its own machine alone, and whoever sits there is its one user."""
     registration: Literal["open", "invitation", "closed"] = "invitation"
     """Who may make an account: anybody who reaches the server, those with an invitation, or only administrators for others."""
     password_min_length: int = Field(6, ge=6, le=200)

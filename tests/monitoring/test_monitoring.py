@@ -35,7 +35,7 @@ def client(tmp_path: Path, database_url: str | None) -> Iterator[TestClient]:
     settings = Settings(home=tmp_path / "home", database_url=database_url, cpu_slots=0, hub_offline=True)
     if database_url is None:
         lay_database(settings.home)
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         yield client
 
 
@@ -289,7 +289,7 @@ def test_new_jobs_go_to_the_output_folder_and_leave_it_when_deleted(tmp_path: Pa
     home, output = tmp_path / "home", tmp_path / "models"
     settings = Settings(home=home, custom_scripts=True, hub_offline=True, warm_workers=False)
     try:
-        with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+        with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
             first = client.post("/jobs/", json=custom(steps=2, name="my model")).json()["id"]
             wait_until(client, first, "completed")
             assert client.patch("/system/settings", json={"output_dir": str(output)}).status_code == 200

@@ -5,19 +5,28 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.core.errors import Conflict, InvalidInput
+from tunesmith.core.plain_text import PlainFormatter
 
 if TYPE_CHECKING:
     from tunesmith.settings import Settings
 
 
 def check_host(settings: Settings) -> None:
-    """Raise `InvalidInput` for an address that others on the network could reach, unless people have to log in."""
-    if settings.auth == "off" and settings.host not in ("127.0.0.1", "localhost", "::1"):
+    """Raise `InvalidInput` for an address that others could reach, directly or through a proxy, unless people have to log in."""
+    from tunesmith.http.guard import is_loopback
+
+    if settings.auth == "off" and settings.public_url:
+        raise InvalidInput(
+            f"Under {settings.public_url} others can reach this server, and without accounts whoever does may do everything.",
+            hint="Set TUNESMITH_AUTH=on, so that people log in; or leave TUNESMITH_PUBLIC_URL out.",
+        )
+    if settings.auth == "off" and not is_loopback(settings.host):
         raise InvalidInput(
             f"On {settings.host} others can reach this server, and without accounts whoever does may do everything.",
             hint="Set TUNESMITH_AUTH=on, so that people log in; or leave --host out and come through an SSH tunnel: "
@@ -38,6 +47,17 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+def _write_log(level: str) -> None:
+    """All to standard error, in lines that nothing from outside can begin."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.captureWarnings(True)
+    threading.excepthook = lambda told: logging.getLogger("tunesmith").error(
+        "a thread has ended", exc_info=told.exc_value
+    )
+
+
 def up(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; others than this machine's need TUNESMITH_AUTH=on.")
@@ -54,7 +74,7 @@ def up(
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = Settings(**given)  # type: ignore[arg-type]
     check_host(settings)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _write_log(settings.log_level)
     for chatty in ("alembic", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     app = create_app(settings)
@@ -62,8 +82,8 @@ def up(
     app.state.tunesmith.database.take_process_lock()
     app.state.tunesmith.database.migrate()
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
-        ws="websockets-sansio", server_header=False,
+        app, host=settings.host, port=settings.port, log_config=None, log_level="warning", timeout_graceful_shutdown=3,
+        ws="websockets-sansio", server_header=False, proxy_headers=False,  # http/client_address.py reads them
     )  # fmt: skip
     listener = listen(settings.host, settings.port)
     place = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tunesmith.cli.output import Output, duration, err, say
+from tunesmith.core.plain_text import one_line
 
 
 def watch(events: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def watch(events: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
         TextColumn("{task.fields[numbers]}", markup=False),
     )
     with Progress(*columns, console=err) as bar:
-        task = bar.add_task(title, total=None, numbers="waiting")
+        task = bar.add_task(one_line(title), total=None, numbers="waiting")
         for event in events:
             last = event if event["type"] == "status" else last
             _show(bar, task, event)
@@ -54,7 +55,7 @@ def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:
         style = {"warning": "yellow", "error": "red"}.get(event["level"], "dim")
         bar.console.print(f"{event['message']} {event.get('hint', '')}".strip(), style=style, markup=False)
     elif kind == "status" and event["new"] == "queued":
-        bar.update(task, numbers=event.get("reason") or "waiting for its turn")
+        bar.update(task, numbers=one_line(event.get("reason") or "waiting for its turn"))
 
 
 def say_end(status: dict[str, Any]) -> None:

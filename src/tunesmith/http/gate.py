@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.core.acting import ANONYMOUS, LOCAL, Act, Identity, acting
 from tunesmith.core.errors import NotLoggedIn, PermissionDenied, TunesmithError
+from tunesmith.core.plain_text import one_line
+from tunesmith.http.client_address import IS_LOCAL
 from tunesmith.http.errors import ErrorPage, wants_page
 from tunesmith.http.policy import SAFE_METHODS, Access, Policies, Policy, refusal
 
@@ -61,7 +63,10 @@ class Gate:
         address = (scope.get("client") or ("",))[0]
         who = ANONYMOUS
         try:
-            who = await run_in_threadpool(self._identify, scope, policy, address) if self.doorkeeper.is_on else LOCAL
+            if self.doorkeeper.is_on:
+                who = await run_in_threadpool(self._identify, scope, policy, address)
+            elif scope[IS_LOCAL]:
+                who = LOCAL
             self._check(scope, policy, who)
         except TunesmithError as error:
             if who is not ANONYMOUS and policy and policy.changes:
@@ -93,6 +98,12 @@ class Gate:
         """Raises `NotLoggedIn` or `PermissionDenied`. What no route says is for those who have logged in."""
         if policy and policy.needs == Access.PUBLIC:
             return
+        if who is ANONYMOUS and not self.doorkeeper.is_on:
+            raise PermissionDenied(
+                "This server has no accounts, so it answers its own machine alone, and this request came another way.",
+                hint="Set TUNESMITH_AUTH=on before others reach it through a proxy. For yourself an SSH tunnel will do: "
+                "ssh -L 8000:localhost:8000 this-machine",
+            )
         if who is ANONYMOUS:
             raise NotLoggedIn("Log in first.", hint="On the login page, with tunesmith login, or with an API key.")
         if who.via == "session" and scope["type"] == "websocket" and "origin" not in Headers(scope=scope):
@@ -162,6 +173,9 @@ def _act(who: Identity, scope: Scope, policy: Policy | None, params: dict[str, s
         action=policy.action if policy and changes else "",
         method=scope.get("method", ""),
         path=policy.path if policy else "",
-        objects=[f"{name.removesuffix('_id')} {value[:80]}" for name, value in params.items()] if changes else [],
+        objects=[f"{name.removesuffix('_id')} {one_line(value[:80])}" for name, value in params.items()]
+        if changes
+        else [],
         address=address,
+        is_local=scope[IS_LOCAL],
     )
