@@ -7,8 +7,8 @@ import logging
 import re
 from types import TracebackType
 
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What terminals and readers of logs act on: C0 and C1 with ESC and CSI, the two separators of Unicode, marks of direction, and
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What terminals and readers of logs act on: C0 and C1 with ESC and CSI, the two separators of Unicode, overrides of direction, and
 halves of surrogate pairs, which no output bears."""
 BREAKS = re.compile("\r\n?")
 BUT_LINES = re.compile(CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))

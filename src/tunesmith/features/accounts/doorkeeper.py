@@ -47,7 +47,7 @@ class Doorkeeper:
         self.is_secure = bool(settings.public_url and settings.public_url.startswith("https://"))
         self.cookie = "__Host-tunesmith" if self.is_secure else "tunesmith"
         self.device_cookie = f"{self.cookie}-device"
-        self._throttle = Throttle()
+        self.throttle = Throttle()
 
     def accounts(self, session: Session) -> Accounts:
         return Accounts(self.settings, session, self.secret)
@@ -141,12 +141,12 @@ class Doorkeeper:
         known = self._known_device(user, device) if user else None
         # By the name as it was given: one count for a name and its address would tell that they belong together.
         account = str(user.id) if user and known else name.lower()
-        taken = self._throttle.take(*guesses("login", account, current_act().address, known))
+        taken = self.throttle.take(*guesses("login", account, current_act().address, known))
         good = passwords.verify(password, user.password_hash if user else None)
         current_act().objects.append(f"user {user.username}" if user else "user unknown")
         if user is None or not good or user.disabled:
             raise NotLoggedIn("The name or the password is wrong.", hint="Your e-mail address will do for the name.")
-        self._throttle.give_back(taken)
+        self.throttle.give_back(taken)
         return user.id
 
     def device_of(self, user_id: int, device: str = "") -> str:
@@ -211,7 +211,7 @@ class Doorkeeper:
 
     def count_try(self, *places: Place) -> None:
         """Raises `TooMany` when one of them is full."""
-        self._throttle.take(places)
+        self.throttle.take(places)
 
     def here(self, what: str) -> str:
         """The place of what is counted by address."""
@@ -225,12 +225,12 @@ class Doorkeeper:
         with self.database.unit_of_work(readonly=True) as session:
             user = self.accounts(session).users.get(user_id)
         known = self._known_device(user, device)
-        taken = self._throttle.take(*guesses("change", str(user_id), current_act().address, known))
+        taken = self.throttle.take(*guesses("change", str(user_id), current_act().address, known))
         if not passwords.verify(current_password, user.password_hash):
             raise InvalidInput(
                 "The present password is another.", details=[{"loc": "current_password", "message": "not this one"}]
             )
-        self._throttle.give_back(taken)
+        self.throttle.give_back(taken)
         hashed = self.new_hash(password, user.username, user.email)
         with self.database.unit_of_work() as session:
             accounts = self.accounts(session)
