@@ -264,7 +264,9 @@ def test_settings_change_at_once_and_are_kept(
 )
 def test_settings_that_cannot_be_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
     lay_database(tmp_path / "h")
-    with TestClient(create_app(Settings(home=tmp_path / "h")), base_url="http://localhost/api/v1") as client:
+    with TestClient(
+        create_app(Settings(home=tmp_path / "h")), client=("127.0.0.1", 1), base_url="http://localhost/api/v1"
+    ) as client:
         answer = client.patch("/system/settings", json=changes)
         assert answer.status_code == 422 and [detail["loc"] for detail in answer.json()["details"]] == [place]
         assert not (tmp_path / "h" / "settings.json").exists()
