@@ -150,7 +150,7 @@ def test_without_accounts_only_this_machine_is_answered(make: Make, tmp_path: Pa
     assert shown.status_code == 403 and "TUNESMITH_AUTH=on" in shown.text
     with (
         pytest.raises(WebSocketDisconnect) as closed,
-        here.websocket_connect("/api/v1/system/live", headers=through) as live,
+        here.websocket_connect("/api/v1/system/live", headers={**through, "host": "localhost"}) as live,
     ):
         live.receive_json()
     assert closed.value.code == 4403
