@@ -65,7 +65,7 @@ class Gate:
         try:
             if self.doorkeeper.is_on:
                 who = await run_in_threadpool(self._identify, scope, policy, address)
-            elif scope[IS_LOCAL]:
+            elif scope.get(IS_LOCAL):
                 who = LOCAL
             self._check(scope, policy, who)
         except TunesmithError as error:
@@ -177,5 +177,5 @@ def _act(who: Identity, scope: Scope, policy: Policy | None, params: dict[str, s
         if changes
         else [],
         address=address,
-        is_local=scope[IS_LOCAL],
+        is_local=bool(scope.get(IS_LOCAL)),
     )

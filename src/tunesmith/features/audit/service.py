@@ -51,7 +51,7 @@ class AuditLog:
         """What has come of a request whose transaction did not tell: it was refused, failed, or changed files alone."""
         is_nobody = act.who.via == "anonymous"
         if not act.action or status == 429 or (is_nobody and status not in (401, 403)):
-            return  # whom nobody knows must not be able to fill the log: those two answers are given ten times a minute
+            return  # whom nobody knows must not be able to fill the log: those two answers are limited by address
         with everything_seen(), self.database.unit_of_work() as session:
             self._append(session, act, [], status)
 
