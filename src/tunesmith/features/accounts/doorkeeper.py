@@ -138,7 +138,7 @@ class Doorkeeper:
         same and takes the same time whatever is wrong, and `TooMany` (see `throttle.py`)."""
         with everything_seen(), self.database.unit_of_work(readonly=True) as session:
             user = self.accounts(session).users.named(name)
-        known = self._known_device(user, device) if user else None
+        known = self._known_device(user, device)
         # By the name as it was given: one count for a name and its address would tell that they belong together.
         account = str(user.id) if user and known else name.lower()
         taken = self.throttle.take(*guesses("login", account, current_act().address, known))
@@ -158,17 +158,19 @@ class Doorkeeper:
             self.secret, "device", DEVICE_S, sub=str(user.id), did=number, pwd=self._password_stamp(user)
         )
 
-    def _known_device(self, user: UserRow, device: str) -> str | None:
+    def _known_device(self, user: UserRow | None, device: str) -> str | None:
         """The device's number, when somebody has logged in there to this account with the password that it has now."""
+        stamp = self._password_stamp(user)
         try:
             claims = tokens.read(self.secret, "device", device)
         except NotLoggedIn:
             return None
-        is_known = claims.get("sub") == str(user.id) and claims.get("pwd") == self._password_stamp(user)
+        is_known = user is not None and claims.get("sub") == str(user.id) and claims.get("pwd") == stamp
         return str(claims.get("did")) if is_known else None
 
-    def _password_stamp(self, user: UserRow) -> str:
-        return hmac.new(tokens.derive(self.secret, "device"), (user.password_hash or "").encode(), "sha256").hexdigest()
+    def _password_stamp(self, user: UserRow | None) -> str:
+        hashed = (user and user.password_hash) or ""
+        return hmac.new(tokens.derive(self.secret, "device"), hashed.encode(), "sha256").hexdigest()
 
     def begin(self, user_id: int, agent: str) -> str:
         """Log a browser in; what its cookie holds. A login that it has already ends."""

@@ -15,7 +15,7 @@ import jwt
 
 from tunesmith.core import outbound
 from tunesmith.core.acting import current
-from tunesmith.core.errors import InvalidInput, NotLoggedIn, Unavailable
+from tunesmith.core.errors import NotLoggedIn, TunesmithError, Unavailable
 from tunesmith.features.accounts import tokens
 from tunesmith.features.accounts.doorkeeper import Doorkeeper
 
@@ -117,7 +117,7 @@ class Provider:
                 answer = client.request(method, url, **options)
             answer.raise_for_status()
             return dict(answer.json())
-        except (httpx.HTTPError, httpx.InvalidURL, InvalidInput, ValueError, TypeError):
+        except (httpx.HTTPError, httpx.InvalidURL, TunesmithError, ValueError, TypeError):
             raise Unavailable(
                 f"{self.door.settings.oidc_name} does not answer as it should.", hint="Try again, or use your password."
             ) from None
