@@ -31,6 +31,13 @@ def _written_out(found: re.Match[str]) -> str:
 class PlainFormatter(logging.Formatter):
     """One record, one line, whatever the message holds; lines of a traceback are indented, so that none looks like a record."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        record.exc_text = None  # what another handler has made of the traceback is kept there
+        try:
+            return super().format(record)
+        finally:
+            record.exc_text = None
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return one_line(super().formatMessage(record))
 
