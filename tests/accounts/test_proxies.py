@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
@@ -161,16 +160,14 @@ def test_without_accounts_only_this_machine_is_answered(make: Make, tmp_path: Pa
 def test_a_forged_address_is_nowhere_believed(start_server: Callable[..., ServerProcess]) -> None:
     """On a real server, with a proxy's headers from this machine: not for logins, keys or the audit log."""
     server = start_server(TUNESMITH_AUTH="on")
-    assert httpx.post(f"{server.url}/api/v1/auth/register", json=BODY, headers=SIGNS).status_code == 403
-    assert httpx.post(f"{server.url}/api/v1/auth/register", json=BODY).status_code == 201
+    assert httpx.post(f"{server.url}/api/v1/auth/register", json=BODY, headers=SIGNS, timeout=60).status_code == 403
+    assert httpx.post(f"{server.url}/api/v1/auth/register", json=BODY, timeout=60).status_code == 201
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.9", "X-Forwarded-Proto": "https"}
     body = {"username": "mallory", "password": PASSWORD}
-    tokens = httpx.post(f"{server.url}/api/v1/auth/login", json=body, headers=forged).json()
-    mine = httpx.Client(headers={"Authorization": f"Bearer {tokens['access_token']}", **forged})
+    tokens = httpx.post(f"{server.url}/api/v1/auth/login", json=body, headers=forged, timeout=60).json()
+    mine = httpx.Client(timeout=60, headers={"Authorization": f"Bearer {tokens['access_token']}", **forged})
     assert {login["address"] for login in mine.get(f"{server.url}/api/v1/auth/logins").json()} == {"127.0.0.1"}
     assert {entry["address"] for entry in mine.get(f"{server.url}/api/v1/audit/").json()["items"]} == {"127.0.0.1"}
-    page = mine.get(f"{server.url}/docs").text
-    assert not re.search(r"https://127\.0\.0\.1", page)
 
 
 def test_a_trusted_proxy_is_believed_everywhere(make: Make) -> None:

@@ -166,13 +166,14 @@ class CheckedTransport(httpx.BaseTransport):
         self._pool = httpcore.ConnectionPool(ssl_context=httpx.create_ssl_context(), network_backend=backend)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        place = checked_url(str(request.url))
-        assert isinstance(request.stream, httpx.SyncByteStream)
+        asked = request  # ours, not one that has come to the server
+        place = checked_url(str(asked.url))
+        assert isinstance(asked.stream, httpx.SyncByteStream)
         with _told(place):
             answer = self._pool.handle_request(
                 httpcore.Request(
-                    request.method, _as_read(place), headers=request.headers.raw, content=request.stream,
-                    extensions=request.extensions,
+                    asked.method, _as_read(place), headers=asked.headers.raw, content=asked.stream,
+                    extensions=asked.extensions,
                 )
             )  # fmt: skip
             return httpx.Response(answer.status, headers=answer.headers, stream=_Come(answer, place))
