@@ -174,7 +174,7 @@ def test_a_trusted_proxy_is_believed_everywhere(make: Make) -> None:
     app: Any = make(auth="on", trusted_proxies=["10.0.0.0/8"], allowed_hosts=["tunes.example.org"]).app
     link = app.state.doorkeeper.first_link()
     proxy = reached(app, "10.0.0.2")
-    proxy.headers = httpx.Headers({"host": "tunes.example.org", "x-forwarded-for": "6.6.6.6, 203.0.113.9"})
+    proxy.headers.update({"host": "tunes.example.org", "x-forwarded-for": "6.6.6.6, 203.0.113.9"})
     body = BODY | {"invitation": link.partition("#invitation=")[2]}
     assert proxy.post("/api/v1/auth/register", json=body).status_code == 201
     answer = proxy.post("/api/v1/auth/login", json={"username": "mallory", "password": PASSWORD})

@@ -26,7 +26,7 @@ OK, FAILED, BAD_INPUT, UNREACHABLE, NOT_FOUND, CONFLICT = range(6)
 class PlainConsole(Console):
     """Writes what others have written as text alone: no escape sequence of theirs reaches the terminal."""
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(lines(text), **options)
 
 

@@ -169,7 +169,7 @@ class Doorkeeper:
         return str(claims.get("did")) if is_known else None
 
     def _password_stamp(self, user: UserRow | None) -> str:
-        hashed = (user and user.password_hash) or ""
+        hashed = (user.password_hash if user else None) or ""
         return hmac.new(tokens.derive(self.secret, "device"), hashed.encode(), "sha256").hexdigest()
 
     def begin(self, user_id: int, agent: str) -> str:
