@@ -146,10 +146,14 @@ def test_logging_in_works_without_scripts_and_tells_wrong_and_too_often(
     expect(page.get_by_role("heading", name="Training jobs", exact=True)).to_be_visible()
 
     form = {"username": "ada", "password": "not this one", "next": "/"}
-    statuses = [httpx.post(f"{server.url}/login", data=form, timeout=30).status_code for _ in range(11)]
-    assert statuses == [401] * 10 + [429]
-    right = httpx.post(f"{server.url}/login", data={**form, "password": PASSWORDS["ada"]})
-    assert right.status_code == 429 and "Too many failed tries" in right.text and "set-cookie" not in right.headers
+    tried = []
+    while len(tried) < 40 and (not tried or tried[-1].status_code == 401):  # one comes back every six seconds
+        tried.append(httpx.post(f"{server.url}/login", data=form, timeout=30))
+    assert len(tried) > 10 and tried[-1].status_code == 429 and "Too many tries" in tried[-1].text
+    assert "set-cookie" not in tried[-1].headers
+    page.context.clear_cookies(name="tunesmith")
+    log_in(page, server, "ada", "/jobs")
+    page.wait_for_url(f"{server.url}/jobs")  # a browser that is known is not held up
 
 
 @pytest.mark.parametrize(
