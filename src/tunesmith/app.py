@@ -51,9 +51,10 @@ from tunesmith.features.monitoring.monitor import Monitor
 from tunesmith.features.registry.api import router as registry
 from tunesmith.features.registry.checking import sweep as sweep_registry
 from tunesmith.features.registry.service import find_version
+from tunesmith.http.client_address import ClientAddress
 from tunesmith.http.errors import install_error_handlers
 from tunesmith.http.gate import Gate
-from tunesmith.http.guard import HostOriginGuard, own_names
+from tunesmith.http.guard import HostOriginGuard, is_loopback, own_names
 from tunesmith.http.limits import BodyLimit
 from tunesmith.http.policy import PolicedApp, Policies, needs, policies
 from tunesmith.http.session import AppState
@@ -169,7 +170,8 @@ def _describe() -> tuple[list[BaseRoute], Policies]:
 
 
 def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
-    """From the outside in: the host and origin of a request, who sends it, and its size. The secret is kept from children."""
+    """From the outside in: where a request comes from, its host and origin, who sends it, and its size. The secret is kept from
+    children."""
     confinement.protect(settings.home, _other_secrets())
     secret = load_secret(settings.home, settings.secret.get_secret_value() if settings.secret else None)
     app.state.audit = AuditLog(database, settings.home, derive(secret, "audit"))
@@ -185,6 +187,8 @@ def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
     app.add_middleware(BodyLimit)
     app.add_middleware(Gate, policies=lambda: app.state.policies, doorkeeper=app.state.doorkeeper, page=error_page)
     app.add_middleware(HostOriginGuard, allowed_hosts=[*settings.allowed_hosts, *own_names(settings)])
+    is_for_others = settings.public_url is not None or not is_loopback(settings.host)
+    app.add_middleware(ClientAddress, trusted=settings.trusted_proxies, may_be_local=not is_for_others)
 
 
 def _to_reference() -> RedirectResponse:

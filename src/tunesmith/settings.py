@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,8 +57,10 @@ class Settings(Preferences, BaseSettings):
     """The same for the reader of an answer, seconds. A stream on which nothing is to be sent may be silent."""
     keep_alive_s: int = Field(15, ge=1)
     """How long a connection is kept without a request, and between two pings of a WebSocket, seconds."""
+    trusted_proxies: list[IPv4Network | IPv6Network] = []
+    """Addresses or networks of proxies in front of the server whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed (JSON list)."""
     auth: Literal["off", "on"] = "off"
-    """Whether people log in. Without it only this machine can reach the server, and whoever can is its one user."""
+    """Whether people log in. Without it the server answers its own machine alone, and whoever sits there is its one user."""
     registration: Literal["open", "invitation", "closed"] = "invitation"
     """Who may make an account: anybody who reaches the server, those with an invitation, or only administrators for others."""
     password_min_length: int = Field(6, ge=6, le=200)

@@ -12,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event, insert
 
 from tests.accounts.ground import another, dataset, first, with_token
 from tests.conftest import ServerProcess, migrated_file
 from tunesmith.core.acting import LOCAL, Act, acting
+from tunesmith.core.clock import utc_now
+from tunesmith.features.audit.repository import PART
 from tunesmith.features.audit.service import AuditLog
+from tunesmith.features.audit.tables import AuditRow
 from tunesmith.storage.database import Database
 
 Start = Callable[..., ServerProcess]
@@ -187,3 +191,28 @@ def test_another_key_cannot_write_a_line_that_fits(tmp_path: Path) -> None:
     database.before_commit = forger.before_commit
     write(forger, 2)
     assert log.verify().broken_at == 2
+
+
+def test_the_export_holds_one_part_at_a_time(tmp_path: Path) -> None:
+    """However long the log is: each piece is one part of it, made when it is asked for."""
+    (tmp_path / "tunesmith.db").write_bytes(migrated_file())
+    database = Database(f"sqlite:///{tmp_path}/tunesmith.db")
+    count, read = 12_345, list[int]()
+    line = {
+        "at": utc_now(), "user_id": 1, "username": "ada", "via": "key", "credential": "7", "action": "delete_job",
+        "objects": ["job 7"], "address": "127.0.0.1", "result": "done", "status": 204, "hash": "0" * 64,
+    }  # fmt: skip
+    with database.unit_of_work() as session:
+        session.execute(insert(AuditRow), [{"seq": seq, **line} for seq in range(1, count + 1)])
+    log = AuditLog(database, tmp_path, b"k" * 32)
+    event.listen(AuditRow, "load", lambda row, _context: read.append(row.seq))
+    for form, extra in (("jsonl", 0), ("csv", 1)):
+        read.clear()
+        sizes = []
+        for piece in log.export(form):
+            sizes.append(piece.count("\n"))
+            assert len(read) <= sum(sizes) <= len(read) + extra, "nothing is read ahead"
+        assert sum(sizes) == count + extra and max(sizes) == PART
+    first = next(log.export("jsonl"))
+    assert json.loads(first.splitlines()[0])["seq"] == 1
+    database.close()

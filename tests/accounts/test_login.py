@@ -170,7 +170,7 @@ def test_keys_are_shown_once_scoped_and_revoked(server: ServerProcess) -> None:
     assert with_token(server, second).get("/jobs/").status_code == 401
 
 
-def test_failed_logins_are_limited_and_unknown_names_take_as_long(alone: ServerProcess) -> None:
+def test_unknown_names_take_as_long_as_wrong_passwords(alone: ServerProcess) -> None:
     first(alone)
     nobody = with_token(alone, None)
 
@@ -185,9 +185,6 @@ def test_failed_logins_are_limited_and_unknown_names_take_as_long(alone: ServerP
         known.append(took_s("ada"))
         unknown.append(took_s(f"nobody{number}"))
     assert 0.4 < statistics.median(known) / statistics.median(unknown) < 2.5
-    statuses = [nobody.post("/auth/login", json={"username": "ada", "password": "x"}).status_code for _ in range(8)]
-    assert statuses[:5] == [401] * 5 and set(statuses[5:]) == {429}
-    assert nobody.post("/auth/login", json={"username": "ada", "password": PASSWORD}).status_code == 429
 
 
 def forged(server: ServerProcess, access: str) -> list[str]:

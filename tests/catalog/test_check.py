@@ -75,7 +75,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
     make_base(settings.models_dir / "acme--at-hand")
     (settings.models_dir / "acme--at-hand" / "README.md").write_text("---\nlicense: mit\n---\n# hello")
     online = settings.model_copy(update={"hub_offline": False})
-    with TestClient(create_app(online), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(online), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         yield client
 
 
@@ -127,7 +127,7 @@ def test_a_check_says_what_stands_in_the_way(client: TestClient, hub: Hub, monke
 
 def test_offline_says_so_and_works_with_what_is_there(settings: Settings) -> None:
     make_base(settings.models_dir / "acme--at-hand")
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         found = client.get("/models/check", params={"name": "acme/at-hand"}).json()
         assert found["is_reachable"] is None and "TUNESMITH_HUB_OFFLINE" in found["hub_sentence"] and found["uses"]
         away = client.get("/models/check", params={"name": "acme/away"}).json()
@@ -204,7 +204,7 @@ def test_gguf_files_and_other_folders_are_listed_and_only_read(settings: Setting
     (other / "link.gguf").symlink_to(make_gguf(tmp_path / "elsewhere.gguf"))
     before = sorted(path for path in other.rglob("*"))
     told = settings.model_copy(update={"model_dirs": [other, tmp_path / "none"]})
-    with TestClient(create_app(told), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(told), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         models = {model["name"]: model for model in client.get("/models/").json()["items"]}
         assert set(models) == {"team/bot", "org/nested", "org/chat-q4.gguf", "mine.gguf", "broken.gguf"}
         chat = models["org/chat-q4.gguf"]

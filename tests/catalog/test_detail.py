@@ -40,7 +40,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
     make_job(settings, 1, model=base, name="First", dataset=rows, eval_loss=2.0)
     make_job(settings, 2, model=ModelRef(name="job:1", path=base.path), name="Second", dataset=rows, eval_loss=1.0)
     make_job(settings, 3, "standard", model=base, name="Whole", eval_loss=3.0)
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         yield client
 
 
@@ -87,7 +87,7 @@ def test_the_hub_caches_own_checksums_are_used(settings: Settings, tmp_path: Pat
     blob.parent.mkdir()
     (folder / "model.safetensors").rename(blob)
     (folder / "model.safetensors").symlink_to(blob)
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         files = {file["path"]: file for file in detail(client, "acme/tiny")["files"]}
     assert files["model.safetensors"]["sha256"] == "e" * 64 and files["config.json"]["sha256"] is None
 

@@ -244,7 +244,7 @@ def test_a_hub_that_is_switched_off_says_what_is_at_hand(tmp_path: Path) -> None
     settings = Settings(home=tmp_path / "home", hub_offline=True)
     settings.make_dirs()
     make_base(settings.models_dir / "acme--here")
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         answer = client.post("/models/downloads", json={"name": "acme/good"})
     assert answer.status_code == 409 and "TUNESMITH_HUB_OFFLINE" in answer.json()["message"]
     assert "acme/here" in answer.json()["hint"]

@@ -134,7 +134,7 @@ def test_going_on_from_an_adapter_needs_the_merged_base(settings: Settings) -> N
 
 def test_over_http(settings: Settings) -> None:
     make_base(settings.models_dir / "org--bot")
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         listed = client.get("/models/").json()
         assert [m["name"] for m in listed["items"]] == ["org/bot"] and listed["total"] == 1
         assert client.get("/models/org/bot").json()["architecture"] == "LlamaForCausalLM"

@@ -39,7 +39,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
     make_base(settings.models_dir / "acme--at-hand")
     (settings.models_dir / "acme--at-hand" / "README.md").write_text("---\nlicense: mit\n---\n# hello")
     online = settings.model_copy(update={"hub_offline": False})
-    with TestClient(create_app(online), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(online), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         yield client
 
 
@@ -104,7 +104,7 @@ def test_a_hub_that_is_silent_costs_one_wait_and_hides_nothing(
 
 def test_a_hub_that_is_switched_off_is_never_asked(settings: Settings, endpoint: Any) -> None:
     make_base(settings.models_dir / "acme--at-hand")
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         found = client.get("/models/search").json()
     assert names(found) == ["acme/at-hand"] and "TUNESMITH_HUB_OFFLINE" in found["hub_problem"]
     assert endpoint.asked == []

@@ -25,7 +25,7 @@ def client(tmp_path: Path, database_url: str | None) -> Iterator[TestClient]:
     settings = Settings(home=tmp_path / "home", database_url=database_url, hub_offline=True, cpu_slots=0)
     if database_url is None:
         lay_database(settings.home)
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         yield client
 
 

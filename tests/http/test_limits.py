@@ -19,7 +19,9 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
     lay_database(tmp_path / "h")
-    with TestClient(create_app(Settings(home=tmp_path / "h")), base_url="http://localhost/api/v1") as found:
+    with TestClient(
+        create_app(Settings(home=tmp_path / "h")), client=("127.0.0.1", 1), base_url="http://localhost/api/v1"
+    ) as found:
         yield found
 
 

@@ -51,7 +51,7 @@ def make_client(home: Path, database_url: str | None) -> Iterator[Callable[..., 
         settings = Settings(home=home, database_url=database_url, custom_scripts=True, hub_offline=True, **more)
         if database_url is None:
             lay_database(home)
-        client = TestClient(create_app(settings), base_url="http://localhost/api/v1")
+        client = TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1")
         opened.append(client.__enter__())
         return client
 

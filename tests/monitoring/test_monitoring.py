@@ -35,7 +35,7 @@ def client(tmp_path: Path, database_url: str | None) -> Iterator[TestClient]:
     settings = Settings(home=tmp_path / "home", database_url=database_url, cpu_slots=0, hub_offline=True)
     if database_url is None:
         lay_database(settings.home)
-    with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
         yield client
 
 
@@ -264,7 +264,9 @@ def test_settings_change_at_once_and_are_kept(
 )
 def test_settings_that_cannot_be_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
     lay_database(tmp_path / "h")
-    with TestClient(create_app(Settings(home=tmp_path / "h")), base_url="http://localhost/api/v1") as client:
+    with TestClient(
+        create_app(Settings(home=tmp_path / "h")), client=("127.0.0.1", 1), base_url="http://localhost/api/v1"
+    ) as client:
         answer = client.patch("/system/settings", json=changes)
         assert answer.status_code == 422 and [detail["loc"] for detail in answer.json()["details"]] == [place]
         assert not (tmp_path / "h" / "settings.json").exists()
@@ -289,7 +291,7 @@ def test_new_jobs_go_to_the_output_folder_and_leave_it_when_deleted(tmp_path: Pa
     home, output = tmp_path / "home", tmp_path / "models"
     settings = Settings(home=home, custom_scripts=True, hub_offline=True, warm_workers=False)
     try:
-        with TestClient(create_app(settings), base_url="http://localhost/api/v1") as client:
+        with TestClient(create_app(settings), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
             first = client.post("/jobs/", json=custom(steps=2, name="my model")).json()["id"]
             wait_until(client, first, "completed")
             assert client.patch("/system/settings", json={"output_dir": str(output)}).status_code == 200

@@ -20,7 +20,9 @@ def client(tmp_path: Path, database_url: str | None) -> TestClient:
     if database_url is None:
         lay_database(tmp_path / "home")
     return TestClient(
-        create_app(Settings(home=tmp_path / "home", database_url=database_url)), base_url="http://localhost/api/v1"
+        create_app(Settings(home=tmp_path / "home", database_url=database_url)),
+        client=("127.0.0.1", 1),
+        base_url="http://localhost/api/v1",
     )
 
 
@@ -51,7 +53,9 @@ def test_settings_are_shown_without_secrets(tmp_path: Path) -> None:
     assert without_password("postgresql://me:s3cret@[bad/x") == "***"
     assert "s3cret" not in without_password("postgresql://:s3cret@db/x")
     lay_database(tmp_path / "h")
-    with TestClient(create_app(Settings(home=tmp_path / "h")), base_url="http://localhost/api/v1") as client:
+    with TestClient(
+        create_app(Settings(home=tmp_path / "h")), client=("127.0.0.1", 1), base_url="http://localhost/api/v1"
+    ) as client:
         shown = client.get("/system/settings").json()
     assert set(shown) == set(Settings.model_fields) and shown["database_url"] is None
 
@@ -78,7 +82,7 @@ from fastapi.testclient import TestClient
 from tests.conftest import lay_database
 from tunesmith.app import create_app
 from tunesmith.settings import Settings
-with TestClient(create_app(Settings(home=sys.argv[1])), base_url="http://localhost/api/v1") as client:
+with TestClient(create_app(Settings(home=sys.argv[1])), client=("127.0.0.1", 1), base_url="http://localhost/api/v1") as client:
     for path in ("/system/health", "/system/info", "/system/resources", "/system/doctor", "/models/", "/jobs/", "/jobs/methods",
                  "/jobs/queue", "/datasets/"):
         assert client.get(path).status_code == 200, path

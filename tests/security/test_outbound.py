@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,10 @@ import pytest
 from tests.conftest import ServerProcess
 from tunesmith.core.errors import InvalidInput, TooLarge, TunesmithError, Unavailable
 from tunesmith.core.outbound import REDIRECTS, fetch
+from tunesmith.features.accounts import oidc
+from tunesmith.recipes.evaluate import judge
+from tunesmith.recipes.evaluate.spec import Judge
+from tunesmith.settings import Settings
 
 SOURCE = Path(__file__).parent.parent.parent / "src" / "tunesmith"
 ROWS = b"".join(b'{"question": "what is %d", "answer": "it is %d"}\n' % (n, n) for n in range(40))
@@ -477,6 +482,91 @@ def test_a_certificate_is_checked_against_the_name_in_the_address(tmp_path: Path
         server.server_close()
 
 
+# -- clients that talk to one place -----------------------------------------------------------------------------------------
+
+
+def resolver(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
+    """A name server of the test's own, which says something else each time; the names that it was asked for."""
+    said, names = itertools.cycle(answers), list[str]()
+
+    def resolve(host: str, port: int, *_: Any, **__: Any) -> Any:
+        names.append(host)
+        return [entry(next(said), port)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return names
+
+
+def judge_at(url: str, *, public_only: bool) -> Judge:
+    return Judge(base_url=url, model="m", public_only=public_only)
+
+
+def test_a_judge_that_moves_inside_is_not_asked(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name was public when the job was made, and leads to loopback, to the metadata service, or there through IPv6, since."""
+    for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "0.0.0.0", "64:ff9b::7f00:1"):
+        with monkeypatch.context() as patched:
+            names = resolver(patched, address)
+            with (
+                judge._client(judge_at(f"http://judge.example.org:{canary.port}/v1", public_only=True)) as client,
+                pytest.raises(InvalidInput),
+            ):
+                client.post("/chat/completions", json={})
+            assert names == ["judge.example.org"]
+    time.sleep(0.2)
+    assert not canary.came
+
+
+def test_a_judge_is_connected_to_where_it_was_checked(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Public when it is looked up, loopback a moment later: there is no second look."""
+    tried: list[Any] = []
+
+    class Watched(socket.socket):
+        def connect(self, address: Any) -> None:
+            tried.append(address[0])
+            raise ConnectionRefusedError("this test leaves the machine for nobody")
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    names = resolver(monkeypatch, PUBLIC, "127.0.0.1")
+    with (
+        judge._client(judge_at(f"http://judge.example.org:{canary.port}/v1", public_only=True)) as client,
+        pytest.raises(Unavailable),
+    ):
+        client.post("/chat/completions", json={})
+    assert names == ["judge.example.org"] and tried == [PUBLIC] and not canary.came
+
+
+def test_a_judge_that_sends_elsewhere_is_not_followed(site: Any, canary: Canary) -> None:
+    site.targets = {"inside": f"http://127.0.0.1:{canary.port}/"}
+    with judge._client(judge_at(f"{site.url}/redirect/302", public_only=False)) as client:
+        answer = client.get("/inside")
+    assert answer.status_code == 302 and not canary.came
+    with judge._client(judge_at(site.url, public_only=False)) as client:
+        assert client.get("/rows.jsonl").content == ROWS, "who may ask inside gets an answer"
+
+
+def test_a_provider_names_no_place_inside_but_itself(
+    site: Any, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a login service says of its endpoints is checked like any address; its own host is the administrator's word."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    url = f"http://localhost:{site.server_port}"
+    settings = Settings(home=tmp_path, auth="on", oidc_issuer=url, oidc_client_id="x")
+    door: Any = SimpleNamespace(settings=settings, is_on=True)
+    provider = oidc.Provider(door)
+    with pytest.raises(Unavailable):
+        provider._ask("GET", f"{url}/rows.jsonl")
+    assert [path for path, _ in site.seen] == ["/rows.jsonl"], "reached, though what it says is no JSON object"
+    for other in (
+        f"http://127.0.0.1:{canary.port}/keys",
+        "http://169.254.169.254/latest/",
+        f"http://[::1]:{canary.port}/",
+    ):
+        with pytest.raises(Unavailable):
+            provider._ask("GET", other)
+    assert not canary.came
+
+
 # -- through a server -----------------------------------------------------------------------------------------------------
 
 
@@ -579,19 +669,27 @@ OWN_WAYS = {
     "features/chat/api.py": "to the server's own serving processes",
     "features/catalog/starter.py": "to the hub that is configured",
     "features/catalog/hub.py": "to the hub that is configured",
-    "features/accounts/oidc.py": "to the provider that the administrator has configured",
+    "features/accounts/oidc.py": "to the provider that the administrator has configured, by the checked transport",
+    "features/accounts/mail.py": "to the mail server that the administrator has configured",
+    "features/catalog/asking.py": "to the hub that is configured",
+    "features/catalog/fetching.py": "to the hub that is configured, and where it says that its files are",
+    "features/deployments/targets/huggingface.py": "to the hub that is configured",
+    "features/deployments/targets/building.py": "nowhere: it looks for files that are here already",
+    "features/deployments/targets/cloud_files.py": "nowhere: it writes scripts for their reader's own machine",
+    "recipes/compress/making.py": "to the hub that is configured",
     "features/deployments/running.py": "to the server's own serving processes",
     "features/deployments/gateway.py": "to the server's own serving processes",
     "features/deployments/targets/ollama.py": "to the Ollama that the administrator has configured",
     "serving/llama_cpp.py": "to its own server",
     "serving/vllm.py": "to its own child",
-    "recipes/evaluate/judge.py": "to a judge whose address was checked when the job was submitted",
+    "recipes/evaluate/judge.py": "to a judge, by the checked transport",
 }
 """Files that may open HTTP connections, and to whom: none of them to an address from a request, but the first."""
 CLIENTS = re.compile(
     r"^\s*(import|from)\s+(requests|urllib3|aiohttp|httpcore|urllib\.request|http\.client|pycurl)\b"
     r"|\burlopen\(|\burlretrieve\(|\bhttpx\.(get|post|put|patch|delete|head|options|request|stream|Client|AsyncClient)\("
-    r"|\bcreate_connection\(|\bfsspec\b"
+    r"|\bcreate_connection\(|\bopen_connection\(|\bfsspec\b|^\s*(import|from)\s+(smtplib|ftplib|telnetlib|paramiko|boto3)\b"
+    r"|(?<!def )\b(HfApi|hf_hub_download|snapshot_download|http_get|get_session)\("
 )
 
 

@@ -109,7 +109,7 @@ def test_the_first_account_is_made_in_the_browser_and_logs_in_again(server: Serv
     page.get_by_label("Password").fill(PASSWORDS["ada"])
     page.get_by_role("button", name="Make the account").click()
     page.wait_for_url(f"{server.url}/")
-    cookie = page.context.cookies()[0]
+    (cookie,) = [cookie for cookie in page.context.cookies() if cookie["name"] == "tunesmith"]
     assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (
         "tunesmith",
         True,
@@ -146,10 +146,14 @@ def test_logging_in_works_without_scripts_and_tells_wrong_and_too_often(
     expect(page.get_by_role("heading", name="Training jobs", exact=True)).to_be_visible()
 
     form = {"username": "ada", "password": "not this one", "next": "/"}
-    statuses = [httpx.post(f"{server.url}/login", data=form, timeout=30).status_code for _ in range(11)]
-    assert statuses == [401] * 10 + [429]
-    right = httpx.post(f"{server.url}/login", data={**form, "password": PASSWORDS["ada"]})
-    assert right.status_code == 429 and "Too many failed tries" in right.text and "set-cookie" not in right.headers
+    tried = []
+    while len(tried) < 40 and (not tried or tried[-1].status_code == 401):  # one comes back every six seconds
+        tried.append(httpx.post(f"{server.url}/login", data=form, timeout=30))
+    assert len(tried) > 10 and tried[-1].status_code == 429 and "Too many tries" in tried[-1].text
+    assert "set-cookie" not in tried[-1].headers
+    page.context.clear_cookies(name="tunesmith")
+    log_in(page, server, "ada", "/jobs")
+    page.wait_for_url(f"{server.url}/jobs")  # a browser that is known is not held up
 
 
 @pytest.mark.parametrize(
@@ -386,7 +390,7 @@ def test_a_link_to_a_new_password_works_once(server: ServerProcess, page: Any, w
         if problem:
             expect(other.get_by_role("alert")).to_contain_text(problem)
         else:
-            expect(other.locator("#reset-done")).to_contain_text("Your password is set")
+            expect(other.locator("#reset-done")).to_contain_text("API keys that you did not keep have ended too")
     other.goto(f"{server.url}/reset-password")
     other.reload()
     expect(other.get_by_role("alert")).to_contain_text("This link is not whole.")

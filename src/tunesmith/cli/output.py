@@ -12,16 +12,26 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 from tunesmith.core import errors
+from tunesmith.core.plain_text import BUT_LINES, lines, one_line
 from tunesmith.sdk.connection import NotTunesmith, ServerUnreachable
 
 OK, FAILED, BAD_INPUT, UNREACHABLE, NOT_FOUND, CONFLICT = range(6)
 """Exit codes: 0 all well, 1 a job failed or something else went wrong, 2 bad input or usage, 3 no server, 4 not there,
 5 not in this state."""
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class PlainConsole(Console):
+    """Writes what others have written as text alone: no escape sequence of theirs reaches the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(lines(text), **options)
+
+
+out = PlainConsole(highlight=False)
+err = PlainConsole(stderr=True, highlight=False)
 
 
 class Output:
@@ -42,9 +52,14 @@ def plain(value: Any) -> Any:
 def show(value: Any, text: str | Table | None = None) -> None:
     """`value` as JSON, or `text` for a person."""
     if Output.as_json:
-        sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+        sys.stdout.write(as_json(plain(value)) + "\n")
     elif text is not None:
         say(text) if isinstance(text, str) else out.print(text)
+
+
+def as_json(value: Any) -> str:
+    """On one line; what a terminal would act on stands in it as `\\u009b`."""
+    return BUT_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def say(text: str, style: str | None = None, end: str = "\n") -> None:
@@ -57,7 +72,7 @@ def transfer(name: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for bytes that go over the wire; gives what is told `(bytes so far, bytes in all, or 0 where nobody knows)`."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=err, disable=Output.as_json, transient=True) as bar:
-        task = bar.add_task(name, total=None)
+        task = bar.add_task(one_line(name), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
@@ -66,7 +81,7 @@ def waiting(what: str) -> Iterator[Callable[[float], None]]:
     """A bar for work that somebody else does; gives what is told the share that is done, 0 to 1."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn())
     with Progress(*columns, console=err, disable=Output.as_json, transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(one_line(what), total=None)
         yield lambda share: bar.update(task, completed=share, total=1.0 if share else None)
 
 
@@ -76,7 +91,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*["" if cell is None else _escaped(str(cell)) for cell in row])
+        made.add_row(*["" if cell is None else _escaped(one_line(str(cell))) for cell in row])
     return made
 
 
@@ -122,7 +137,7 @@ def exit_code(error: errors.TunesmithError) -> int:
 def complain(error: errors.TunesmithError) -> int:
     """Say what went wrong; returns the exit code."""
     if Output.as_json:
-        sys.stderr.write(json.dumps(error.body(), ensure_ascii=False) + "\n")
+        sys.stderr.write(as_json(error.body()) + "\n")
         return exit_code(error)
     err.print(f"[bold red]Error:[/] {_escaped(error.message)}", soft_wrap=True)
     for detail in error.details[:10]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.core.errors import Conflict, InvalidInput
+from tunesmith.core.plain_text import PlainFormatter
 
 if TYPE_CHECKING:
     from tunesmith.http.connections import Limits
@@ -22,8 +24,15 @@ WS_MAX_BYTES = 64 * 1024
 
 
 def check_host(settings: Settings) -> None:
-    """Raise `InvalidInput` for an address that others on the network could reach, unless people have to log in."""
-    if settings.auth == "off" and settings.host not in ("127.0.0.1", "localhost", "::1"):
+    """Raise `InvalidInput` for an address that others could reach, directly or through a proxy, unless people have to log in."""
+    from tunesmith.http.guard import is_loopback
+
+    if settings.auth == "off" and settings.public_url:
+        raise InvalidInput(
+            f"Under {settings.public_url} others can reach this server, and without accounts whoever does may do everything.",
+            hint="Set TUNESMITH_AUTH=on, so that people log in; or leave TUNESMITH_PUBLIC_URL out.",
+        )
+    if settings.auth == "off" and not is_loopback(settings.host):
         raise InvalidInput(
             f"On {settings.host} others can reach this server, and without accounts whoever does may do everything.",
             hint="Set TUNESMITH_AUTH=on, so that people log in; or leave --host out and come through an SSH tunnel: "
@@ -58,8 +67,19 @@ def limits_of(settings: Settings) -> Limits:
     num = min(settings.max_connections, raise_file_limit())
     return Limits(
         head_s=settings.request_head_s, body_s=settings.request_body_s, send_s=settings.response_s, num=num,
-        num_per_address=min(settings.max_connections_per_address, max(1, num // 2)),
+        num_per_address=min(settings.max_connections_per_address, max(1, num // 2)), trusted=settings.trusted_proxies,
     )  # fmt: skip
+
+
+def _write_log(level: str) -> None:
+    """All to standard error, in lines that nothing from outside can begin."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.captureWarnings(True)
+    threading.excepthook = lambda told: logging.getLogger("tunesmith").error(
+        "a thread has ended", exc_info=told.exc_value
+    )
 
 
 def up(
@@ -80,7 +100,7 @@ def up(
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = Settings(**given)  # type: ignore[arg-type]
     check_host(settings)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _write_log(settings.log_level)
     for chatty in ("alembic", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # It tells of connections that ended, with tracebacks: storage/outage.py tells of the database.
@@ -91,10 +111,11 @@ def up(
     app.state.tunesmith.database.migrate()
     connections = Connections(limits_of(settings))
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3,
+        app, host=settings.host, port=settings.port, log_config=None, log_level="warning", timeout_graceful_shutdown=3,
         http=partial(HttpConnection, connections), ws=partial(WebSocketConnection, connections),  # type: ignore[arg-type]
         server_header=False, timeout_keep_alive=settings.keep_alive_s, ws_ping_interval=settings.keep_alive_s,
         ws_ping_timeout=settings.keep_alive_s, ws_max_size=WS_MAX_BYTES,
+        proxy_headers=False,  # http/client_address.py reads them
     )  # fmt: skip
     for handler in (*logging.getLogger().handlers, *logging.getLogger("uvicorn").handlers):
         handler.addFilter(keep_quiet)

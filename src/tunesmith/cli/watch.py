@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tunesmith.cli.output import Output, duration, err, say
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.plain_text import one_line
 
 ASK_EVERY_S = 2.0
 
@@ -38,7 +39,7 @@ def watch(
         TextColumn("{task.fields[numbers]}", markup=False),
     )
     with Progress(*columns, console=err) as bar:
-        task = bar.add_task(title, total=None, numbers="waiting")
+        task = bar.add_task(one_line(title), total=None, numbers="waiting")
         began = threading.Event()
         if waiting_for:
             threading.Thread(target=_show_wait, args=(bar, task, waiting_for, began), daemon=True).start()
@@ -58,7 +59,7 @@ def _show_wait(bar: Progress, task: Any, waiting_for: Callable[[], str], began: 
     while not began.wait(ASK_EVERY_S):
         with contextlib.suppress(TunesmithError):  # the server is away: the events tell
             if (why := waiting_for()) and not began.is_set():
-                bar.update(task, numbers=f"waiting: {why}")
+                bar.update(task, numbers=one_line(f"waiting: {why}"))
 
 
 def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:
@@ -80,7 +81,7 @@ def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:
         style = {"warning": "yellow", "error": "red"}.get(event["level"], "dim")
         bar.console.print(f"{event['message']} {event.get('hint', '')}".strip(), style=style, markup=False)
     elif kind == "status" and event["new"] == "queued":
-        bar.update(task, numbers=event.get("reason") or "waiting for its turn")
+        bar.update(task, numbers=one_line(event.get("reason") or "waiting for its turn"))
 
 
 def say_end(status: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ class Identity:
 
 SYSTEM = Identity(None, "system", Role.ADMIN, ALL_SCOPES, "system")
 LOCAL = Identity(None, "local", Role.ADMIN, ALL_SCOPES, "local")
-"""The one user of a server that only this machine can reach."""
+"""The one user of a server without accounts, which answers its own machine alone."""
 ANONYMOUS = Identity(0, "anonymous", Role.VIEWER, frozenset(), "anonymous")
 """Somebody who has not logged in; owns nothing, for accounts are numbered from 1."""
 
@@ -101,6 +101,9 @@ class Act:
     objects: list[str] = field(default_factory=list)
     """What it acts on: `job 7`."""
     address: str = ""
+    """The sender's, as far as it is known; see `http/client_address.py`."""
+    is_local: bool = False
+    """Whether somebody at this machine asks, with nothing in between."""
     is_recorded: bool = False
 
 

@@ -4,6 +4,8 @@ connection is made to the checked address itself, so that no name server can cha
 Nothing inside the company is reached (loopback, private and link-local networks, a cloud's metadata) unless an administrator
 has named it in `TUNESMITH_ALLOWED_ADDRESSES`. No proxies, cookies or credentials; redirects are followed by hand, each
 with the same check; size and time are limited while the bytes come. What a server says is never part of an error.
+
+`fetch` gets a file; `CheckedTransport` is for clients that talk to one place, such as a judge's endpoint.
 """
 
 from __future__ import annotations
@@ -144,6 +146,58 @@ class Deadline:
                 f"The file did not come within {self._timeout_s:g} s.", hint="Download it yourself and upload it."
             )
         return min(left_s, SILENCE_S)
+
+
+class Patience(Deadline):
+    """No point in time: each wait alone has an end."""
+
+    def left_s(self) -> float:
+        return self._timeout_s
+
+
+class CheckedTransport(httpx.BaseTransport):
+    """For an `httpx.Client`: whatever name it asks, each connection is made to an address that was checked a moment before.
+    Raises, as `fetch` does, errors of this program in place of httpx's."""
+
+    def __init__(self, allowed_private: Sequence[str], timeout_s: float) -> None:
+        """`allowed_private`: host names or networks that may be inside; `EVERYWHERE` leaves only the checks of the address's
+        form. `timeout_s`: longest wait for a connection, and for the next bytes."""
+        backend = _CheckedBackend(allowed_private, Patience(timeout_s))
+        self._pool = httpcore.ConnectionPool(ssl_context=httpx.create_ssl_context(), network_backend=backend)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        asked = request  # ours, not one that has come to the server
+        place = checked_url(str(asked.url))
+        assert isinstance(asked.stream, httpx.SyncByteStream)
+        with _told(place):
+            answer = self._pool.handle_request(
+                httpcore.Request(
+                    asked.method, _as_read(place), headers=asked.headers.raw, content=asked.stream,
+                    extensions=asked.extensions,
+                )
+            )  # fmt: skip
+            return httpx.Response(answer.status, headers=answer.headers, stream=_Come(answer, place))
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Come(httpx.SyncByteStream):
+    """The body of an answer, as it comes."""
+
+    def __init__(self, answer: httpcore.Response, place: httpx.URL) -> None:
+        self._answer, self._place = answer, place
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _told(self._place):
+            yield from self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+"""All networks, for whoever may ask inside as well."""
 
 
 def _next_place(place: httpx.URL, answer: httpcore.Response) -> httpx.URL:

@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.core.acting import ANONYMOUS, LOCAL, Act, Identity, acting
 from tunesmith.core.errors import NotLoggedIn, PermissionDenied, TunesmithError, Unavailable
+from tunesmith.core.plain_text import one_line
+from tunesmith.http.client_address import IS_LOCAL
 from tunesmith.http.errors import ErrorPage, retry_after, wants_page
 from tunesmith.http.policy import SAFE_METHODS, Access, Policies, Policy, refusal
 from tunesmith.storage.outage import DatabaseAway
@@ -63,7 +65,10 @@ class Gate:
         address = (scope.get("client") or ("",))[0]
         who = ANONYMOUS
         try:
-            who = await run_in_threadpool(self._identify, scope, policy, address) if self.doorkeeper.is_on else LOCAL
+            if self.doorkeeper.is_on:
+                who = await run_in_threadpool(self._identify, scope, policy, address)
+            elif scope.get(IS_LOCAL):
+                who = LOCAL
             self._check(scope, policy, who)
         except DatabaseAway as away:
             await self._refuse(away.answer, scope, receive, send)
@@ -98,6 +103,12 @@ class Gate:
         """Raises `NotLoggedIn` or `PermissionDenied`. What no route says is for those who have logged in."""
         if policy and policy.needs == Access.PUBLIC:
             return
+        if who is ANONYMOUS and not self.doorkeeper.is_on:
+            raise PermissionDenied(
+                "This server has no accounts, so it answers its own machine alone, and this request came another way.",
+                hint="Set TUNESMITH_AUTH=on before others reach it through a proxy. For yourself an SSH tunnel will do: "
+                "ssh -L 8000:localhost:8000 this-machine",
+            )
         if who is ANONYMOUS:
             raise NotLoggedIn("Log in first.", hint="On the login page, with tunesmith login, or with an API key.")
         if who.via == "session" and scope["type"] == "websocket" and "origin" not in Headers(scope=scope):
@@ -181,6 +192,9 @@ def _act(who: Identity, scope: Scope, policy: Policy | None, params: dict[str, s
         action=policy.action if policy and changes else "",
         method=scope.get("method", ""),
         path=policy.path if policy else "",
-        objects=[f"{name.removesuffix('_id')} {value[:80]}" for name, value in params.items()] if changes else [],
+        objects=[f"{name.removesuffix('_id')} {one_line(value[:80])}" for name, value in params.items()]
+        if changes
+        else [],
         address=address,
+        is_local=bool(scope.get(IS_LOCAL)),
     )

@@ -62,6 +62,11 @@ def own_names(settings: Settings) -> list[str]:
     return names
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens there is for its own machine."""
+    return host in ("127.0.0.1", "localhost", "::1")
+
+
 def host_name(host: str) -> str:
     """`localhost` of `localhost:8000`; lower case. Anything odd comes back as it is and will not be on the list."""
     try:

@@ -110,6 +110,8 @@ class PasswordReset(Wire):
     token: SecretStr = Field(max_length=200)
     """What stood in the link."""
     password: Password
+    keep_api_keys: bool = False
+    """Whether the account's API keys stay good; by default they end as its logins do."""
 
 
 class ProfileUpdate(Wire):

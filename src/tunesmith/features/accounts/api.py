@@ -47,6 +47,14 @@ def get_doorkeeper(connection: HTTPConnection) -> Doorkeeper:
 Door = Annotated[Doorkeeper, Depends(get_doorkeeper)]
 
 
+def get_device(connection: HTTPConnection, door: Door) -> str:
+    """The cookie by which a browser is known that has logged in before; empty for others."""
+    return connection.cookies.get(door.device_cookie, "")
+
+
+Device = Annotated[str, Depends(get_device)]
+
+
 def get_accounts(door: Door, session: DbSession) -> Accounts:
     return door.accounts(session)
 
@@ -92,10 +100,11 @@ def register(body: Register, door: Door) -> UserRead:
 
 @router.post("/login", responses=REFUSED, summary="Log in with name and password")
 @needs(Access.PUBLIC)
-def login(body: Login, door: Door, agent: Agent = "") -> Tokens:
-    """An access token for a few minutes, and a refresh token that is good for one renewal. Ten failures a minute are allowed."""
+def login(body: Login, door: Door, device: Device, agent: Agent = "") -> Tokens:
+    """An access token for a few minutes, and a refresh token that is good for one renewal. Ten failures a minute are allowed
+    for one account from one address."""
     need_accounts(door)
-    return door.begin_tokens(door.check_password(body.username, body.password.get_secret_value()), agent)
+    return door.begin_tokens(door.check_password(body.username, body.password.get_secret_value(), device), agent)
 
 
 @router.post("/refresh", responses=REFUSED, summary="Renew an access token")
@@ -117,9 +126,10 @@ def forgot_password(body: PasswordForgotten, door: Door) -> None:
 @router.post("/reset-password", status_code=204, responses=REFUSED, summary="Choose a new password with a link")
 @needs(Access.PUBLIC)
 def reset_password(body: PasswordReset, door: Door) -> None:
-    """Ends every login of the account."""
+    """Ends every login of the account, with its tokens, and its API keys unless `keep_api_keys` is set."""
     need_accounts(door)
-    door.reset_password(body.token.get_secret_value(), body.password.get_secret_value())
+    token, password = body.token.get_secret_value(), body.password.get_secret_value()
+    door.reset_password(token, password, keep_api_keys=body.keep_api_keys)
 
 
 @router.get("/me", summary="Who is asking")
@@ -145,9 +155,10 @@ def update_me(body: ProfileUpdate, accounts: Service) -> UserRead:
 
 
 @router.post("/password", status_code=204, responses=REFUSED, summary="Change one's own password")
-def change_password(body: PasswordChange, door: Door) -> None:
-    """Ends every login of the account, this one too."""
-    door.change_password(_own_id(), body.current_password.get_secret_value(), body.password.get_secret_value())
+def change_password(body: PasswordChange, door: Door, device: Device) -> None:
+    """Ends every login of the account, this one too. API keys stay good; they are revoked one by one."""
+    current_password, password = body.current_password.get_secret_value(), body.password.get_secret_value()
+    door.change_password(_own_id(), current_password, password, device)
 
 
 def _own_id() -> int:

@@ -5,29 +5,33 @@ from __future__ import annotations
 import dataclasses
 import hmac
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any
-
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
 from tunesmith.core.acting import Act, Identity, current, current_act, everything_seen
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import InvalidInput, NotLoggedIn, TooMany
 from tunesmith.features.accounts import passwords, tokens
-from tunesmith.features.accounts.service import TOUCHED_EVERY, Accounts, identity
+from tunesmith.features.accounts.service import TOUCHED_EVERY, Accounts, identity, no_link
 from tunesmith.features.accounts.tables import UserRow
+from tunesmith.features.accounts.throttle import (
+    FROM_ONE_ADDRESS,
+    MAILS,
+    REGISTRATIONS,
+    Place,
+    Throttle,
+    guesses,
+    network_of,
+)
 from tunesmith.schemas.accounts import Register, Tokens
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database, Session
 
 log = logging.getLogger(__name__)
 
-TRIES = RateLimitItemPerMinute(10)
-"""Failed logins and registrations for one account, and from one address, in a minute."""
-FROM_ONE_ADDRESS = RateLimitItemPerMinute(30)
-"""Of both kinds together."""
+DEVICE_S = 365 * 86_400
+"""How long a browser is known that nobody logs in with."""
 
 
 class Doorkeeper:
@@ -42,7 +46,8 @@ class Doorkeeper:
         self.is_on = settings.auth == "on"
         self.is_secure = bool(settings.public_url and settings.public_url.startswith("https://"))
         self.cookie = "__Host-tunesmith" if self.is_secure else "tunesmith"
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.device_cookie = f"{self.cookie}-device"
+        self.throttle = Throttle()
 
     def accounts(self, session: Session) -> Accounts:
         return Accounts(self.settings, session, self.secret)
@@ -128,22 +133,44 @@ class Doorkeeper:
 
     # -- logging in -------------------------------------------------------------------------------------------------
 
-    def check_password(self, name: str, password: str) -> int:
-        """The account's id. Raises `NotLoggedIn`, which says the same and takes the same time whatever is wrong, and
-        `TooMany` after ten failures within a minute for one account or from one address."""
-        places = ((TRIES, f"account {name.lower()[:100]}"), (FROM_ONE_ADDRESS, f"address {current_act().address}"))
-        for limit, place in places:
-            if not self._limiter.test(limit, place):
-                raise TooMany("Too many failed tries.", hint="Wait a minute, then try again.")
+    def check_password(self, name: str, password: str, device: str = "") -> int:
+        """The account's id. `device`: the cookie of a browser that has logged in before. Raises `NotLoggedIn`, which says the
+        same and takes the same time whatever is wrong, and `TooMany` (see `throttle.py`)."""
         with everything_seen(), self.database.unit_of_work(readonly=True) as session:
             user = self.accounts(session).users.named(name)
+        known = self._known_device(user, device)
+        # By the name as it was given: one count for a name and its address would tell that they belong together.
+        account = str(user.id) if user and known else name.lower()
+        taken = self.throttle.take(*guesses("login", account, current_act().address, known))
         good = passwords.verify(password, user.password_hash if user else None)
         current_act().objects.append(f"user {user.username}" if user else "user unknown")
         if user is None or not good or user.disabled:
-            for limit, place in places:
-                self._limiter.hit(limit, place)
             raise NotLoggedIn("The name or the password is wrong.", hint="Your e-mail address will do for the name.")
+        self.throttle.give_back(taken)
         return user.id
+
+    def device_of(self, user_id: int, device: str = "") -> str:
+        """What a browser keeps to be known by the next time; one that is known already keeps its number. It lets nobody in."""
+        with everything_seen(), self.database.unit_of_work(readonly=True) as session:
+            user = self.accounts(session).users.get(user_id)
+        number = self._known_device(user, device) or secrets.token_hex(16)
+        return tokens.sign(
+            self.secret, "device", DEVICE_S, sub=str(user.id), did=number, pwd=self._password_stamp(user)
+        )
+
+    def _known_device(self, user: UserRow | None, device: str) -> str | None:
+        """The device's number, when somebody has logged in there to this account with the password that it has now."""
+        stamp = self._password_stamp(user)
+        try:
+            claims = tokens.read(self.secret, "device", device)
+        except NotLoggedIn:
+            return None
+        is_known = user is not None and claims.get("sub") == str(user.id) and claims.get("pwd") == stamp
+        return str(claims.get("did")) if is_known else None
+
+    def _password_stamp(self, user: UserRow | None) -> str:
+        hashed = (user.password_hash if user else None) or ""
+        return hmac.new(tokens.derive(self.secret, "device"), hashed.encode(), "sha256").hexdigest()
 
     def begin(self, user_id: int, agent: str) -> str:
         """Log a browser in; what its cookie holds. A login that it has already ends."""
@@ -174,50 +201,67 @@ class Doorkeeper:
 
     def register(self, body: Register) -> UserRow:
         """A new account. Raises as `Accounts.register`, and `TooMany`."""
-        self.count_try(f"register {current_act().address}")
+        act = current_act()
+        with self.database.unit_of_work(readonly=True) as session:
+            invitation = self.accounts(session).good_invitation(body.invitation)
+        self.count_try((REGISTRATIONS, f"invitation {invitation}" if invitation else self.here("register")))
         hashed = self.new_hash(body.password.get_secret_value(), body.username, body.email)
-        is_local = self.settings.host in ("127.0.0.1", "localhost", "::1")
         with self.database.unit_of_work() as session:
-            user = self.accounts(session).register(body, hashed, is_local=is_local)
-            current_act().who = identity(user, "anonymous", "")
+            user = self.accounts(session).register(body, hashed, is_local=act.is_local)
+            act.who = identity(user, "anonymous", "")
             return user
 
-    def count_try(self, place: str) -> None:
-        """Raises `TooMany` from the eleventh within a minute on."""
-        if not self._limiter.hit(TRIES, place):
-            raise TooMany("Too many tries.", hint="Wait a minute, then try again.")
+    def count_try(self, *places: Place) -> None:
+        """Raises `TooMany` when one of them is full."""
+        self.throttle.take(places)
+
+    def here(self, what: str) -> str:
+        """The place of what is counted by address."""
+        return f"{what} {network_of(current_act().address)}"
 
     def new_hash(self, password: str, *names: str | None) -> str:
         return passwords.hash_new(password, self.settings.password_min_length, *names)
 
-    def change_password(self, user_id: int, current_password: str, password: str) -> None:
-        """Raises `InvalidInput` when the present one is another."""
+    def change_password(self, user_id: int, current_password: str, password: str, device: str = "") -> None:
+        """Raises `InvalidInput` when the present one is another, and `TooMany`."""
         with self.database.unit_of_work(readonly=True) as session:
             user = self.accounts(session).users.get(user_id)
-        place = f"account {user.username.lower()}"
-        if not self._limiter.test(TRIES, place):
-            raise TooMany("Too many failed tries.", hint="Wait a minute, then try again.")
+        known = self._known_device(user, device)
+        taken = self.throttle.take(*guesses("change", str(user_id), current_act().address, known))
         if not passwords.verify(current_password, user.password_hash):
-            self._limiter.hit(TRIES, place)
             raise InvalidInput(
                 "The present password is another.", details=[{"loc": "current_password", "message": "not this one"}]
             )
+        self.throttle.give_back(taken)
         hashed = self.new_hash(password, user.username, user.email)
         with self.database.unit_of_work() as session:
             accounts = self.accounts(session)
             accounts.set_password(accounts.users.get(user_id, for_update=True), hashed)
 
-    def reset_password(self, token: str, password: str) -> None:
-        """With a link that works once. Raises `PermissionDenied` for one that is not good."""
-        self.count_try(f"reset {current_act().address}")
+    def reset_password(self, token: str, password: str, *, keep_api_keys: bool = False) -> None:
+        """With a link that works once; one that is good is never held up. Ends the account's logins, and its API keys unless
+        they are kept. Raises `PermissionDenied` for a link that is not good, `TooMany` for many of those."""
         with self.database.unit_of_work(readonly=True) as session:
-            user = self.accounts(session).of_link(token)
+            user = self.accounts(session).find_link_owner(token)
+        if user is None:
+            self.count_try((FROM_ONE_ADDRESS, self.here("reset")))
+            raise no_link()
         hashed = self.new_hash(password, user.username, user.email)
         with self.database.unit_of_work() as session:
             accounts = self.accounts(session)
             user = accounts.of_link(token)
             current_act().objects.append(f"user {user.username}")
             accounts.set_password(user, hashed)
+            if not keep_api_keys:
+                accounts.keys.revoke_all(user.id)
+
+    def may_mail(self, user_id: int) -> bool:
+        """Whether the account has not had enough mail with links for now."""
+        try:
+            self.count_try((MAILS, f"mail {user_id}"))
+        except TooMany:
+            return False
+        return True
 
     def first_link(self) -> str | None:
         """Where the first account is made; None when there is one. Each call makes another link and ends those before."""

@@ -9,9 +9,9 @@ import threading
 from email.message import EmailMessage
 from urllib.parse import unquote, urlsplit
 
-from tunesmith.core.acting import current_act
 from tunesmith.features.accounts.doorkeeper import Doorkeeper
 from tunesmith.features.accounts.tables import UserRow
+from tunesmith.features.accounts.throttle import REGISTRATIONS
 from tunesmith.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def password(settings: Settings, user: UserRow, link: str) -> bool:
 def send_password_link(door: Doorkeeper, name: str) -> None:
     """For somebody who has forgotten theirs; does nothing, in the same time, for a name that does not exist. Raises
     `TooMany` after ten within a minute."""
-    door.count_try(f"forgot {current_act().address}")
+    door.count_try((REGISTRATIONS, door.here("forgot")))
     door.database.check()
     threading.Thread(target=_send_password_link, args=(door, name), daemon=True).start()
 
@@ -48,9 +48,9 @@ def _send_password_link(door: Doorkeeper, name: str) -> None:
     with door.database.unit_of_work() as session:
         accounts = door.accounts(session)
         user = accounts.users.named(name)
-        if user is None or user.disabled or not user.email:
+        if user is None or user.disabled or not user.email or not door.may_mail(user.id):
             return
-        made = accounts.password_link(user)
+        made = accounts.password_link(user, ends_others=False)  # else whoever knows the name could end each of them
     password(door.settings, user, door.link("reset-password", token=made.token))
 
 

@@ -8,12 +8,14 @@ import hmac
 import re
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
+from urllib.request import getproxies
 
 import httpx
 import jwt
 
+from tunesmith.core import outbound
 from tunesmith.core.acting import current
-from tunesmith.core.errors import NotLoggedIn, Unavailable
+from tunesmith.core.errors import NotLoggedIn, TunesmithError, Unavailable
 from tunesmith.features.accounts import tokens
 from tunesmith.features.accounts.doorkeeper import Doorkeeper
 
@@ -111,13 +113,22 @@ class Provider:
     def _ask(self, method: str, url: str, **options: Any) -> dict[str, Any]:
         """An answer in JSON; redirects are not followed. Raises `Unavailable`."""
         try:
-            answer = httpx.request(method, url, timeout=TIMEOUT_S, **options)
+            with httpx.Client(timeout=TIMEOUT_S, transport=self._way_out()) as client:
+                answer = client.request(method, url, **options)
             answer.raise_for_status()
             return dict(answer.json())
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError):
+        except (httpx.HTTPError, httpx.InvalidURL, TunesmithError, ValueError, TypeError):
             raise Unavailable(
                 f"{self.door.settings.oidc_name} does not answer as it should.", hint="Try again, or use your password."
             ) from None
+
+    def _way_out(self) -> httpx.BaseTransport | None:
+        """The provider may stand inside; what it names besides itself may not. None where a proxy makes the connections."""
+        proxies = getproxies()
+        if proxies.get("http") or proxies.get("https") or proxies.get("all"):
+            return None
+        own = httpx.URL(self.issuer).host
+        return outbound.CheckedTransport([own, *self.door.settings.allowed_addresses], TIMEOUT_S)
 
     def _callback(self) -> str:
         base = self.door.settings.public_url or f"http://{self.door.settings.host}:{self.door.settings.port}"

@@ -29,7 +29,8 @@ def hash_new(password: str, min_length: int, *names: str | None) -> str:
 def verify(password: str, hashed: str | None) -> bool:
     """Whether it is the one; takes as long for an account without a password, or none at all."""
     with _one_at_a_time:
-        good = _hasher().verify(password[:MAX_LENGTH], hashed or _nobody())
+        nobody = _nobody()  # made at the first call, whoever it is for
+        good = _hasher().verify(password[:MAX_LENGTH], hashed or nobody)
     return good and hashed is not None
 
 

@@ -147,6 +147,9 @@ class KeyRepository(Repository[KeyRow]):
     def of(self, user_id: int) -> Sequence[KeyRow]:
         return self.session.scalars(self.query().where(KeyRow.user_id == user_id).order_by(KeyRow.id.desc())).all()
 
+    def revoke_all(self, user_id: int) -> None:
+        self.session.execute(delete(KeyRow).where(KeyRow.user_id == user_id))
+
 
 class LinkRepository(Repository[LinkRow]):
     row = LinkRow

@@ -6,9 +6,12 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from pydantic import SecretStr
+
 from tunesmith.core.acting import ROLE_SCOPES, Identity, Role, Scope, current, current_act
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, NotLoggedIn, PermissionDenied
+from tunesmith.core.plain_text import one_line
 from tunesmith.features.accounts import tokens
 from tunesmith.features.accounts.repository import KeyRepository, LinkRepository, UserRepository
 from tunesmith.features.accounts.tables import KeyRow, LinkRow, LoginRow, UserRow
@@ -141,9 +144,10 @@ class Accounts:
         self.links.drop_invitations()
         return self.invite(InvitationCreate(role=Role.ADMIN))
 
-    def password_link(self, user: UserRow) -> Made:
-        """A link to a new password; those before it stop working."""
-        self.links.drop(user.id)
+    def password_link(self, user: UserRow, *, ends_others: bool = True) -> Made:
+        """A link to a new password; those before it stop working, unless anybody may have asked for this one."""
+        if ends_others:
+            self.links.drop(user.id)
         return self._link("password", utc_now() + PASSWORD_LINK_FOR, user_id=user.id, email=user.email)
 
     def _link(self, kind: str, expires_at: datetime, **fields: Any) -> Made:
@@ -153,6 +157,11 @@ class Accounts:
             expires_at=expires_at, **fields,
         )  # fmt: skip
         return Made(self.links.add(row), token)
+
+    def good_invitation(self, token: SecretStr | None) -> str | None:
+        """What is kept of an invitation that can be used; None for none, and for one that cannot."""
+        sha256 = tokens.fingerprint(token.get_secret_value()) if token else ""
+        return sha256 if sha256 and self.links.good("invitation", sha256, utc_now()) else None
 
     def _invitation(self, token: str) -> LinkRow:
         found = self.links.good("invitation", tokens.fingerprint(token), utc_now())
@@ -170,11 +179,16 @@ class Accounts:
 
     def of_link(self, token: str) -> UserRow:
         """Whose password a link lets be changed. Raises `PermissionDenied` for a link that is not good."""
+        user = self.find_link_owner(token)
+        if user is None:
+            raise no_link()
+        return user
+
+    def find_link_owner(self, token: str) -> UserRow | None:
+        """None for a link that is not good."""
         link = self.links.good("password", tokens.fingerprint(token), utc_now())
         user = self.session.get(UserRow, link.user_id) if link else None
-        if user is None or user.disabled:
-            raise PermissionDenied("This link was used, or has expired.", hint="Ask for another one.")
-        return user
+        return None if user is None or user.disabled else user
 
     # -- logging in and out -----------------------------------------------------------------------------------------
 
@@ -184,7 +198,7 @@ class Accounts:
         user.last_login_at = now
         row = LoginRow(
             id=str(uuid.uuid4()), user_id=user.id, kind=kind, generation=0, created_at=now, last_used_at=now,
-            expires_at=now + timedelta(seconds=self.settings.session_s), address=address[:64], agent=agent[:200],
+            expires_at=now + timedelta(seconds=self.settings.session_s), address=address[:64], agent=one_line(agent)[:200],
         )  # fmt: skip
         self.session.add(row)
         self.session.flush()
@@ -268,6 +282,10 @@ class Accounts:
         if user_id is not None and row.user_id != user_id:
             raise NotFound(f"There is no API key {key_id}.", hint="List them to see which keys exist.")
         self.session.delete(row)
+
+
+def no_link() -> PermissionDenied:
+    return PermissionDenied("This link was used, or has expired.", hint="Ask for another one.")
 
 
 def identity(user: UserRow, via: Any, credential: str, scopes: list[str] | None = None) -> Identity:

@@ -21,8 +21,10 @@ KEY_PREFIX = "tsk_"
 """Every API key begins so, which is how scanners of leaked secrets know it."""
 PREFIX_CHARS = 14
 """As many characters of it are kept, to find it by."""
-Kind = Literal["access", "refresh", "session", "oidc"]
-TYPES: dict[Kind, str] = {"access": "at+jwt", "refresh": "rt+jwt", "session": "st+jwt", "oidc": "oidc+jwt"}
+Kind = Literal["access", "refresh", "session", "device", "oidc"]
+TYPES: dict[Kind, str] = {
+    "access": "at+jwt", "refresh": "rt+jwt", "session": "st+jwt", "device": "dt+jwt", "oidc": "oidc+jwt",
+}  # fmt: skip
 
 
 def load_secret(home: Path, given: str | None) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tunesmith.core.acting import Act, current_act, everything_seen
 from tunesmith.core.clock import utc_now
+from tunesmith.core.plain_text import one_line
 from tunesmith.core.spreadsheet import csv_rows
 from tunesmith.features.audit.repository import AuditRepository, made_now
 from tunesmith.features.audit.tables import AuditRow
@@ -50,7 +51,7 @@ class AuditLog:
         """What has come of a request whose transaction did not tell: it was refused, failed, or changed files alone."""
         is_nobody = act.who.via == "anonymous"
         if not act.action or status == 429 or (is_nobody and status not in (401, 403)):
-            return  # whom nobody knows must not be able to fill the log: those two answers are given ten times a minute
+            return  # whom nobody knows must not be able to fill the log: those two answers are limited by address
         with everything_seen(), self.database.unit_of_work() as session:
             self._append(session, act, [], status)
 
@@ -113,28 +114,38 @@ class AuditLog:
             return AuditCheck(ok=False, entries=AuditRepository(session).count(), broken_at=seq, message=message)
 
     def _all(self, **filters: Any) -> Iterator[AuditRow]:
-        """Oldest first, in short transactions."""
+        for rows in self._parts(**filters):
+            yield from rows
+
+    def _parts(self, **filters: Any) -> Iterator[list[AuditRow]]:
+        """Oldest first, each part in a short transaction of its own; no more than one is held at a time."""
         after = 0
         while True:
             with self.database.unit_of_work(readonly=True) as session:
                 lines = AuditRepository(session)
                 rows = lines.part(lines.filtered(**filters), after)
-            yield from rows
             if not rows:
                 return
             after = rows[-1].seq
+            yield rows
 
     def export(self, form: str, **filters: Any) -> Iterator[str]:
-        """JSON Lines or CSV, oldest first; cells of the CSV cannot start formulas."""
+        """JSON Lines or CSV, oldest first, a part at a time. Each entry is one line of ASCII or, in the CSV, of text without
+        control characters whose cells cannot start formulas."""
         if form == "csv":
             yield csv_rows([[*FIELDS, "hash"]])
-        for row in self._all(**filters):
-            entry = AuditEntry.model_validate(row)
+        for rows in self._parts(**filters):
+            entries = [AuditEntry.model_validate(row) for row in rows]
             if form == "jsonl":
-                yield entry.model_dump_json() + "\n"
+                yield "".join(json.dumps(entry.model_dump(mode="json")) + "\n" for entry in entries)
             else:
-                told = entry.model_dump(mode="json") | {"objects": "; ".join(entry.objects)}
-                yield csv_rows([[told[name] for name in (*FIELDS, "hash")]])
+                yield csv_rows([_cells(entry) for entry in entries])
+
+
+def _cells(entry: AuditEntry) -> list[Any]:
+    told = entry.model_dump(mode="json") | {"objects": "; ".join(entry.objects)}
+    values = (told[name] for name in (*FIELDS, "hash"))
+    return [one_line(value) if isinstance(value, str) else value for value in values]
 
 
 def read_page(session: Session, cursor: int | None, limit: int, **filters: Any) -> Page[AuditEntry]:

@@ -117,6 +117,19 @@ def check_name(name: str) -> None:
     )
 
 
+def check_seen(settings: Settings, session: Session, name: str) -> None:
+    """Raises `InvalidInput` for what is no model's name, `NotFound` for a model that is not there for who asks. A hub id is
+    anybody's."""
+    check_name(name)
+    job = JOB_NAME.fullmatch(name)
+    if job and not library.may_see(int(job[1])):
+        raise no_model(int(job[1]))
+    if "@" in name:
+        registry.find_version(session, name)
+    elif not job and "/" not in name and not find_base(settings, name) and not registry.has_name(session, name):
+        raise not_here(settings, name)
+
+
 def resolve_model(settings: Settings, session: Session | None, name: str) -> ModelRef:
     """Where a model is: a local folder, the hub's cache, a job's result, a version of the registry; else the hub id for the
     worker to fetch. A bare name is a base model's before it is a registered model's.
@@ -171,10 +184,7 @@ def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
     job_dir = JobDir(settings.jobs_dir / str(job_id))
     folder = made_model(job_dir) if library.may_see(job_id) else None
     if folder is None:
-        raise NotFound(
-            f"Job {job_id} has no finished model.",
-            hint="Wait until it is completed; GET /models/ lists those that are.",
-        )
+        raise no_model(job_id)
     if (folder / WHOLE_MODEL_FILE).is_file():
         return ModelRef(name=name, path=str(folder))
     base = job_dir.read_spec().model
@@ -187,6 +197,12 @@ def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
             hint="Train again from a base model, or with method standard.",
         )
     return ModelRef(name=name, path=base.path, revision=base.revision, adapter_path=str(folder))
+
+
+def no_model(job_id: int) -> NotFound:
+    return NotFound(
+        f"Job {job_id} has no finished model.", hint="Wait until it is completed; GET /models/ lists those that are."
+    )
 
 
 def not_here(settings: Settings, name: str) -> NotFound:

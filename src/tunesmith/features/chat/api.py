@@ -144,9 +144,9 @@ MEDIA_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"
 
 
 @rated.post("/", status_code=201, summary="Rate an answer")
-def create_rating(body: RatingCreate, session: DbSession) -> RatingRead:
-    """Thumbs up or down for what a model said, with the conversation before it."""
-    return ratings.rate(session, body)
+def create_rating(body: RatingCreate, session: DbSession, state: State) -> RatingRead:
+    """Thumbs up or down for what a model said, with the conversation before it. The model must be one that you may see."""
+    return ratings.rate(state.settings, session, body)
 
 
 @rated.get("/", summary="List ratings")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.spreadsheet import csv_rows
-from tunesmith.features.catalog.service import check_name
+from tunesmith.features.catalog.service import check_seen
 from tunesmith.features.chat.repository import RatingRepository
 from tunesmith.features.chat.tables import RatingRow
 from tunesmith.features.jobs import versions
@@ -18,6 +18,7 @@ from tunesmith.features.registry.tables import VersionRow
 from tunesmith.schemas.common import Page
 from tunesmith.schemas.jobs import ChatMessage
 from tunesmith.schemas.models import RatingCount, RatingCreate, RatingRead, RatingUpdate
+from tunesmith.settings import Settings
 from tunesmith.storage.database import Database, Session
 
 HUMAN_RATINGS = "Human ratings (playground)"
@@ -25,10 +26,10 @@ HUMAN_RATINGS = "Human ratings (playground)"
 COLUMNS = ("id", "model", "verdict", "prompt", "answer", "note", "messages", "sampling", "created_at")
 
 
-def rate(session: Session, body: RatingCreate) -> RatingRead:
+def rate(settings: Settings, session: Session, body: RatingCreate) -> RatingRead:
     """Keep a judgement. One of `bot@champion` is of the version that has the alias now. Raises `InvalidInput` for what is no
-    model's name."""
-    check_name(body.model)
+    model's name, `NotFound` for a model that its author may not see."""
+    check_seen(settings, session, body.model)
     version = _version_of(session, body.model)
     named = {"model": f"{version.name}@{version.version}"} if version and "@" in body.model else {}
     row = RatingRepository(session).add(RatingRow(**body.model_dump() | named, created_at=utc_now()))

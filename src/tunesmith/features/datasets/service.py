@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InUse, InvalidInput
 from tunesmith.core.job_spec import DatasetRef
+from tunesmith.core.plain_text import CONTROL
 from tunesmith.dataprep.shapes import SHAPES, Shape
 from tunesmith.features.accounts.quotas import check_storage
 from tunesmith.features.datasets import files
@@ -174,7 +175,7 @@ class Datasets:
             if not wanted:
                 raise InvalidInput("The name is empty.", details=[{"loc": "name", "message": "empty"}])
             if wanted in self.rows.names_like(wanted):
-                raise Conflict(f"There is a dataset named {wanted!r} already.", hint="Choose another name.")
+                raise Conflict(f"The dataset name {wanted!r} is taken.", hint="Choose another name.")
             row.name = wanted
         if changes.description is not None:
             row.description = changes.description
@@ -431,7 +432,7 @@ def upload_path(settings: Settings, upload_id: str) -> Path:
 def plain_name(text: str) -> str:
     """A name for people: no folders, no control characters, at most 200 characters."""
     base = re.split(r"[/\\]", text)[-1]
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "", base).strip()[:200]
+    return CONTROL.sub("", base).strip()[:200]
 
 
 def version_read(row: DatasetVersionRow) -> VersionRead:

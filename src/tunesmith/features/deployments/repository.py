@@ -107,7 +107,8 @@ class RevisionRepository(Repository[RevisionRow]):
         return [row for row in self.session.scalars(query) if row.result and row.result.get("details") is not None]
 
     def users_of_versions(self) -> dict[int, list[str]]:
-        """Which of the registry's versions are in use, by which deployments."""
+        """Which of the registry's versions are in use, by which deployments; those that may not be seen are not named."""
+        seen = set(self.session.scalars(select(DeploymentRow.name)))
         query = (
             select(RevisionRow.version_id, DeploymentRow.name)
             .join(DeploymentRow, DeploymentRow.id == RevisionRow.deployment_id)
@@ -117,7 +118,8 @@ class RevisionRepository(Repository[RevisionRow]):
         )
         found: dict[int, list[str]] = {}
         for version_id, name in self.session.execute(query.execution_options(**EVERYONES)):
-            found.setdefault(version_id or 0, []).append(f"deployment {name}")
+            told = f"deployment {name}" if name in seen else "a deployment of somebody else"
+            found.setdefault(version_id or 0, []).append(told)
         return found
 
 

@@ -34,8 +34,8 @@ def create(settings: Settings, session: Session, body: DeploymentCreate) -> Depl
     rows = DeploymentRepository(session)
     if rows.named(body.name) is not None:
         raise Conflict(
-            f"There is a deployment {body.name!r} already.",
-            hint="Choose another name, or roll the model out to that one.",
+            f"The deployment name {body.name!r} is taken.",
+            hint="Choose another name; where the deployment is yours, roll the model out to it.",
             details=[{"loc": "name", "message": "taken"}],
         )
     checked = check_settings(body.target, body.settings)

@@ -37,7 +37,6 @@ def judge_all(
     could be judged."""
     left = [question for question in questions if question.row not in journal.entries and question.row in answers]
     run.phase("evaluating", "judge")
-    check_address(judge)
     with _client(judge) as client, ThreadPoolExecutor(AT_ONCE) as pool:
         for start in range(0, len(left), AT_ONCE):
             check_control(run)
@@ -53,22 +52,14 @@ def judge_all(
         )
 
 
-def check_address(judge: Judge) -> None:
-    """Raises `InvalidInput` or `Unavailable` for a place inside the network where only public ones are allowed. The server
-    has checked it when the job was made; names may lead elsewhere since."""
-    place = outbound.checked_url(judge.base_url)
-    if not judge.public_only:
-        return
-    port = place.port or (443 if place.scheme == "https" else 80)
-    for address in outbound.look_up(place.host, port, outbound.Deadline(outbound.SILENCE_S)):
-        if why := outbound.why_refused(address):
-            raise outbound.refused(f"{place.host} cannot be asked: its address {why}.")
-
-
 def _client(judge: Judge) -> httpx.Client:
+    """The server has checked the address when the job was made; names may lead elsewhere since, so that each connection is
+    checked anew. Redirects are not followed. Raises `InvalidInput` for what is no address of the web."""
     key = os.environ.get(KEY_VARIABLE, "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=judge.base_url.rstrip("/"), headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    place = outbound.checked_url(judge.base_url.rstrip("/"))
+    transport = outbound.CheckedTransport(() if judge.public_only else outbound.EVERYWHERE, TIMEOUT_S)
+    return httpx.Client(base_url=place, headers=headers, timeout=TIMEOUT_S, trust_env=False, transport=transport)
 
 
 def _judged(client: httpx.Client, judge: Judge, question: Question, answer: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.core.acting import current
+from tunesmith.core.acting import current, current_act
 from tunesmith.core.errors import BadRequest, InvalidInput, TooLarge, TunesmithError, UnsupportedFormat
-from tunesmith.features.accounts.api import Agent, Door
+from tunesmith.features.accounts.api import Agent, Device, Door
 from tunesmith.features.accounts.browser import enter
 from tunesmith.features.accounts.doorkeeper import Doorkeeper
 from tunesmith.http.errors import invalid_input
@@ -68,19 +68,19 @@ def show_register(request: Request, door: Door) -> Response:
 
 @router.post("/login")
 @needs(Access.PUBLIC)
-async def login(request: Request, door: Door, agent: Agent = "") -> Response:
+async def login(request: Request, door: Door, device: Device, agent: Agent = "") -> Response:
     """The cookie, and on to `next`; or the form again with what was wrong."""
     given = await _form(request)
-    return await run_in_threadpool(_log_in, request, door, given, agent)
+    return await run_in_threadpool(_log_in, request, door, given, agent, device)
 
 
-def _log_in(request: Request, door: Doorkeeper, given: dict[str, str], agent: str) -> Response:
+def _log_in(request: Request, door: Doorkeeper, given: dict[str, str], agent: str, device: str) -> Response:
     if not door.is_on:
         return RedirectResponse("/", status_code=303)
     try:
         body = Login.model_validate({name: given.get(name, "") for name in ("username", "password")})
-        user_id = door.check_password(body.username, body.password.get_secret_value())
-        return enter(door, user_id, agent, given.get("next", "/"))
+        user_id = door.check_password(body.username, body.password.get_secret_value(), device)
+        return enter(door, user_id, agent, given.get("next", "/"), device)
     except ValidationError:
         return _page(request, door, "login", given, InvalidInput("Give your name and your password."))
     except TunesmithError as error:
@@ -89,19 +89,19 @@ def _log_in(request: Request, door: Doorkeeper, given: dict[str, str], agent: st
 
 @router.post("/register")
 @needs(Access.PUBLIC)
-async def register(request: Request, door: Door, agent: Agent = "") -> Response:
+async def register(request: Request, door: Door, device: Device, agent: Agent = "") -> Response:
     """The account, logged in; or the form again with what was wrong."""
     given = await _form(request)
-    return await run_in_threadpool(_register, request, door, given, agent)
+    return await run_in_threadpool(_register, request, door, given, agent, device)
 
 
-def _register(request: Request, door: Doorkeeper, given: dict[str, str], agent: str) -> Response:
+def _register(request: Request, door: Doorkeeper, given: dict[str, str], agent: str, device: str) -> Response:
     if not door.is_on:
         return RedirectResponse("/", status_code=303)
     fields = {name: given.get(name, "") for name in ("username", "email", "full_name", "password")}
     try:
         body = Register.model_validate({**fields, "invitation": given.get("invitation", "").strip() or None})
-        return enter(door, door.register(body).id, agent, "/")
+        return enter(door, door.register(body).id, agent, "/", device)
     except ValidationError as error:
         return _page(request, door, "register", given, invalid_input(error))
     except TunesmithError as error:
@@ -147,7 +147,7 @@ def _page(
         next=local_path((given or {}).get("next", "/")),
         error=error,
         has_users=has_users,
-        registration=registration(settings.registration, settings.host, has_users=has_users),
+        registration=registration(settings.registration, has_users=has_users, is_local=current_act().is_local),
         single_sign_on=settings.oidc_name if settings.oidc_issuer else "",
         has_mail=settings.smtp_url is not None,
         least=settings.password_min_length,
@@ -162,9 +162,9 @@ def _has_users(door: Doorkeeper) -> bool:
         return not door.accounts(session).users.is_empty()
 
 
-def registration(who: str, host: str, *, has_users: bool) -> Registration:
+def registration(who: str, *, has_users: bool, is_local: bool) -> Registration:
     """As the settings and the accounts that there are have it; the server decides again when somebody registers."""
-    if not has_users and host in ("127.0.0.1", "localhost", "::1"):
+    if not has_users and is_local:
         return Registration("This is the first account, so it becomes the administrator's.", True, False)
     if not has_users:
         text = (
