@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from tunesmith.core import processor
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec, Launch
 from tunesmith.executors.base import Observation, Order, Prepared
@@ -25,6 +26,7 @@ PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SYSTEMROOT",
     "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "CUDA_HOME", "OMP_NUM_THREADS",
+    *processor.PASSED_ON,
 )  # fmt: skip
 """The server's variables that every worker gets. None of them is a secret."""
 HUB_TOKEN = ("HF_TOKEN",)

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.core import processor
 from tunesmith.core.errors import TooLarge, TunesmithError
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", *processor.PASSED_ON)
 
 
 class Child:
