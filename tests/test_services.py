@@ -16,8 +16,8 @@ APT = """#!/bin/sh
 echo "$@" >> {folder}/asked
 case "$*" in
   *update) exit 0;;
-  *install*bubblewrap) for p in bwrap; do printf '#!/bin/sh\\n' > {folder}/$p; chmod +x {folder}/$p; done;;
-  *install*chromium*) printf '#!/bin/sh\\n' > {folder}/chromium; chmod +x {folder}/chromium;;
+  *install*bubblewrap) for p in bwrap; do printf '#!/bin/sh\\n' > {folder}/$p; /bin/chmod +x {folder}/$p; done;;
+  *install*chromium*) printf '#!/bin/sh\\n' > {folder}/chromium; /bin/chmod +x {folder}/chromium;;
   *install*g++) exit 100;;
 esac
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Set
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +56,11 @@ def read_processor() -> Processor:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         flags = set()
-    kind = pretended()
+    return processor_of(flags, pretended())
+
+
+def processor_of(flags: Set[str], kind: str) -> Processor:
+    """What is left of `flags`, as the kernel names them, in a processor of that kind."""
     return Processor("avx512_bf16" in flags and kind != "plain", "amx_bf16" in flags and kind in ("", "amx"))
 
 
@@ -67,4 +73,4 @@ def limit_libraries() -> None:
 
 def compiler_flags() -> tuple[str, ...]:
     """Flags that leave the same out of code built for this machine."""
-    return OF_COMPILERS.get(pretended(), ())
+    return OF_COMPILERS.get(pretended(), ()) if platform.machine() == "x86_64" else ()
