@@ -274,7 +274,7 @@ def test_a_model_whose_state_cannot_be_padded_answers_row_by_row(tmp_path: Path)
 def test_the_real_model_says_in_company_what_it_says_alone(
     starter_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = Model(str(starter_model), threads=2)
+    model = Model(str(starter_model), threads=1)
     asked = [f"Tell me about the number {number}" + " and its friends" * number for number in range(6)]
     ways = [Sampling(max_tokens=16, temperature=0)] * 3 + [Sampling(max_tokens=16, seed=n) for n in range(3)]
     alone = [answer(model, text, way) for text, way in zip(asked, ways, strict=True)]
