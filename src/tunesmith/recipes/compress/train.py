@@ -29,7 +29,7 @@ from tunesmith.recipes.compress.checking import (
     measure_gguf,
     measure_model,
     speed_of,
-)  # fmt: skip
+)
 from tunesmith.recipes.compress.spec import RECIPE, UNWEIGHED, WHOLE, CompressParams
 
 WORK = "compression"
@@ -138,12 +138,12 @@ def used_in() -> making.Place:
 
 
 def timed(model: Any, probe: Probe) -> dict[str, Any]:
-    """The speed of a model whose quality has been measured, in the format that it would be served in."""
+    """The speed of a model whose quality has been measured, in the format that it would be served in. Weights that are quantised
+    already stay what they are."""
     used = used_in()
-    return {
-        "tokens_per_s": speed_of(model.to(device=used.device, dtype=used.dtype), probe),
-        "timed_in": _name(used.dtype),
-    }
+    if "quantization_config" not in model.config.to_dict():
+        model = model.to(device=used.device, dtype=used.dtype)
+    return {"tokens_per_s": speed_of(model, probe), "timed_in": _name(model.dtype)}
 
 
 def one_format(
