@@ -185,7 +185,10 @@ def one_format(
 
 def measure_folder(run: RunContext, probe: Probe, name: str, folder: Path) -> Measured:
     """With transformers: plain weights as the source is measured, quantised ones in the format that they are saved for."""
-    device, dtype = making.place_for(folder, *used_in()) if name == "merged" else (pick_device(), None)
+    device: torch.device = pick_device()
+    dtype: torch.dtype | None = None
+    if name == "merged":
+        device, dtype = making.place_for(folder, *used_in())
     model = making.load_saved(folder, device, dtype)
     found = measure_model(model, probe, lambda done, total: _tick(run, done, total, "rows"))
     if dtype is None:
