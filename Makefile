@@ -6,7 +6,7 @@ INSTALL = if command -v uv >/dev/null 2>&1; then \
     uv pip install --python $(BIN)/python $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) -c constraints.txt $(1); \
   else $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(1); fi
 
-.PHONY: demo up test check soak openapi screenshots clean
+.PHONY: demo up test services check soak openapi screenshots clean
 
 demo: .venv/.runtime .venv/.vendor
 	$(BIN)/tunesmith demo
@@ -15,8 +15,12 @@ up: .venv/.runtime .venv/.vendor
 	$(BIN)/tunesmith up
 
 # Tests of real processes wait for them; on a machine that is busy with other things one may come too late, so it is tried twice more.
-test: .venv/.dev .venv/.vendor
+test: .venv/.dev .venv/.vendor services
 	$(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder --reruns 2
+
+# The browser, bubblewrap and the C++ compiler that tests need, where they are not there: by apt-get where that is allowed.
+services: .venv/.dev
+	@$(BIN)/python -m tests.services
 
 check: .venv/.dev .venv/.vendor
 	$(BIN)/ruff check src tests bench examples
@@ -28,7 +32,7 @@ check: .venv/.dev .venv/.vendor
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_documentation.py
 
 # The full counts of the bars; the tests above run a tenth of them.
-soak: .venv/.dev .venv/.vendor
+soak: .venv/.dev .venv/.vendor services
 	TUNESMITH_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/security tests/accounts tests/jobs/test_idempotency.py tests/executors/test_out_of_memory.py --timeout=7200
 	$(BIN)/python -m pytest -m soak --timeout=7200
 
@@ -36,7 +40,7 @@ openapi: .venv/.dev
 	$(BIN)/python -m tests.openapi
 
 # Every page at three widths, dark and light, into build/screenshots.
-screenshots: .venv/.dev .venv/.vendor
+screenshots: .venv/.dev .venv/.vendor services
 	$(BIN)/python -m tests.ui.screenshots
 
 clean:

@@ -28,6 +28,7 @@ from typing import Any
 import httpx
 import pytest
 
+import tunesmith  # noqa: F401 - before torch is loaded, so that TUNESMITH_CPU is heeded
 from tests.forked import Forked
 from tests.forked import start_server as fork_server
 

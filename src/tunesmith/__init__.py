@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.core.processor import limit_libraries
 from tunesmith.core.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from tunesmith.sdk.client import Client
 
 __all__ = ["Client", "__version__"]
+
+limit_libraries()
 
 
 def __getattr__(name: str) -> Any:

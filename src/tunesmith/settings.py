@@ -125,6 +125,8 @@ class Settings(Preferences, BaseSettings):
     """Never ask a model hub."""
     log_level: str = "INFO"
     """Least severe log messages shown."""
+    cpu: Literal["plain", "bf16", "amx"] | None = None
+    """A test aid: take the processor for one without bf16 products, with those of AVX-512, or with AMX too. It takes away only; absent means what is there."""
 
     @cached_property
     def sqlalchemy_url(self) -> str:

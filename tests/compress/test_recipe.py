@@ -33,7 +33,7 @@ def test_q8_0_and_q4_k_m_of_the_real_model_stay_near_it(tmp_path: Path, starter_
     assert job.start(**QUIET).wait(280) == 0, job.log()
     told = report_of(job)
     found = {entry["format"]: entry for entry in told["formats"]}
-    assert list(found) == ["f16", "q8_0", "q4_k_m"]
+    assert list(found) == ["f16", "q8_0", "q4_k_m"] and told["source"]["computed_in"] == "float32"
     assert found["f16"]["perplexity_ratio"] == pytest.approx(1.0, abs=1e-3)
     assert found["f16"]["same_greedy_answer"] and "Paris" in told["source"]["greedy_answer"]
     assert found["q8_0"]["perplexity_ratio"] == pytest.approx(1.0, abs=0.02)

@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tests.services import missing
 from tunesmith.engine import causal, fusing, kernels
 from tunesmith.engine.causal import EVERY_KEY
 from tunesmith.engine.loss import head_loss
 
-pytestmark = pytest.mark.skipif(
-    not kernels.usable(torch.zeros(1)), reason="needs a C++ compiler on Linux, which builds the kernels"
-)
+pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="kernels are built on Linux only")
 needs_bf16 = pytest.mark.skipif(
     not kernels._attention_ready(), reason="needs a CPU with bf16 products (AVX-512 or AMX)"
 )
@@ -33,6 +32,12 @@ CLOSE = {
     torch.float32: {"rtol": 1e-5, "atol": 1e-5},
     torch.float64: {"rtol": 1e-9, "atol": 1e-9},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    if why := kernels.why_not():
+        missing("a C++ compiler", why)
 
 
 @pytest.fixture(params=["kernels", "torch"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.recipes.ground import Ground, events, losses, train
+from tests.services import missing
 from tunesmith.core.events import StepEvent
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import Control
@@ -27,7 +28,12 @@ PARAMS: dict[str, Any] = {
     "learning_rate": 1e-2,
     "bf16": False,
 }
-needs_compiler = pytest.mark.skipif(bool(compiling.why_not(torch.device("cpu"))), reason="needs a C++ compiler")
+
+
+@pytest.fixture
+def compiler() -> None:
+    if why := compiling.why_not(torch.device("cpu")):
+        missing("a C++ compiler", why)
 
 
 def pause_at(run: Run, step: int) -> None:
@@ -51,7 +57,7 @@ def recompiling_refused_after_a_step(run: Run) -> Iterator[None]:
         yield
 
 
-@needs_compiler
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.timeout(600)
 def test_compiled_layers_learn_the_same_and_go_on_to_the_last_digit(ground: Ground) -> None:
     eager, compiled, paused = (ground.run(**PARAMS, torch_compile=wanted) for wanted in (False, True, True))
@@ -95,7 +101,7 @@ def test_only_long_runs_on_gpus_are_compiled_unasked() -> None:
     assert not compiling.pays(torch.device("cpu"), 1e30) and not compiling.pays(torch.device("meta"), 1e30)
 
 
-@needs_compiler
+@pytest.mark.usefixtures("compiler")
 def test_attention_on_gpus_is_compiled_for_a_bound_and_not_for_each_longest_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,7 +17,6 @@ from tunesmith.core.errors import InvalidInput, TunesmithError, Unavailable
 from tunesmith.serving.adapters import Adapters
 from tunesmith.serving.generation import Model, Sampling
 
-REAL = Path.home() / ".cache" / "tunesmith-tests" / "HuggingFaceTB--SmolLM2-135M-Instruct"
 WORDS = ["the", "question", "and", "the", "answer", "of", "user", "and", "assistant"]
 
 
@@ -272,11 +271,10 @@ def test_a_model_whose_state_cannot_be_padded_answers_row_by_row(tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="the 135M model is not here")
-def test_the_real_model_says_in_company_what_it_says_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Model(str(REAL), threads=2)
-    if next(model.adapters.base.parameters()).dtype != torch.float32:
-        pytest.skip("rounding of bf16 depends on the size of the batch")
+def test_the_real_model_says_in_company_what_it_says_alone(
+    starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(str(starter_model), threads=1)
     asked = [f"Tell me about the number {number}" + " and its friends" * number for number in range(6)]
     ways = [Sampling(max_tokens=16, temperature=0)] * 3 + [Sampling(max_tokens=16, seed=n) for n in range(3)]
     alone = [answer(model, text, way) for text, way in zip(asked, ways, strict=True)]

@@ -6,16 +6,16 @@ with `assert not page.alarms`. `axe(page)` fails on any violation of WCAG 2.2 AA
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.services import launch
+
 REPO = Path(__file__).parent.parent.parent
 AXE = REPO / "build" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
-CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # fmt: skip
 """The browser itself keeps other hosts away: a request that Playwright looks at stands still while a test waits for something else."""
@@ -32,14 +32,12 @@ def is_ours(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """One Chromium for all tests of a file: its event loop would be in the way of others in the process. Skips where Debian's chromium is not installed."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
+    """One Chromium for all tests of a file: its event loop would be in the way of others in the process."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = launch(playwright, FLAGS)
         yield browser
         browser.close()
 

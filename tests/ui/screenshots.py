@@ -6,14 +6,14 @@ Three of them go into the README (`docs/images`), as PNG of few colours.
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import ServerProcess, kill_processes_of
+from tests.services import launch
 from tests.tiny import make_tiny_model
-from tests.ui.conftest import CHROMIUM, FLAGS, REPO
+from tests.ui.conftest import FLAGS, REPO
 from tests.ui.ground import DEPLOYED_PAGES, PAGES, conversations, deploy, fill, train, upload
 
 PLACE = REPO / "build" / "screenshots"
@@ -113,8 +113,6 @@ def for_readme(browser: Any, url: str) -> None:
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    if CHROMIUM is None:
-        sys.exit("chromium is not installed; apt-get install chromium")
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder) / "home").start()
         team = ServerProcess(Path(folder) / "team", {"TUNESMITH_AUTH": "on"}).start()
@@ -125,7 +123,7 @@ def main() -> None:
             train(server, 1, "support-bot-long", max_steps=4000, eval_steps=40)
             server.wait_for("/jobs/4", lambda job: job["step"] > 5, 600)
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+                browser = launch(playwright, FLAGS)
                 for_readme(browser, server.url)
                 count = all_pages(browser, server.url) + account_pages(browser, team.url)
                 print(f"{count} pictures in {PLACE.relative_to(REPO)}")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerProcess
+from tests.services import missing
 from tests.worker.job import Job, wait_until
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import Control
@@ -36,12 +37,18 @@ TELL = (
 def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """Variables under which the worker chooses that way; the second as on a machine without bubblewrap."""
     if request.param == "bubblewrap":
-        if isolation.way() != "bubblewrap":
-            pytest.skip("bubblewrap is not installed, or may not make namespaces here")
+        need_bubblewrap()
         return {}
     if not isolation._has_namespaces():
         pytest.skip("this machine lets nobody make a user namespace")
     return without_bubblewrap(tmp_path)
+
+
+def need_bubblewrap() -> None:
+    if shutil.which("bwrap") is None:
+        missing("bubblewrap", "bwrap is not installed.")
+    if isolation.way() != "bubblewrap":
+        pytest.skip("bubblewrap may not make namespaces on this machine")
 
 
 def without_bubblewrap(tmp_path: Path) -> dict[str, str]:

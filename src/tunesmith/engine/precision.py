@@ -5,22 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from functools import cache
-from pathlib import Path
 
 import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
-
-
-@cache
-def cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has bfloat16 products (AMX or AVX-512): without them bf16 is many times slower than fp32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+from tunesmith.core.processor import read_processor
 
 
 def pick_device() -> torch.device:
@@ -41,7 +30,7 @@ def pick_dtype(device: torch.device, bf16: bool | None, fp16: bool) -> torch.dty
             )
         return torch.float16
     if bf16 is None:
-        bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_multiplies_bf16()
+        bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else read_processor().multiplies_bf16
     return torch.bfloat16 if bf16 else torch.float32
 
 

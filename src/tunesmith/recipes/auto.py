@@ -285,6 +285,7 @@ def read_machine() -> Machine:
     import psutil
 
     from tunesmith.core.devices import read_gpus
+    from tunesmith.core.processor import read_processor
 
     gpus = [gpu for gpu in read_gpus() if gpu.memory_total_bytes]
     if gpus:
@@ -293,11 +294,7 @@ def read_machine() -> Machine:
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = Path(path).read_text().strip() if Path(path).is_file() else ""
         limits += [int(text)] if text.isdigit() else []
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        flags = []
-    return Machine("cpu", min(limits), fast_bf16="amx_bf16" in flags or "avx512_bf16" in flags)
+    return Machine("cpu", min(limits), fast_bf16=read_processor().multiplies_bf16)
 
 
 def _gib(size_bytes: float) -> str:

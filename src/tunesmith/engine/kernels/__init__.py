@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from tunesmith.core.processor import compiler_flags, read_processor
+
 SOURCES = [Path(__file__).with_name(name) for name in ("rows.cpp", "attention.cpp")]
 FLAGS = (
     "-std=c++17",
@@ -185,7 +187,7 @@ def attention_backward(
 @cache
 def _attention_ready() -> bool:
     library = _library()
-    return library is not None and bool(library.tunesmith_attention_ready())
+    return library is not None and read_processor().multiplies_bf16 and bool(library.tunesmith_attention_ready())
 
 
 def _call(name: str, first: torch.Tensor, *arguments: torch.Tensor | float | None) -> None:
@@ -226,9 +228,10 @@ def _built(compiler: str) -> Path:
     folder = Path(os.environ.get("TUNESMITH_KERNELS") or Path.home() / ".cache" / "tunesmith" / "kernels")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     known = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES))
+    flags = (*FLAGS, *compiler_flags())
     says = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]  # its version, and what the processor can
     known.update(subprocess.run(says, check=True, capture_output=True, timeout=BUILD_TIMEOUT_S).stdout)
-    known.update(" ".join(FLAGS).encode())
+    known.update(" ".join(flags).encode())
     library = folder / f"kernels-{known.hexdigest()[:16]}.so"
     if not library.is_file():
         for left in folder.glob("tmp*"):  # by builds that were killed
@@ -237,7 +240,7 @@ def _built(compiler: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as workplace:
             made = Path(workplace) / library.name
             subprocess.run(
-                [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)],
+                [compiler, *flags, *map(str, SOURCES), "-o", str(made)],
                 check=True, capture_output=True, timeout=BUILD_TIMEOUT_S,
             )  # fmt: skip
             made.replace(library)

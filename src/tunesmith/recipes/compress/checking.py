@@ -35,7 +35,7 @@ class Measured(NamedTuple):
     num_tokens: int
     greedy_answer: str
     tokens_per_s: float | None
-    """Generated, one stream."""
+    """Generated, one stream, in the format that it would be served in."""
     same_tokens: bool | None = None
     """Whether text is cut as transformers cuts it."""
 
@@ -92,14 +92,22 @@ def cut(rows: list[list[int]], num_tokens: int) -> list[list[int]]:
 
 
 def measure_model(model: Any, probe: Probe, progress: Callable[[int, int], None]) -> Measured:
-    """With transformers."""
+    """With transformers, in the model's own format; its speed is not measured."""
     loss, count = 0.0, 0
     for number, row in enumerate(probe.rows, start=1):
         row_loss, row_count = row_loss_of(model, row)
         loss, count = loss + row_loss, count + row_count
         progress(number, len(probe.rows))
-    answer, tokens_per_s = answer_of(model, probe)
-    return Measured(math.exp(loss / count) if count else None, count, answer, tokens_per_s)
+    answer = probe.tokenizer.decode(generated(model, probe, probe.max_new_tokens), skip_special_tokens=True)
+    return Measured(math.exp(loss / count) if count else None, count, str(answer), None)
+
+
+def speed_of(model: Any, probe: Probe) -> float:
+    """Generated tokens a second, one stream."""
+    generated(model, probe, 1)  # what a first pass prepares is not timed
+    begin_s = monotonic_s()
+    count = len(generated(model, probe, SPEED_TOKENS, SPEED_TOKENS))
+    return count / max(1e-9, monotonic_s() - begin_s)
 
 
 @torch.no_grad()
@@ -139,24 +147,17 @@ def row_loss_of(model: Any, row: Sequence[int]) -> tuple[float, int]:
 
 
 @torch.no_grad()
-def answer_of(model: Any, probe: Probe) -> tuple[str, float]:
-    """The greedy answer, and generated tokens a second."""
+def generated(model: Any, probe: Probe, most: int, least: int = 0) -> Any:
+    """The tokens of the greedy answer."""
     with Renderer(probe.tokenizer) as template:
         text = template.render(probe.messages, prompt=True)
     inputs = probe.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
     length = inputs["input_ids"].shape[1]
     pad = probe.tokenizer.pad_token_id
-
-    def generate(most: int, least: int = 0) -> Any:
-        out = model.generate(
-            **inputs, max_new_tokens=most, min_new_tokens=least, do_sample=False, pad_token_id=pad, num_beams=1
-        )
-        return out[0, length:]
-
-    answer = str(probe.tokenizer.decode(generate(probe.max_new_tokens), skip_special_tokens=True))
-    begin_s = monotonic_s()
-    count = len(generate(SPEED_TOKENS, SPEED_TOKENS))
-    return answer, count / max(1e-9, monotonic_s() - begin_s)
+    out = model.generate(
+        **inputs, max_new_tokens=most, min_new_tokens=least, do_sample=False, pad_token_id=pad, num_beams=1
+    )
+    return out[0, length:]
 
 
 def measure_gguf(path: Path, probe: Probe, adapter: Path | None = None) -> Measured:

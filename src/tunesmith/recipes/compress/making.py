@@ -13,15 +13,18 @@ import torch
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.recipes.blocks.loading import keep_four_bits
+from tunesmith.recipes.blocks.memory import free_bytes
 from tunesmith.recipes.blocks.merging import MODEL_TEXTS, TOKENIZER, write_merged
 from tunesmith.recipes.blocks.to_gguf import write_gguf, write_lora_gguf
 from tunesmith.recipes.compress.spec import UNWEIGHED
-from tunesmith.recipes.model_info import refuse_unsafe_files, weight_files
+from tunesmith.recipes.model_info import read_model_info, refuse_unsafe_files, weight_files
 
 Progress = Callable[[int, int], None]
 Importance = Mapping[str, np.ndarray] | None
 """By the name of a weight, how much an error in each of its columns counts."""
 ADAPTER_FILE = "adapter.gguf"
+SHARE_OF_WEIGHTS = 0.8
+"""Of the memory that a measured model takes."""
 
 
 class Source(NamedTuple):
@@ -106,13 +109,30 @@ def make_quantised(
     refuse_unsafe_files(folder)
 
 
-def load_quantised(folder: Path, device: torch.device) -> Any:
-    """As users will."""
+class Place(NamedTuple):
+    """Where a model is computed, and in which format."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def place_for(folder: Path, device: torch.device, dtype: torch.dtype) -> Place:
+    """Where the plain weights in `folder` are measured: in fp32, which is the same on every processor, on `device` or else on the
+    CPU; only where neither has the memory, in `dtype` on `device`."""
+    wanted_bytes = read_model_info(folder).num_parameters * 4 / SHARE_OF_WEIGHTS
+    for place in dict.fromkeys((device, torch.device("cpu"))):
+        if wanted_bytes <= free_bytes(place):
+            return Place(place, torch.float32)
+    return Place(device, dtype)
+
+
+def load_saved(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """As users will; in the format that it is saved for where `dtype` is None."""
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype="auto",
+        dtype=dtype or "auto",
         device_map={"": device},
         trust_remote_code=False,
         use_safetensors=True,

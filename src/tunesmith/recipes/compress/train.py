@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.numpy import load_file, save_file
 
 from tunesmith.core.clock import monotonic_s
@@ -20,7 +21,15 @@ from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.compress import making, report
-from tunesmith.recipes.compress.checking import Measured, Probe, draw_rows, importance_of, measure_gguf, measure_model
+from tunesmith.recipes.compress.checking import (
+    Measured,
+    Probe,
+    draw_rows,
+    importance_of,
+    measure_gguf,
+    measure_model,
+    speed_of,
+)
 from tunesmith.recipes.compress.spec import RECIPE, UNWEIGHED, WHOLE, CompressParams
 
 WORK = "compression"
@@ -98,23 +107,43 @@ def measure_source(run: RunContext, params: CompressParams, source: making.Sourc
     with contextlib.suppress(FileNotFoundError, ValueError):
         return dict(json.loads(kept.read_bytes()))
     run.phase("loading")
-    device = pick_device()
     assert run.spec.model is not None
-    dtype = pick_dtype(device, None, fp16=False)
-    model = load_causal_lm(run.spec.model, dtype=dtype, device=device, offline=run.spec.offline).eval()
+    place = making.place_for(source.base, *used_in())
+    if place.dtype != torch.float32:
+        run.notice(
+            f"The source is measured in {_name(place.dtype)}: in float32 it does not fit into memory.", level="warning",
+            hint="Perplexities of the formats may be off by half a percent beside it.",
+        )  # fmt: skip
+    model = load_causal_lm(run.spec.model, dtype=place.dtype, device=place.device, offline=run.spec.offline).eval()
     run.phase("evaluating", "the source")
     found = measure_model(model, probe, lambda done, total: _tick(run, done, total, "rows"))
-    told = {"name": source.name, "size_bytes": making.size_of(source), "computed_in": str(dtype).removeprefix("torch.")}
+    told = {"name": source.name, "size_bytes": making.size_of(source), "computed_in": _name(place.dtype)}
     told |= {"question": probe.question, **_numbers(found)}
     kept.parent.mkdir(exist_ok=True)
     if params.calibrate and probe.calibration and set(params.formats) - {*UNWEIGHED, *WHOLE}:
         run.phase("evaluating", "what real text does in it")
         found_of = importance_of(model, probe.calibration, lambda done, total: _tick(run, done, total, "rows"))
         save_file(found_of, kept.parent / IMPORTANCE)
+    told |= timed(model, probe)
     write_atomic(kept, told)  # last: what is in it is taken for done
     del model
     gc.collect()  # models hold themselves in circles
     return told
+
+
+def used_in() -> making.Place:
+    """Where a model would be served from on this machine, and in which format."""
+    device = pick_device()
+    return making.Place(device, pick_dtype(device, None, fp16=False))
+
+
+def timed(model: Any, probe: Probe) -> dict[str, Any]:
+    """The speed of a model whose quality has been measured, in the format that it would be served in. Weights that are quantised
+    already stay what they are."""
+    used = used_in()
+    if "quantization_config" not in model.config.to_dict():
+        model = model.to(device=used.device, dtype=used.dtype)
+    return {"tokens_per_s": speed_of(model, probe), "timed_in": _name(model.dtype)}
 
 
 def one_format(
@@ -140,9 +169,7 @@ def one_format(
             beside = folder / making.ADAPTER_FILE
             measured = measure_gguf(folder / file, probe, beside if beside.is_file() else None)
         else:
-            model = making.load_quantised(folder, pick_device())
-            measured = measure_model(model, probe, lambda done, total: _tick(run, done, total, "rows"))
-            del model
+            measured = measure_folder(run, probe, name, folder)
             gc.collect()  # models hold themselves in circles
         size_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors"))
         entry = {"format": name, "file": file or "", "size_bytes": size_bytes, **_numbers(measured)}
@@ -154,6 +181,19 @@ def one_format(
             f"llama.cpp cuts some text into other tokens than transformers in {name}.", level="warning",
             hint="Answers may differ from the tuned model's; report the model's name.",
         )  # fmt: skip
+
+
+def measure_folder(run: RunContext, probe: Probe, name: str, folder: Path) -> Measured:
+    """With transformers: plain weights as the source is measured, quantised ones in the format that they are saved for."""
+    device: torch.device = pick_device()
+    dtype: torch.dtype | None = None
+    if name == "merged":
+        device, dtype = making.place_for(folder, *used_in())
+    model = making.load_saved(folder, device, dtype)
+    found = measure_model(model, probe, lambda done, total: _tick(run, done, total, "rows"))
+    if dtype is None:
+        return found._replace(tokens_per_s=speed_of(model, probe))
+    return found._replace(tokens_per_s=timed(model, probe)["tokens_per_s"])
 
 
 def make(
@@ -212,6 +252,10 @@ def _tick(run: RunContext, done: int, total: int, unit: str) -> None:
 
 def _numbers(found: Measured) -> dict[str, Any]:
     return {name: value for name, value in found._asdict().items() if name != "same_tokens" or value is not None}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _finished(folder: Path) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ class EvaluateParams(BaseModel):
     system_prompt: str | None = Field(None, max_length=20_000, json_schema_extra=about("data"))
     """Put before every conversation that has no system message."""
     bf16: bool | None = Field(None, title="bfloat16", json_schema_extra=about("precision"))
-    """bfloat16 compute; absent means where the hardware multiplies it fast."""
+    """bfloat16 compute; absent means on GPUs only, so that scores are the same on every processor."""
     benchmarks: list[Task] = Field([], max_length=100, json_schema_extra=about("basic"))
     """Tasks of lm-eval by name, such as `hellaswag`; those whose data is not here are skipped, and named."""
     benchmark_limit: int | None = Field(

@@ -38,10 +38,14 @@ def train(params: EvaluateParams, run: RunContext) -> str:
     base = run.spec.model
     assert base is not None  # the service refuses a job without one
     tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
-    dtype = pick_dtype(device, params.bf16, fp16=False)
+    bf16 = (
+        False if params.bf16 is None and device.type == "cpu" else params.bf16
+    )  # a score is no matter of the processor
+    dtype = pick_dtype(device, bf16, fp16=False)
     model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline)
     model.eval()
     told: dict[str, Any] = {"model": base.name, "dataset": None, "scores": {}, "skipped": [], "seed": params.seed}
+    told["computed_in"] = str(dtype).removeprefix("torch.")
     samples: list[dict[str, Any]] = []
     first_token_s: list[float] = []
     steps = Steps(run)
