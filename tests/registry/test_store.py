@@ -19,7 +19,7 @@ from tests.catalog.ground import make_base
 from tests.registry.ground import Ground, adapter, flip, weights
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, UnsupportedFormat
 from tunesmith.features.catalog.service import resolve_model
-from tunesmith.features.registry import checking, service, store
+from tunesmith.features.registry import checking, listing, service, store
 from tunesmith.features.registry.naming import next_version, number_of, parse_ref
 from tunesmith.features.registry.repository import UsageRepository, VersionRepository
 from tunesmith.features.registry.service import NewVersion
@@ -135,10 +135,14 @@ def test_what_can_run_code_is_not_registered(ground: Ground, tmp_path: Path) -> 
     with pytest.raises(UnsupportedFormat, match=r"pytorch_model\.bin"):
         ground.register(NewVersion(name="bot", sources={"model": tmp_path / "m"}, kind="model"))
     folder = adapter(tmp_path / "a")
-    (folder / "training_args.bin").write_bytes(b"x")
+    left = ["Weights.PT", "handler.py", "inner/state.pkl", "more.joblib", "old.ckpt", "training_args.bin", "w.pth"]
+    (folder / "inner").mkdir()
+    for name in left:
+        (folder / name).write_bytes(b"x")
     (folder / "way-out").symlink_to("/etc/passwd")
     row = ground.register(NewVersion(name="bot", sources={"adapter": folder}, kind="adapter"))
     assert sorted(row.files) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert listing.read(row).left_out == left
 
 
 def test_a_hundred_at_once_get_a_hundred_versions(both: Ground) -> None:
