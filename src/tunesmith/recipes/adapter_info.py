@@ -48,6 +48,20 @@ class AdapterInfo(NamedTuple):
     whole: dict[str, str]
     """Weight of the base model that the file holds in place of the base's → name of the tensor in the file."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is nothing but LoRA of linear maps: what every engine can lay over a base."""
+        plain = {"lora_A.weight", "lora_B.weight"}
+        return not self.whole and all(set(parts) == plain for parts in self.parts.values())
+
+    @property
+    def is_merged_only(self) -> bool:
+        """Whether its file holds weights of the base itself, trained anew, of which one process can have one only."""
+        return any(
+            not self.is_saved_module(weight) and not key.endswith(".base_layer.weight")
+            for weight, key in self.whole.items()
+        )
+
     def is_saved_module(self, weight: str) -> bool:
         """Whether a whole weight belongs to a module of `modules_to_save`, of which each adapter has its own copy."""
         module = weight.rpartition(".")[0]

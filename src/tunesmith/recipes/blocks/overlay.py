@@ -34,7 +34,7 @@ def lay_over(model: Any, folder: Path, name: str = "default", *, may_replace: bo
             laid = PeftModel(base, config, adapter_name=name)
         else:
             laid.add_adapter(name, config)
-        _check(set_peft_model_state_dict(laid, held, adapter_name=name), name)
+        _check(set_peft_model_state_dict(laid, held, adapter_name=name), name, laid)
         done = True
     finally:
         if not done and laid is model:
@@ -51,14 +51,16 @@ def take_off(base: Any) -> None:
             module._modules[name] = _inner(child)
 
 
-def _check(found: Any, name: str) -> None:
-    """Raise `BadData` for tensors that found no place, and for places that got none."""
+def _check(found: Any, name: str, laid: Any) -> None:
+    """Raise `BadData` for tensors that found no place, and for places that got none but those that are one with others."""
     if found.unexpected_keys:
         raise BadData(
             f"The adapter changes {found.unexpected_keys[0][:120]}, which the model does not have.",
             hint="Choose the base model that the adapter was trained on.",
         )
-    if missing := [key for key in found.missing_keys if name in key.split(".")]:
+    own = {key: tensor.data_ptr() for key, tensor in laid.state_dict().items() if name in key.split(".")}
+    filled = {place for key, place in own.items() if key not in found.missing_keys}
+    if missing := [key for key in found.missing_keys if key in own and own[key] not in filled]:
         raise BadData(f"The adapter's file lacks {missing[0][:120]}, which its configuration names.")
 
 

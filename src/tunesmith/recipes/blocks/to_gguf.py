@@ -24,11 +24,13 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, quants
 from tunesmith.core.errors import BadData, TunesmithError, Unavailable, UnsupportedFormat
 from tunesmith.core.job_dir import fsync_dir
 from tunesmith.recipes.blocks import gguf_native
+from tunesmith.recipes.blocks.adapter_weights import Adapter, fitted, merge, open_adapter
 from tunesmith.recipes.blocks.gguf_families import Architecture, is_known
 from tunesmith.recipes.blocks.gguf_types import bytes_of, check_format, type_of
 from tunesmith.recipes.blocks.gguf_vocab import read_vocab
-from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, open_adapter, open_weights
+from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, open_weights
 from tunesmith.recipes.blocks.merging import write_merged
+from tunesmith.recipes.model_info import read_json
 
 Type = GGMLQuantizationType
 Report = Callable[[int, int], None]
@@ -63,12 +65,11 @@ def write_gguf(
         with _appearing(target) as temporary:
             _convert_outside(tools, model, temporary, format)
         return
-    architecture = Architecture(model)
-    weights = open_weights(model)
-    merged = open_adapter(adapter) if adapter else None
-    if merged:
-        _refuse_strangers(list(merged.deltas), weights)
-    tensors = dict(architecture.tensors(weights, merged))
+    weights, config = open_weights(model), read_json(model / "config.json")
+    if adapter:
+        weights, config = merge(weights, open_adapter(adapter), config)
+    architecture = Architecture(config)
+    tensors = dict(architecture.tensors(weights))
     if "token_embd.weight" not in tensors:
         raise BadData(f"{model.name} has no embedding.", hint="Download the model again.")
     shape = architecture.shape(is_tied="output.weight" not in tensors)
@@ -91,13 +92,13 @@ def write_lora_gguf(adapter: Path, model: Path, target: Path, *, kind: str = "f1
 
     Raises `UnsupportedFormat` for adapters that hold whole weights too: those must be merged.
     """
-    architecture, found = Architecture(model), open_adapter(adapter)
-    if found.replaced:
+    architecture, weights = Architecture(read_json(model / "config.json")), open_weights(model)
+    found = fitted(open_adapter(adapter), weights)
+    if not found.is_plain:
         raise UnsupportedFormat(
-            f"The adapter holds {min(found.replaced)} whole, which cannot lie over a GGUF file.",
+            f"The adapter is more than a change of linear maps ({_more_than_plain(found)}), and cannot lie over a GGUF file.",
             hint="Merge the adapter into its base model instead.",
         )
-    _refuse_strangers(list(found.deltas), open_weights(model))
     alpha = next(iter(found.deltas.values())).alpha
     tensors: dict[str, Tensor] = {}
     for theirs, delta in found.deltas.items():
@@ -165,12 +166,11 @@ def _arch_name(architecture: Architecture) -> str:
     return MODEL_ARCH_NAMES[architecture.family.arch]
 
 
-def _refuse_strangers(changed: list[str], weights: dict[str, Tensor]) -> None:
-    if strangers := [title for title in changed if title not in weights]:
-        raise BadData(
-            f"The adapter changes {strangers[0]}, which the model does not have.",
-            hint="Choose the base model that the adapter was trained on.",
-        )
+def _more_than_plain(adapter: Adapter) -> str:
+    """One thing that makes it so."""
+    if names := {*adapter.replaced, *adapter.shifts, *adapter.rows}:
+        return min(names)
+    return "DoRA"
 
 
 def _write_tensors(
