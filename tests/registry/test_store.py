@@ -169,6 +169,7 @@ KILLED = """
     from tests.registry.ground import Ground
     from tunesmith.features.registry.service import NewVersion
     ground = Ground(Path(sys.argv[1]))
+    ground.register(NewVersion(name="bot", sources={"model": Path(sys.argv[3])}, kind="model"))  # however busy the machine is
     threading.Timer(float(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     print("ready", flush=True)
     while True:

@@ -9,7 +9,7 @@ import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.recipes.blocks.overlay import lay_over
+from tunesmith.recipes.blocks.overlay import merge_into
 from tunesmith.recipes.model_info import refuse_unsafe_files
 
 PLAIN_TEMPLATE = (
@@ -98,5 +98,5 @@ def load_causal_lm(
     )
     keep_four_bits(loaded)
     if model.adapter_path:
-        loaded = lay_over(loaded, Path(model.adapter_path), may_replace=True).merge_and_unload()
+        loaded = merge_into(loaded, Path(model.adapter_path))
     return loaded

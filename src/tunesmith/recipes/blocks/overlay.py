@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tunesmith.core.errors import BadData, UnsupportedFormat
 from tunesmith.recipes.adapter_info import ADAPTER_WEIGHTS, AdapterInfo, read_adapter_info
+from tunesmith.recipes.blocks.adapter_weights import EMBEDDINGS, HEAD
 
 
 def lay_over(model: Any, folder: Path, name: str = "default", *, may_replace: bool = False) -> Any:
@@ -42,6 +43,26 @@ def lay_over(model: Any, folder: Path, name: str = "default", *, may_replace: bo
         elif not done:
             take_off(base)
     return laid.eval()
+
+
+def merge_into(model: Any, folder: Path) -> Any:
+    """The model with the adapter in its own weights; it is nobody else's. Raises as `lay_over`.
+
+    Where output and embedding are one, a change of one of them must not become the other's: they are taken apart before.
+    """
+    info = read_adapter_info(folder)
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    changed = {*(f"{module}.weight" for module in info.parts), *info.whole}
+    if (
+        head is not None
+        and head.weight is embedding.weight
+        and any(name.endswith((*EMBEDDINGS, HEAD)) for name in changed)
+    ):
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    merged = lay_over(model, folder, may_replace=True).merge_and_unload()
+    if head is not None and merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight:
+        merged.config.tie_word_embeddings = False
+    return merged
 
 
 def take_off(base: Any) -> None:

@@ -28,6 +28,12 @@ WORK = "compression"
 IMPORTANCE = "importance.safetensors"
 
 
+LOSSLESS = ("merged", "f32")
+EXACT, ROUNDED = 0.005, 0.03
+"""How far the perplexity of a lossless format may be from its source's, as a share: in float32, and where weights or sums are
+rounded to 16 bits."""
+
+
 class Halted(Exception):
     """Somebody asked for the job to end or pause."""
 
@@ -146,7 +152,9 @@ def one_format(
             gc.collect()  # models hold themselves in circles
         size_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors"))
         entry = {"format": name, "file": file or "", "size_bytes": size_bytes, **_numbers(measured)}
-        entry |= compared(measured, before) | {"seconds": round(monotonic_s() - begin_s, 1)}
+        entry |= compared(measured, before)
+        check_lossless(name, entry["perplexity_ratio"], is_whole=making.is_float32(source))
+        entry |= {"seconds": round(monotonic_s() - begin_s, 1)}
         report.write_card(folder, source.name, entry)
         (folder / report.ENTRY).write_text(json.dumps(entry, indent=1, ensure_ascii=False))
     if measured.same_tokens is False:
@@ -194,6 +202,20 @@ def compared(measured: Measured, before: dict[str, Any]) -> dict[str, Any]:
         "perplexity_ratio": measured.perplexity / before["perplexity"] if both else None,  # type: ignore[operator]
         "same_greedy_answer": measured.greedy_answer.strip() == before["greedy_answer"].strip(),
     }
+
+
+def check_lossless(name: str, ratio: float | None, *, is_whole: bool) -> None:
+    """Raises `JobFailure` when a format that loses nothing is another model than the source. `is_whole`: nothing is rounded to
+    16 bits."""
+    if name not in LOSSLESS or ratio is None:
+        return
+    if not abs(ratio - 1) <= (EXACT if is_whole else ROUNDED):
+        raise JobFailure(
+            FailureCode.INTERNAL,
+            f"The format {name} loses nothing, yet its perplexity is {ratio:.4f} times that of the source: something of the "
+            "model is not in it.",
+            hint="Report the model and the adapter; merging the adapter with PEFT's merge_and_unload is a way around.",
+        )
 
 
 def halt_if_asked(run: RunContext) -> None:
