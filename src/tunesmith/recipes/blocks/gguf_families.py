@@ -16,6 +16,7 @@ from gguf.tensor_mapping import TensorNameMap
 
 from tunesmith.core.errors import BadData, UnsupportedFormat
 from tunesmith.recipes.blocks.adapter_weights import CONV1D, Delta, is_tied
+from tunesmith.recipes.blocks.gguf_limits import check_config, context_within
 from tunesmith.recipes.blocks.gguf_types import Shape
 from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, transposed
 from tunesmith.recipes.model_info import read_json
@@ -84,6 +85,7 @@ class Architecture:
         self.head_size = int(self.get("head_dim", default=self.hidden_size // self.num_heads))
         self.names: TensorNameMap = get_tensor_name_map(self.family.arch, self.num_layers)
         self.rope = rope_of(self.config)
+        check_config(kind, self.config, self.rope)
 
     def get(self, *names: str, default: Any = None) -> Any:
         """The first of these settings that is there. Raises `BadData` without one and without a default."""
@@ -102,7 +104,8 @@ class Architecture:
     def write(self, writer: GGUFWriter, num_tokens: int) -> None:
         """Everything in the header that describes the computation."""
         writer.add_vocab_size(num_tokens)
-        writer.add_context_length(int(self.get("max_position_embeddings", "n_positions", default=2048)))
+        context = int(self.get("max_position_embeddings", "n_positions", default=2048))
+        writer.add_context_length(context_within(self.kind, self.config, context))
         writer.add_embedding_length(self.hidden_size)
         writer.add_block_count(self.num_layers)
         inner = self.config.get("intermediate_size") or self.config.get("n_inner") or 4 * self.hidden_size

@@ -26,8 +26,9 @@ from tunesmith.core.job_dir import fsync_dir
 from tunesmith.recipes.blocks import gguf_native
 from tunesmith.recipes.blocks.adapter_weights import Adapter, fitted, merge, open_adapter
 from tunesmith.recipes.blocks.gguf_families import Architecture, is_known
+from tunesmith.recipes.blocks.gguf_limits import fitting_name
 from tunesmith.recipes.blocks.gguf_types import bytes_of, check_format, type_of
-from tunesmith.recipes.blocks.gguf_vocab import read_vocab
+from tunesmith.recipes.blocks.gguf_vocab import read_json_text, read_vocab
 from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, open_weights
 from tunesmith.recipes.blocks.merging import write_merged
 from tunesmith.recipes.model_info import read_json
@@ -76,14 +77,16 @@ def write_gguf(
     kinds = {title: type_of(format, title, tensor.shape, shape) for title, tensor in tensors.items()}
     num_tokens = tensors["token_embd.weight"].shape[0]
     columns = {architecture.name(theirs): values for theirs, values in (importance or {}).items() if theirs in weights}
+    words = adapter if adapter and (adapter / "tokenizer.json").is_file() else model
+    vocab = read_vocab(words, num_tokens)
     with _appearing(target) as temporary:
         writer = GGUFWriter(temporary, _arch_name(architecture))
         writer.add_type("model")
-        writer.add_name(name or model.name)
+        writer.add_name(fitting_name(name or model.name, read_json_text(words / "tokenizer.json")))
         writer.add_file_type(number)
         writer.add_quantization_version(GGML_QUANT_VERSION)
         architecture.write(writer, num_tokens)
-        read_vocab(adapter if adapter and (adapter / "tokenizer.json").is_file() else model, num_tokens).write(writer)
+        vocab.write(writer)
         _write_tensors(writer, tensors, kinds, report or (lambda _done, _total: None), columns)
 
 

@@ -18,6 +18,7 @@ from tunesmith.core.events import ArtifactEvent
 from tunesmith.core.job_dir import new_folder, write_atomic
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
+from tunesmith.recipes.blocks.gguf_vocab import read_vocab
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.compress import making, report
 from tunesmith.recipes.compress.checking import Measured, Probe, draw_rows, importance_of, measure_gguf, measure_model
@@ -58,6 +59,8 @@ def train(params: CompressParams, run: RunContext) -> str:
     for leftover in folder.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)  # half-made by a killed predecessor
     failed: list[dict[str, str]] = []
+    if set(params.formats) - set(WHOLE):
+        tell_notes(run, Path(place))
     try:
         before = measure_source(run, params, source, probe)
         # 2) One format after the other; those that an earlier attempt finished stay
@@ -74,6 +77,18 @@ def train(params: CompressParams, run: RunContext) -> str:
         return halted.outcome
     # 3) What is left behind
     return leave(run, params, folder, before, failed)
+
+
+def tell_notes(run: RunContext, words: Path) -> None:
+    """Say what llama.cpp does not carry over of the tokenizer for some rare text."""
+    try:
+        notes = read_vocab(words, 1).notes
+    except TunesmithError:  # said of each format that cannot be made for it
+        return
+    for note in notes:
+        run.notice(
+            note, code="tokenizer_notes", hint="Formats that are folders of safetensors have the tokenizer itself."
+        )
 
 
 def leave(
