@@ -106,3 +106,6 @@ def test_a_base_whose_file_has_other_names_is_merged(tmp_path: Path, family: str
     assert len(found) == len(expected)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[after + name.removeprefix(before)], tensor)
+    for folder in ("merged", "expected"):
+        write_gguf(tmp_path / folder, tmp_path / f"{folder}.gguf", "f32", name="m")
+    assert (tmp_path / "merged.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()

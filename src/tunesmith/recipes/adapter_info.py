@@ -52,7 +52,11 @@ class AdapterInfo(NamedTuple):
     def is_plain(self) -> bool:
         """Whether it is nothing but LoRA of linear maps: what every engine can lay over a base."""
         plain = {"lora_A.weight", "lora_B.weight"}
-        return not self.whole and all(set(parts) == plain for parts in self.parts.values())
+        return (
+            not self.whole
+            and not self.config.get("target_parameters")
+            and all(set(parts) == plain for parts in self.parts.values())
+        )
 
     @property
     def is_merged_only(self) -> bool:

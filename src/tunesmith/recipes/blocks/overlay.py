@@ -38,10 +38,10 @@ def lay_over(model: Any, folder: Path, name: str = "default", *, may_replace: bo
         _check(set_peft_model_state_dict(laid, held, adapter_name=name), name, laid)
         done = True
     finally:
-        if not done and laid is model:
-            laid.delete_adapter(name)
-        elif not done:
+        if not done and laid is not model:
             take_off(base)
+        elif not done and name in model.peft_config:
+            model.delete_adapter(name)
     return laid.eval()
 
 

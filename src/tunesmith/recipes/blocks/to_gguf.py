@@ -63,6 +63,8 @@ def write_gguf(
     number, _ = check_format(format)
     tools = external_tools(format) if adapter is None else None
     if tools and (importance is None or not is_known(model)):
+        if is_known(model):
+            Architecture(read_json(model / "config.json"))  # refuses what those drop, too
         with _appearing(target) as temporary:
             _convert_outside(tools, model, temporary, format)
         return
