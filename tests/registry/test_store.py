@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -143,6 +144,35 @@ def test_what_can_run_code_is_not_registered(ground: Ground, tmp_path: Path) -> 
     row = ground.register(NewVersion(name="bot", sources={"adapter": folder}, kind="adapter"))
     assert sorted(row.files) == ["adapter_config.json", "adapter_model.safetensors"]
     assert listing.read(row).left_out == left
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"init_lora_weights": "corda"}, "corda"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
+        ({"init_lora_weights": "lora_ga"}, "lora_ga"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"bias": "some"}, "some"),
+    ],
+)
+def test_an_adapter_that_is_not_understood_is_not_registered(
+    ground: Ground, tmp_path: Path, setting: dict[str, Any], named: str
+) -> None:
+    folder = adapter(tmp_path / "a")
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | setting))
+    with pytest.raises(UnsupportedFormat, match=named):
+        ground.register(NewVersion(name="bot", sources={"adapter": folder}, kind="adapter"))
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"init_lora_weights": "gaussian"} | dict.fromkeys(setting))
+    )
+    assert ground.register(NewVersion(name="bot", sources={"adapter": folder}, kind="adapter")).version
 
 
 def test_a_hundred_at_once_get_a_hundred_versions(both: Ground) -> None:

@@ -110,7 +110,7 @@ def _check_settings(config: dict[str, Any]) -> None:
         raise UnsupportedFormat(
             f"The adapter's configuration sets {strange[0][:60]!r}, which is not understood here.", hint=HOW_TO_MERGE
         )
-    if config.get("bias", "none") not in ("none", "all", "lora_only"):
+    if (config.get("bias") or "none") not in ("none", "all", "lora_only"):
         raise UnsupportedFormat(f"The adapter's bias is {str(config['bias'])[:40]!r}, which is not understood here.")
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in PLAIN_INITS:
