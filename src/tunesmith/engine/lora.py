@@ -140,8 +140,8 @@ def _text_model(model: nn.Module) -> set[nn.Module]:
 
 
 def expert_share(model: nn.Module) -> float:
-    """Which share of the weights are a mixture's experts: tensors of three dimensions, which stand in no linear layer."""
-    counts = [(weight.numel(), weight.dim() == 3) for weight in model.parameters()]
+    """Which share of the weights are a mixture's experts that stand in no linear layer: tensors of three dimensions."""
+    counts = [(weight.numel(), "expert" in name and weight.dim() == 3) for name, weight in model.named_parameters()]
     return sum(count for count, is_expert in counts if is_expert) / max(1, sum(count for count, _ in counts))
 
 
