@@ -82,7 +82,7 @@ def test_a_step_of_the_tokenizer_that_llama_cpp_has_not_is_refused(
         write_gguf(tmp_path / "m", tmp_path / "odd.gguf", "f16")
 
 
-PHI3 = {name: {"rstrip": True} for name in ("<|im_start|>", "<|im_end|>")}
+PHI3 = {name: {"rstrip": True} for name in ("<|im_start|>", "<|im_end|>", "</s>")}
 """As Phi-3 has them: blanks after special tokens belong to these, but for the end of a text."""
 
 
@@ -91,11 +91,13 @@ PHI3 = {name: {"rstrip": True} for name in ("<|im_start|>", "<|im_end|>")}
 def test_blanks_after_special_tokens_are_read_alike_whatever_the_name(tmp_path: Path, strips: bool, name: str) -> None:
     from transformers import AutoTokenizer
 
-    make(tmp_path / "m", "phi3")
+    _, tokenizer = make(tmp_path / "m", "phi3", vocab_size=320)
+    tokenizer.add_special_tokens({"unk_token": "<unk>", "sep_token": "<s>", "mask_token": "</s>"})
+    tokenizer.save_pretrained(tmp_path / "m")
     if strips:
         tokenizer_of(tmp_path / "m", {"tokens": PHI3})
     texts = ["<|im_start|>user\n  the question<|im_end|>\n<|im_start|> and <|endoftext|> the answer", " the question"]
-    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
     write_gguf(tmp_path / "m", tmp_path / "m.gguf", "f16", name=name)
     found = look(tmp_path / "m.gguf", texts=texts).tokens
     assert [list(row) for row in found] == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -103,7 +105,7 @@ def test_blanks_after_special_tokens_are_read_alike_whatever_the_name(tmp_path: 
 
 def test_a_conversation_that_is_cut_otherwise_fails_the_format(tmp_path: Path) -> None:
     """Here the source's tokenizer joins what stands beside a special token; plain text it cuts like the file."""
-    from tokenizers import AddedToken
+    from transformers import AutoTokenizer
 
     _, tokenizer = make(tmp_path / "m", "llama")
     tokenizer.chat_template = CHATML
@@ -111,9 +113,11 @@ def test_a_conversation_that_is_cut_otherwise_fails_the_format(tmp_path: Path) -
     ids = tokenizer(TEXT)["input_ids"][:16]
     probe = Probe([ids], [], tokenizer, "the question", 4, 64)
     assert measure_gguf(tmp_path / "m.gguf", probe).same_tokens
-    tokenizer.add_tokens([AddedToken("<|im_start|>", rstrip=True, special=True, normalized=False)], special_tokens=True)
+    tokenizer_of(tmp_path / "m", {"tokens": {"<|im_end|>": {"rstrip": True}}})
+    other = AutoTokenizer.from_pretrained(tmp_path / "m")
+    other.chat_template = CHATML
     with pytest.raises(UnsupportedFormat, match="other tokens"):
-        measure_gguf(tmp_path / "m.gguf", probe)
+        measure_gguf(tmp_path / "m.gguf", probe._replace(tokenizer=other))
 
 
 @pytest.mark.parametrize(

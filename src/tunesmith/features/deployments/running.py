@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from tunesmith.core.devices import read_gpus
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.engines import Engine
@@ -55,7 +56,11 @@ def why_not(engine: str, ref: ModelRef) -> str:
     kind = _model_type(ref)
     if engine == "llama.cpp" and kind and not ref.path.endswith(".gguf") and kind not in CONVERTED:
         return f"Models of type {kind} are not turned into GGUF here: use engine transformers."
-    if engine == "vllm" and ref.adapter_path and not read_adapter_info(Path(ref.adapter_path)).is_plain:
+    try:
+        info = read_adapter_info(Path(ref.adapter_path)) if ref.adapter_path else None
+    except TunesmithError as error:
+        return f"{error.message} {error.hint}".strip()
+    if engine == "vllm" and info and not info.is_plain:
         return (
             "vLLM lays nothing but plain LoRA over a model: use engine transformers, or compress the version to merged."
         )
@@ -97,8 +102,12 @@ def _quantization(wanted: str, ref: ModelRef) -> str:
 
 
 def _is_merged(engine: str, adapter: Path) -> bool:
-    """Whether an engine needs the adapter in its base, since it cannot lie over it beside others."""
-    info = read_adapter_info(adapter)
+    """Whether an engine needs the adapter in its base, since it cannot lie over it beside others. Of one that cannot be used,
+    `why_not` says so."""
+    try:
+        info = read_adapter_info(adapter)
+    except TunesmithError:
+        return False
     return not info.is_plain if engine == "llama.cpp" else info.is_merged_only and engine == "transformers"
 
 

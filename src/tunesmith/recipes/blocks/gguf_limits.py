@@ -140,7 +140,10 @@ def fitting_name(name: str, told: dict[str, Any]) -> str:
     stripped = {token["content"] for token in added if token.get("rstrip")}
     if not stripped:
         return NAMED_PHI3.sub("phi_3", name)
-    as_phi3 = {token["content"] for token in added} - set(PHI3_PLAIN) | ({"</s>"} & set(told["model"]["vocab"]))
+    contents = {token["content"] for token in added}
+    if absent := {*PHI3_PLAIN, "</s>"} - contents - set(told["model"]["vocab"]):  # llama.cpp asks for each
+        raise _refused(f"rstrip of the token {min(stripped)[:40]} without {min(absent)}")
+    as_phi3 = (contents | {"</s>"}) - set(PHI3_PLAIN)
     if other := sorted(stripped ^ as_phi3):
         raise _refused(
             f"rstrip of the token {other[0][:40]}" if other[0] in stripped else f"rstrip of others than {other[0][:40]}"
