@@ -108,7 +108,7 @@ def write_lora_gguf(adapter: Path, model: Path, target: Path, *, kind: str = "f1
     tensors: dict[str, Tensor] = {}
     for theirs, delta in found.deltas.items():
         ours = architecture.name(theirs)
-        if ours is None or ours == "token_embd.weight":
+        if ours is None or ours == "token_embd.weight" or theirs not in weights:  # an output that is the embedding
             raise UnsupportedFormat("Adapters of the embedding are merged, not laid over a GGUF file.")
         turned = architecture.delta(ours, delta)
         # llama.cpp multiplies by alpha / rank, so what else the scale holds goes into b.

@@ -168,7 +168,8 @@ def one_format(
         size_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors"))
         entry = {"format": name, "file": file or "", "size_bytes": size_bytes, **_numbers(measured)}
         entry |= compared(measured, before)
-        check_lossless(name, entry["perplexity_ratio"], is_whole=making.is_float32(source))
+        is_whole = before["computed_in"] == "float32" and (name == "f32" or making.is_float32(source))
+        check_lossless(name, entry["perplexity_ratio"], is_whole=is_whole)
         entry |= {"seconds": round(monotonic_s() - begin_s, 1)}
         report.write_card(folder, source.name, entry)
         (folder / report.ENTRY).write_text(json.dumps(entry, indent=1, ensure_ascii=False))
