@@ -11,7 +11,7 @@ import pytest
 from tests.compress.test_families import TEXT, make
 from tests.tiny import CHATML
 from tunesmith.core.errors import JobFailure, UnsupportedFormat
-from tunesmith.recipes.blocks.llama_cpp import look
+from tunesmith.recipes.blocks.llama_cpp import check_tokens, look
 from tunesmith.recipes.blocks.to_gguf import write_gguf
 from tunesmith.recipes.compress.checking import Probe, measure_gguf
 from tunesmith.recipes.compress.train import check_lossless
@@ -113,11 +113,15 @@ def test_a_conversation_that_is_cut_otherwise_fails_the_format(tmp_path: Path) -
     ids = tokenizer(TEXT)["input_ids"][:16]
     probe = Probe([ids], [], tokenizer, "the question", 4, 64)
     assert measure_gguf(tmp_path / "m.gguf", probe).same_tokens
+    tokenizer.save_pretrained(tmp_path / "plain")
     tokenizer_of(tmp_path / "m", {"tokens": {"<|im_end|>": {"rstrip": True}}})
     other = AutoTokenizer.from_pretrained(tmp_path / "m")
     other.chat_template = CHATML
     with pytest.raises(UnsupportedFormat, match="other tokens"):
         measure_gguf(tmp_path / "m.gguf", probe._replace(tokenizer=other))
+    check_tokens(tmp_path / "m.gguf", tmp_path / "plain")
+    with pytest.raises(UnsupportedFormat, match="other tokens"):
+        check_tokens(tmp_path / "m.gguf", tmp_path / "m")
 
 
 @pytest.mark.parametrize(

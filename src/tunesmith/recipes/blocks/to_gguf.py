@@ -30,6 +30,7 @@ from tunesmith.recipes.blocks.gguf_limits import fitting_name
 from tunesmith.recipes.blocks.gguf_types import bytes_of, check_format, type_of
 from tunesmith.recipes.blocks.gguf_vocab import read_json_text, read_vocab
 from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, open_weights
+from tunesmith.recipes.blocks.llama_cpp import check_tokens
 from tunesmith.recipes.blocks.merging import write_merged
 from tunesmith.recipes.model_info import read_json
 
@@ -53,12 +54,14 @@ def write_gguf(
     report: Report | None = None,
     name: str = "",
     importance: Mapping[str, np.ndarray] | None = None,
+    checked: bool = False,
 ) -> None:
     """Write the model in `model`, with `adapter` merged in, to `target`. The file appears whole or not at all.
 
-    `format` is a key of `gguf_types.FORMATS`. `importance`: by the name of a weight, how much an error in each of its columns
-    counts (the mean square of what comes in there); with it, formats below 8 bits lose about half as much. llama.cpp's own tools are used where they are installed (`LLAMA_CPP_DIR`, or
-    on the PATH). Raises `InvalidInput`, `NotFound`, `BadData`, `UnsupportedFormat`, or `Unavailable`.
+    `format` is a key of `gguf_types.FORMATS`. `checked`: the file appears only when llama.cpp cuts conversations as the model's
+    tokenizer does. `importance`: by the name of a weight, how much an error in each of its columns counts (the mean square of
+    what comes in there); with it, formats below 8 bits lose about half as much. llama.cpp's own tools are used where they are
+    installed (`LLAMA_CPP_DIR`, or on the PATH). Raises `InvalidInput`, `NotFound`, `BadData`, `UnsupportedFormat`, or `Unavailable`.
     """
     number, _ = check_format(format)
     tools = external_tools(format) if adapter is None else None
@@ -67,6 +70,8 @@ def write_gguf(
             Architecture(read_json(model / "config.json"))  # refuses what those drop, too
         with _appearing(target) as temporary:
             _convert_outside(tools, model, temporary, format)
+            if checked:
+                check_tokens(temporary, model)
         return
     weights, config = open_weights(model), read_json(model / "config.json")
     if adapter:
@@ -90,6 +95,8 @@ def write_gguf(
         architecture.write(writer, num_tokens)
         vocab.write(writer)
         _write_tensors(writer, tensors, kinds, report or (lambda _done, _total: None), columns)
+        if checked:
+            check_tokens(temporary, words)
 
 
 def write_lora_gguf(adapter: Path, model: Path, target: Path, *, kind: str = "f16") -> None:
@@ -312,7 +319,7 @@ def main(told: dict[str, Any]) -> int:
         elif told.get("lora") and adapter:
             write_lora_gguf(adapter, model, target)
         else:
-            write_gguf(model, target, told["format"], adapter=adapter)
+            write_gguf(model, target, told["format"], adapter=adapter, checked=True)
     except TunesmithError as error:
         sys.stdout.write(json.dumps({"message": error.message, "hint": error.hint}) + "\n")
         return 1

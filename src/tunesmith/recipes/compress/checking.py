@@ -14,25 +14,19 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.core.clock import monotonic_s
-from tunesmith.core.errors import BadData, UnsupportedFormat
 from tunesmith.core.recipe import RunContext
 from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.gguf_tokens import CUT, compare, rendered
 from tunesmith.recipes.blocks.llama_cpp import look
-from tunesmith.recipes.blocks.templates import Conversation, Part, Renderer
+from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.compress.spec import CompressParams
 from tunesmith.recipes.compress.text import PARAGRAPHS
 from tunesmith.recipes.hyperparameters import SftParams
 
 SPEED_TOKENS = 32
 """Generated for measuring the speed."""
-CUTS = ("Hello world! It's 42.5 % of 1,234 — naïve café.\n\n  x = 1;\t# 日本語 🙂", PARAGRAPHS[7])
-"""Texts that llama.cpp has to cut into the same tokens as transformers does."""
-
-TALKS = (
-    [("user", CUTS[0]), ("assistant", "  def f():\n    return 1\n\n"), ("user", "\nAnd \t then?  ")],
-    [("system", " Be short. "), ("user", CUTS[0]), ("assistant", "naïve café")],
-)
-"""Conversations that it has to cut alike once they are rendered, special tokens and what stands beside them included."""
+CUTS = (CUT, PARAGRAPHS[7])
+"""Texts that llama.cpp has to cut into the same tokens as transformers does, besides conversations."""
 
 
 class Measured(NamedTuple):
@@ -166,29 +160,14 @@ def answer_of(model: Any, probe: Probe) -> tuple[str, float]:
     return answer, count / max(1e-9, monotonic_s() - begin_s)
 
 
-def rendered(probe: Probe) -> list[str]:
-    """Conversations as the model's template writes them; without those that it refuses."""
-    talks = [[{"role": role, "content": content} for role, content in talk] for talk in TALKS]
-    asked = [Conversation(talk, [Part(len(talk), True)]) for talk in [probe.messages, *talks]]
-    with Renderer(probe.tokenizer) as template:
-        return [parts[0] for parts in template.render_all(asked) if not isinstance(parts, BadData)]
-
-
 def measure_gguf(path: Path, probe: Probe, adapter: Path | None = None) -> Measured:
     """With llama.cpp. Raises as `look`, and `UnsupportedFormat` when it cuts a conversation into other tokens than transformers."""
-    texts = (*CUTS, *rendered(probe))
+    talks = rendered(probe.tokenizer)
     found = look(
-        path, rows=probe.rows, texts=texts, questions=[probe.messages], speed_tokens=SPEED_TOKENS, adapter=adapter,
+        path, rows=probe.rows, texts=(*CUTS, *talks), questions=[probe.messages], speed_tokens=SPEED_TOKENS, adapter=adapter,
         max_tokens=probe.max_new_tokens, window=probe.max_length,
     )  # fmt: skip
-    same = [
-        tuple(probe.tokenizer(text, add_special_tokens=False)["input_ids"]) == ours
-        for text, ours in zip(texts, found.tokens, strict=True)
-    ]
-    if not all(same[len(CUTS) :]):
-        other = texts[len(CUTS) + same[len(CUTS) :].index(False)]
-        raise UnsupportedFormat(
-            f"llama.cpp cuts a conversation of this model into other tokens than it was trained with: {other[:200]!r}.",
-            hint="Serve the model with engine transformers, or use a format that is a folder of safetensors.",
-        )
-    return Measured(found.perplexity or None, found.num_tokens, found.answers[0], found.tokens_per_s, all(same))
+    compare(probe.tokenizer, talks, found.tokens[len(CUTS) :])
+    theirs = [tuple(probe.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in CUTS]
+    same = list(found.tokens[: len(CUTS)]) == theirs
+    return Measured(found.perplexity or None, found.num_tokens, found.answers[0], found.tokens_per_s, same)
