@@ -187,11 +187,11 @@ def fitted(adapter: Adapter, weights: dict[str, Tensor]) -> Adapter:
             raise BadData(f"The adapter changes {name}, which the model does not have.", hint=ANOTHER_BASE)
         return found
 
-    return adapter._replace(
-        **{
-            part: {theirs(name): value for name, value in getattr(adapter, part).items()}
-            for part in ("deltas", "replaced", "shifts", "rows")
-        }
+    def renamed(part: dict[str, Any]) -> dict[str, Any]:
+        return {theirs(name): value for name, value in part.items()}
+
+    return Adapter(
+        renamed(adapter.deltas), renamed(adapter.replaced), renamed(adapter.shifts), renamed(adapter.rows), adapter.info
     )
 
 
