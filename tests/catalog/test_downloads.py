@@ -87,6 +87,7 @@ def test_what_is_fetched_is_whole_compared_and_in_the_hubs_own_cache(server: Ser
     assert names == ["README.md", "config.json", "model.safetensors", "tokenizer.json"], (
         "no pickle, no code, no folders"
     )
+    assert found["left_out"] == ["modeling_evil.py", "pytorch_model.bin"]
     weights = (folder / "model.safetensors").resolve()
     assert weights.name == hashlib.sha256(weights.read_bytes()).hexdigest() and weights.parent.name == "blobs"
     model = server.client.get("/models/acme/good").json()

@@ -208,3 +208,14 @@ def test_what_is_fused_gives_the_same_and_the_rest_stays(family: str) -> None:
     gated = family in ("llama", "mistral", "qwen2", "qwen3")  # Gemma's is GeGLU, Phi-3 has one layer for gate and up
     assert counts["feed-forwards"] == (model.config.num_hidden_layers if gated else 0)
     assert (counts["norms"] > 0) == (family != "gpt2")
+
+
+def test_polynomial_is_what_transformers_does() -> None:
+    from transformers import get_polynomial_decay_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_polynomial_decay_schedule_with_warmup(optimizer, num_warmup_steps=0, num_training_steps=40)
+    for step in range(40):
+        assert learning_rate_factor("polynomial", step, 40, 0) == pytest.approx(theirs.get_last_lr()[0], abs=1e-6)
+        optimizer.step()
+        theirs.step()

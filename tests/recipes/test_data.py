@@ -171,6 +171,9 @@ def test_tokens_are_made_once_for_the_same_everything(ground: Ground) -> None:
     pairs = [{"question": f"why {i}", "answer": "so"} for i in range(5)]
     tokenizer, other = make_tokenizer(), make_tokenizer()
     other.chat_template = PROMPT_THINKS
+    begins, marked = make_tokenizer(), make_tokenizer()
+    begins.bos_token = "<|endoftext|>"
+    marked.unk_token = "<|endoftext|>"
 
     def phases(tokenizer: Any, **params: Any) -> int:
         run = ground.run(pairs, **params)
@@ -180,6 +183,7 @@ def test_tokens_are_made_once_for_the_same_everything(ground: Ground) -> None:
     assert [phases(tokenizer), phases(tokenizer, learning_rate=1e-5)] == [1, 0]
     assert [phases(other), phases(tokenizer, max_length=64), phases(tokenizer, train_on="all")] == [1, 1, 1]
     assert phases(tokenizer, system_prompt="x") == 1 and phases(tokenizer) == 0
+    assert [phases(begins), phases(marked), phases(begins), phases(tokenizer)] == [1, 1, 0, 0]
 
 
 def test_several_processes_may_want_the_same_rows_at_once(ground: Ground) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from tests.catalog.ground import make_base
 from tests.registry.ground import Ground, adapter, flip, weights
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, UnsupportedFormat
 from tunesmith.features.catalog.service import resolve_model
-from tunesmith.features.registry import checking, service, store
+from tunesmith.features.registry import checking, listing, service, store
 from tunesmith.features.registry.naming import next_version, number_of, parse_ref
 from tunesmith.features.registry.repository import UsageRepository, VersionRepository
 from tunesmith.features.registry.service import NewVersion
@@ -135,10 +136,43 @@ def test_what_can_run_code_is_not_registered(ground: Ground, tmp_path: Path) -> 
     with pytest.raises(UnsupportedFormat, match=r"pytorch_model\.bin"):
         ground.register(NewVersion(name="bot", sources={"model": tmp_path / "m"}, kind="model"))
     folder = adapter(tmp_path / "a")
-    (folder / "training_args.bin").write_bytes(b"x")
+    left = ["Weights.PT", "handler.py", "inner/state.pkl", "more.joblib", "old.ckpt", "training_args.bin", "w.pth"]
+    (folder / "inner").mkdir()
+    for name in left:
+        (folder / name).write_bytes(b"x")
     (folder / "way-out").symlink_to("/etc/passwd")
     row = ground.register(NewVersion(name="bot", sources={"adapter": folder}, kind="adapter"))
     assert sorted(row.files) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert listing.read(row).left_out == left
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"init_lora_weights": "corda"}, "corda"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
+        ({"init_lora_weights": "lora_ga"}, "lora_ga"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"bias": "some"}, "some"),
+    ],
+)
+def test_an_adapter_that_is_not_understood_is_not_registered(
+    ground: Ground, tmp_path: Path, setting: dict[str, Any], named: str
+) -> None:
+    folder = adapter(tmp_path / "a")
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | setting))
+    with pytest.raises(UnsupportedFormat, match=named):
+        ground.register(NewVersion(name="bot", sources={"adapter": folder}, kind="adapter"))
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"init_lora_weights": "gaussian"} | dict.fromkeys(setting))
+    )
+    assert ground.register(NewVersion(name="bot", sources={"adapter": folder}, kind="adapter")).version
 
 
 def test_a_hundred_at_once_get_a_hundred_versions(both: Ground) -> None:
@@ -165,6 +199,7 @@ KILLED = """
     from tests.registry.ground import Ground
     from tunesmith.features.registry.service import NewVersion
     ground = Ground(Path(sys.argv[1]))
+    ground.register(NewVersion(name="bot", sources={"model": Path(sys.argv[3])}, kind="model"))  # however busy the machine is
     threading.Timer(float(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     print("ready", flush=True)
     while True:

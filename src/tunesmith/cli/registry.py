@@ -170,7 +170,8 @@ def import_(
         else:
             with transfer(Path(path).name) as sent:
                 found = client.registry.upload(path, progress=sent, **fields)
-    show(found, f"Registered {found.ref}.")
+    left = f" Left out, as it could run code: {', '.join(found.left_out)}." if found.left_out else ""
+    show(found, f"Registered {found.ref}.{left}")
 
 
 @app.command()

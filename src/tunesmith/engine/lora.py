@@ -119,13 +119,30 @@ class LoraLinear(nn.Module):
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Every linear layer but the head, by full name; GPT-2 has its own class for them."""
+    """Every linear layer of the text model but the head, by full name; GPT-2 has its own class for them. Towers for pictures
+    and sound, which text never passes, are left alone."""
+    inner = _text_model(model)
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and not name.endswith("lm_head")
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not head
+        and not name.endswith("lm_head")
+        and module in inner
     ]
+
+
+def _text_model(model: nn.Module) -> set[nn.Module]:
+    """The modules that text passes: those of the decoder, where the model tells which that is."""
+    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else None
+    return set((decoder if isinstance(decoder, nn.Module) else model).modules())
+
+
+def expert_share(model: nn.Module) -> float:
+    """Which share of the weights are a mixture's experts that stand in no linear layer: tensors of three dimensions."""
+    counts = [(weight.numel(), "expert" in name and weight.dim() == 3) for name, weight in model.named_parameters()]
+    return sum(count for count, is_expert in counts if is_expert) / max(1, sum(count for count, _ in counts))
 
 
 def add_lora(model: nn.Module, names: list[str], r: int, alpha: int, dropout: float) -> None:

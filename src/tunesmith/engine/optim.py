@@ -67,10 +67,8 @@ def learning_rate_factor(scheduler: str, step: int, total_steps: int, warmup_ste
     if scheduler in ("constant", "constant_with_warmup"):
         return 1.0
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    if scheduler == "linear":
+    if scheduler in ("linear", "polynomial"):  # of power 1, as in transformers
         return 1.0 - done
-    if scheduler == "polynomial":
-        return (1.0 - done) ** 2
     cosine = 0.5 * (1.0 + math.cos(math.pi * done))
     return 0.1 + 0.9 * cosine if scheduler == "cosine_with_min_lr" else cosine
 

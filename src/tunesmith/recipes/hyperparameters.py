@@ -191,7 +191,7 @@ class LoraFields(SftParams):
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1, max_length=64)] = Field(
         "all-linear", title="Layers with an adapter", json_schema_extra=about("adapter")
     )
-    """Which linear layers get an adapter: `all-linear` (all but the head), or names such as `q_proj`."""
+    """Which linear layers get an adapter: `all-linear` (all of the text model but the head), or names such as `q_proj`."""
 
 
 def field_docs(params: type[BaseModel]) -> dict[str, str]:

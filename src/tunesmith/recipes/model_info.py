@@ -23,6 +23,8 @@ OUTER = re.compile(r"embed|lm_head|wte|wpe")
 PICKLE_SUFFIXES = (
     ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".hdf5", ".keras", ".msgpack",
 )  # fmt: skip
+CODE_SUFFIXES = (".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".sh", ".bat", ".ps1", ".exe")
+"""Code beside a model; none of it is ever run here."""
 INDEX = "model.safetensors.index.json"
 """The file that names the files with the weights, where there are many."""
 BITS = {
@@ -123,7 +125,7 @@ def refuse_unsafe_files(folder: Path) -> None:
     """Raise `UnsupportedFormat` when a library that loads the folder would read pickle, which can run code, or files that
     lie elsewhere; `NotFound` or `BadData` when there are no weights to load."""
     if not weight_files(folder):
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLE_SUFFIXES)
         if pickles:
             raise _unsafe(f"The model has its weights as {pickles[0]}, a format that can run code when it is read.")
         raise NotFound(
@@ -163,7 +165,9 @@ def _check_config(folder: Path) -> None:
 
 def _unsafe(message: str) -> UnsupportedFormat:
     return UnsupportedFormat(
-        message, hint="Use a version with .safetensors files, or convert it once on a machine that you can spare."
+        message,
+        hint="Use a version with .safetensors files, or convert it to safetensors once on a machine that you can spare: load it "
+        "there with transformers or PEFT, and save_pretrained writes safetensors.",
     )
 
 

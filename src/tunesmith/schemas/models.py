@@ -206,6 +206,8 @@ class DownloadRead(BaseModel):
     current_file: str | None = None
     note: str = ""
     """What it waits for, such as the connection."""
+    left_out: list[str] = []
+    """Files of the model that are never fetched: code, and formats that can run it."""
     error: dict[str, Any] | None = None
     """`{error, message, hint, details}` of one that failed."""
     requested_by: str | None = None

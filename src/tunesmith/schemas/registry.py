@@ -44,6 +44,8 @@ class VersionRead(BaseModel):
     """Of evaluations, by the evaluation's name."""
     numbers: dict[str, float]
     """Metrics and scores in one flat list: what searches, deltas and clean-ups go by."""
+    left_out: list[str] = []
+    """Files that came with it and are not kept: code, and formats that can run it."""
     stage: Stage
     tags: list[str]
     aliases: list[str]

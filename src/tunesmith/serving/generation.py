@@ -32,6 +32,8 @@ class Model:
     revision: str | None = None
     threads: int | None = None
     parallel: int = 8
+    merged_adapter: str | None = None
+    """One that cannot lie over the base beside others: it is in the base from the beginning."""
 
     def __post_init__(self) -> None:
         set_threads(self.threads)
@@ -39,7 +41,7 @@ class Model:
         dtype = pick_dtype(self.device, None, fp16=False)
         self.tokenizer = load_tokenizer(self.base_path, revision=self.revision, offline=self.offline)
         self.template = Renderer(self.tokenizer)
-        ref = ModelRef(name="base", path=self.base_path, revision=self.revision)
+        ref = ModelRef(name="base", path=self.base_path, revision=self.revision, adapter_path=self.merged_adapter)
         base: Any = load_causal_lm(ref, dtype=dtype, device=self.device, offline=self.offline)
         base.eval()
         self.adapters = Adapters(base)

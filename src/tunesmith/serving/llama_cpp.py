@@ -118,7 +118,7 @@ def _cached(spec: ServingSpec, kind: str, marks: list[Path], told: dict[str, Any
             if told.get("lora"):
                 to_gguf.write_lora_gguf(told["adapter"], told["model"], target)
             else:
-                to_gguf.write_gguf(told["model"], target, kind, adapter=told["adapter"])
+                to_gguf.write_gguf(told["model"], target, kind, adapter=told["adapter"], checked=True)
     return target
 
 

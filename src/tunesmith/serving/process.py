@@ -6,10 +6,12 @@ import json
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import HEARTBEAT, ServingSpec
@@ -45,3 +47,10 @@ class Process:
             return time.time() - (self.folder.parent / HEARTBEAT).stat().st_mtime > FORGOTTEN_AFTER_S
         except FileNotFoundError:
             return False
+
+
+def end_at_once(why: str) -> NoReturn:
+    """End this process, whatever it is doing; `why` is the last line of its log."""
+    sys.stderr.write(f"{why}\n")
+    sys.stderr.flush()
+    os._exit(1)

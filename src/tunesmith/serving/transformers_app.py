@@ -15,8 +15,9 @@ def serve(process: Process) -> None:
     """Load the base model and answer until the process is told to end."""
     spec, activity = process.spec, Activity()
     model = Model(
-        spec.base_path, offline=spec.offline, revision=spec.revision, threads=spec.threads, parallel=spec.parallel
-    )
+        spec.base_path, offline=spec.offline, revision=spec.revision, threads=spec.threads, parallel=spec.parallel,
+        merged_adapter=spec.merged_adapter,
+    )  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0))
     # Connections inherit it: without it, each token may wait for the acknowledgement of the one before.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

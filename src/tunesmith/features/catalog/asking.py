@@ -13,7 +13,7 @@ from urllib.parse import quote
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithError, Unavailable
 from tunesmith.features.catalog import cards, hub
 from tunesmith.features.catalog.fetching import WantedFile, gated
-from tunesmith.recipes.model_info import PICKLE_SUFFIXES
+from tunesmith.recipes.model_info import CODE_SUFFIXES, PICKLE_SUFFIXES
 from tunesmith.settings import Settings
 
 CARD_WAIT_S = 2.5
@@ -29,8 +29,10 @@ WANTED = (
     "LICENSE*", "LICENCE*", "NOTICE*",
 )  # fmt: skip
 """Files of a model that are fetched, in its folder itself."""
-NEVER = ("*.py", "*.bin", "*.pkl", "*.pt", "*.pth", *(f"*{suffix}" for suffix in PICKLE_SUFFIXES))
+NEVER = tuple(f"*{suffix}" for suffix in (*PICKLE_SUFFIXES, *CODE_SUFFIXES))
 """Code, and formats that can run it."""
+MAX_LEFT_OUT = 100
+"""Names that are told."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _descriptions: dict[str, str] = {}
@@ -45,6 +47,8 @@ class About(NamedTuple):
     """Those that would be fetched."""
     gguf_files: list[WantedFile]
     has_pickles_only: bool
+    left_out: list[str]
+    """Files that are never fetched: code, and formats that can run it."""
     gated: bool
     num_parameters: int | None
     category: str | None
@@ -121,7 +125,10 @@ def _read(name: str, found: Any) -> About:
         commit=found.sha,
         files=wanted,
         gguf_files=ggufs,
-        has_pickles_only=not has_weights and not ggufs and any(one.endswith(PICKLE_SUFFIXES) for one in names),
+        has_pickles_only=not has_weights and not ggufs and any(one.lower().endswith(PICKLE_SUFFIXES) for one in names),
+        left_out=sorted(one for one in names if one.lower().endswith((*PICKLE_SUFFIXES, *CODE_SUFFIXES)))[
+            :MAX_LEFT_OUT
+        ],
         gated=bool(found.gated),
         num_parameters=found.safetensors.total if found.safetensors else None,
         category=found.pipeline_tag,

@@ -78,6 +78,7 @@ def read(settings: Settings, download_id: int) -> DownloadRead:
         files_total=len(request.files),
         current_file=came.current_file if status == "running" else None,
         note=came.note if status == "running" else "waits for others to end" if status == "queued" else "",
+        left_out=request.left_out,
         error=end.error if end else None,
         requested_by=request.requested_by,
         created_at=datetime.fromtimestamp(request.created_at, UTC),
@@ -146,6 +147,7 @@ def _request(body: DownloadCreate, about: asking.About) -> Request:
         endpoint=constants.ENDPOINT,
         cache=str(Path(constants.HF_HUB_CACHE).absolute()),
         files=_small_enough(body.name, _chosen(body, about)),
+        left_out=about.left_out,
         requested_by=current().name if current().user_id is not None else None,
         created_at=time.time(),
     )

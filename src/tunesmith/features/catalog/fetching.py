@@ -69,6 +69,8 @@ class Request(BaseModel):
     cache: str
     """The hub's cache folder."""
     files: list[WantedFile]
+    left_out: list[str] = []
+    """Files of the model that are never fetched."""
     requested_by: str | None = None
     created_at: float
     """Seconds since 1970."""

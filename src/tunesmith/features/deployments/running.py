@@ -12,11 +12,13 @@ from typing import Any
 import httpx
 
 from tunesmith.core.devices import read_gpus
+from tunesmith.core.errors import TunesmithError
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.engines import Engine
 from tunesmith.executors.serving_process import Endpoint
 from tunesmith.features.deployments.targets.base import Health
+from tunesmith.recipes.adapter_info import read_adapter_info
 from tunesmith.recipes.model_info import read_json, read_model_info
 from tunesmith.schemas.deployments import LocalSettings
 from tunesmith.settings import Settings
@@ -54,6 +56,14 @@ def why_not(engine: str, ref: ModelRef) -> str:
     kind = _model_type(ref)
     if engine == "llama.cpp" and kind and not ref.path.endswith(".gguf") and kind not in CONVERTED:
         return f"Models of type {kind} are not turned into GGUF here: use engine transformers."
+    try:
+        info = read_adapter_info(Path(ref.adapter_path)) if ref.adapter_path else None
+    except TunesmithError as error:
+        return f"{error.message} {error.hint}".strip()
+    if engine == "vllm" and info and not info.is_plain:
+        return (
+            "vLLM lays nothing but plain LoRA over a model: use engine transformers, or compress the version to merged."
+        )
     return ""
 
 
@@ -65,7 +75,7 @@ def _model_type(ref: ModelRef) -> str:
 def spec_of(settings: Settings, local: LocalSettings, ref: ModelRef, gpus: tuple[int, ...]) -> ServingSpec:
     """The process that a model of a deployment needs, with its own adapter alone."""
     engine = pick_engine(local.engine, ref)
-    merges = bool(ref.adapter_path) and engine == "llama.cpp" and _holds_whole_weights(Path(str(ref.adapter_path)))
+    merges = bool(ref.adapter_path) and _is_merged(engine, Path(str(ref.adapter_path)))
     return ServingSpec(
         engine=engine,
         base_path=ref.path,
@@ -91,9 +101,14 @@ def _quantization(wanted: str, ref: ModelRef) -> str:
     return "f16" if info and info.num_parameters and info.num_parameters < SMALL_MODEL else "q8_0"
 
 
-def _holds_whole_weights(adapter: Path) -> bool:
-    config = adapter / "adapter_config.json"
-    return bool(config.is_file() and read_json(config).get("modules_to_save"))
+def _is_merged(engine: str, adapter: Path) -> bool:
+    """Whether an engine needs the adapter in its base, since it cannot lie over it beside others. Of one that cannot be used,
+    `why_not` says so."""
+    try:
+        info = read_adapter_info(adapter)
+    except TunesmithError:
+        return False
+    return not info.is_plain if engine == "llama.cpp" else info.is_merged_only and engine == "transformers"
 
 
 def with_adapter(
@@ -105,7 +120,7 @@ def with_adapter(
     if engine == "vllm":
         return body | {"model": "base" if adapter is None else f"adapter{adapter}"}
     if engine == "transformers":
-        return body | {"adapter_path": adapter_path}
+        return body | {"adapter_path": adapter_path if adapter is not None else None}
     return body
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from tunesmith.core.errors import InvalidInput, TunesmithError
+from tunesmith.recipes.adapter_info import read_adapter_info
 from tunesmith.recipes.gguf import check_gguf
 from tunesmith.recipes.model_info import (
     read_header,
@@ -63,6 +64,7 @@ def describe(kind: str, path: Path, base_path: Path | None) -> Description:
     if kind == "model":
         info = read_model_info(path)
         return Description(_architecture(path), info.num_parameters)
+    read_adapter_info(path)
     tensors = [tensor["shape"] for file in weight_files(path) for tensor in read_header(file).values()]
     return Description(_architecture(base_path), sum(prod(shape) for shape in tensors))
 

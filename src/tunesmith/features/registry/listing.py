@@ -45,6 +45,7 @@ def read(row: VersionRow, aliases: Sequence[str] = ()) -> VersionRead:
         "num_files": len(row.files),
         "numbers": numbers(row),
         "aliases": list(aliases),
+        "left_out": list(row.lineage.get("left_out") or ()),
     }
     return VersionRead(**{name: getattr(row, name) for name in VersionRead.model_fields if name not in made}, **made)
 

@@ -35,12 +35,13 @@ from tunesmith.features.registry.repository import (
 )
 from tunesmith.features.registry.store import Store, Told, digest_of
 from tunesmith.features.registry.tables import RegisteredRow, RegistryEventRow, VersionRow
-from tunesmith.recipes.model_info import PICKLE_SUFFIXES
+from tunesmith.recipes.model_info import CODE_SUFFIXES, PICKLE_SUFFIXES
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
 KINDS = ("adapter", "model", "gguf")
 CHAMPION = "champion"
+LEFT_OUT = (*PICKLE_SUFFIXES, *CODE_SUFFIXES)
 MAX_TAGS = 50
 MAX_TAG = 100
 
@@ -82,6 +83,8 @@ class Prepared(NamedTuple):
 
     files: dict[str, Any]
     description: describing.Description
+    left_out: list[str]
+    """Files that were there and are not kept: code, and formats that can run it."""
 
 
 def prepare(settings: Settings, new: NewVersion, told: Told = lambda _bytes: None) -> Prepared:
@@ -97,12 +100,13 @@ def prepare(settings: Settings, new: NewVersion, told: Told = lambda _bytes: Non
     description = describing.describe(new.kind, new.sources[new.kind], base_path)
     store = Store(settings)
     found = {name: path for part, source in new.sources.items() for name, path in _files(part, source, new)}
-    files = {name: store.put(path, told).as_json() for name, path in sorted(found.items())}
-    return Prepared(files, description)
+    left_out = sorted(name for name in found if name.lower().endswith(LEFT_OUT))
+    files = {name: store.put(path, told).as_json() for name, path in sorted(found.items()) if name not in left_out}
+    return Prepared(files, description, left_out)
 
 
 def _files(part: str, source: Path, new: NewVersion) -> list[tuple[str, Path]]:
-    """Every file of one source: its place in the version, and where it is now. Hidden files and pickles are left out."""
+    """Every file of one source but hidden ones: its place in the version, and where it is now."""
     prefix = "" if part == new.kind else f"{part}/"
     if source.is_file():
         return [(prefix + source.name, source)]
@@ -113,7 +117,7 @@ def _files(part: str, source: Path, new: NewVersion) -> list[tuple[str, Path]]:
             path = Path(root, name)
             real = path.resolve() if new.within else path
             is_ours = real.is_relative_to(new.within.resolve()) if new.within else not path.is_symlink()
-            if is_ours and real.is_file() and not name.startswith(".") and path.suffix not in PICKLE_SUFFIXES:
+            if is_ours and real.is_file() and not name.startswith("."):
                 found.append((prefix + path.relative_to(source).as_posix(), real))
     return found
 
@@ -139,6 +143,8 @@ def register(settings: Settings, session: Session, new: NewVersion, prepared: Pr
         (row for row in versions.of_name(new.name) if row.number < number), key=lambda row: row.number, default=None
     )
     lineage = {"code_version": VERSION, **new.lineage, "parent_version": before.version if before else None}
+    if prepared.left_out:
+        lineage["left_out"] = prepared.left_out
     row = VersionRow(
         name=new.name, version=version, number=number, kind=new.kind, framework=describing.FRAMEWORKS[new.kind],
         job_id=new.job_id, base_model=new.base_model, lineage={"job_id": new.job_id, "base_model": new.base_model, **lineage},

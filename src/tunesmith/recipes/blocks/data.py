@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def split_rows(num_rows: int, share: float, seed: int) -> tuple[np.ndarray, np.n
 
 
 def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams) -> str:
+    """Of everything that tokens come from: rows, tokenizer with its special tokens, template, settings, and the libraries."""
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     parts = [
+        special, opening(tokenizer), *map(version, ("transformers", "tokenizers", "jinja2")),
         CODE_VERSION, data.digest, data.shape, sorted(data.mapping.items()), tokenizer.backend_tokenizer.to_str(),
         tokenizer.chat_template, tokenizer.eos_token, params.max_length, params.train_on, params.system_prompt,
     ]  # fmt: skip

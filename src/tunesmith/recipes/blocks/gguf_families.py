@@ -15,12 +15,12 @@ from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType, get_tensor_name_map
 from gguf.tensor_mapping import TensorNameMap
 
 from tunesmith.core.errors import BadData, UnsupportedFormat
+from tunesmith.recipes.blocks.adapter_weights import CONV1D, Delta, is_tied
+from tunesmith.recipes.blocks.gguf_limits import check_config, context_within
 from tunesmith.recipes.blocks.gguf_types import Shape
-from tunesmith.recipes.blocks.gguf_weights import Adapter, Delta, Tensor, of_array, transposed
+from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, transposed
 from tunesmith.recipes.model_info import read_json
 
-CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-"""GPT-2 keeps these with columns for rows."""
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 """Constants that some files hold and llama.cpp computes itself."""
 PICTURES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -61,9 +61,8 @@ def is_known(folder: Path) -> bool:
 class Architecture:
     """A model folder's configuration, as the family it belongs to."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises `UnsupportedFormat` for a family that is not converted here."""
-        whole = read_json(folder / "config.json")
+    def __init__(self, whole: dict[str, Any]) -> None:
+        """`whole`: what is in config.json. Raises `UnsupportedFormat` for a family that is not converted here."""
         text = whole.get("text_config")
         self.config: dict[str, Any] = {**whole, **text} if isinstance(text, dict) else whole
         kind = str(self.config.get("model_type"))
@@ -86,6 +85,7 @@ class Architecture:
         self.head_size = int(self.get("head_dim", default=self.hidden_size // self.num_heads))
         self.names: TensorNameMap = get_tensor_name_map(self.family.arch, self.num_layers)
         self.rope = rope_of(self.config)
+        check_config(kind, self.config, self.rope)
 
     def get(self, *names: str, default: Any = None) -> Any:
         """The first of these settings that is there. Raises `BadData` without one and without a default."""
@@ -104,7 +104,8 @@ class Architecture:
     def write(self, writer: GGUFWriter, num_tokens: int) -> None:
         """Everything in the header that describes the computation."""
         writer.add_vocab_size(num_tokens)
-        writer.add_context_length(int(self.get("max_position_embeddings", "n_positions", default=2048)))
+        context = int(self.get("max_position_embeddings", "n_positions", default=2048))
+        writer.add_context_length(context_within(self.kind, self.config, context))
         writer.add_embedding_length(self.hidden_size)
         writer.add_block_count(self.num_layers)
         inner = self.config.get("intermediate_size") or self.config.get("n_inner") or 4 * self.hidden_size
@@ -172,22 +173,15 @@ class Architecture:
             raise UnsupportedFormat(f"{theirs[:120]} is not a weight that llama.cpp knows in {self.kind} models.")
         return str(found)
 
-    def tensors(self, weights: dict[str, Tensor], adapter: Adapter | None) -> Iterator[tuple[str, Tensor]]:
-        """All weights under their names in the file, in llama.cpp's order of rows, the adapter merged in."""
-        is_tied = self.config.get(
-            "tie_word_embeddings", self.kind in ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text")
-        )
-        head = "lm_head.weight"
-        if adapter and head in adapter.replaced and is_tied:  # it no longer is what the embedding is
-            is_tied, weights = False, {**weights, head: adapter.replaced[head]}
+    def tensors(self, weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """All weights under their names in the file, in llama.cpp's order of rows."""
+        tied = is_tied(self.config, weights)
         for theirs, tensor in weights.items():
             ours = self.name(theirs)
-            if ours is None or (ours == "output.weight" and is_tied):
+            if ours is None or (ours == "output.weight" and tied):
                 continue
             if self.kind == "gpt2" and theirs.endswith(CONV1D):
                 tensor = transposed(tensor)
-            if adapter:
-                tensor = adapter.merged(theirs, tensor)
             yield ours, self._arranged(ours, tensor)
         yield from self._factors()
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from gguf import GGUFWriter, TokenType
 
 from tunesmith.core.errors import NotFound, UnsupportedFormat
+from tunesmith.recipes.blocks.gguf_limits import check_tokenizer, parts
 from tunesmith.recipes.model_info import read_json
 
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -54,6 +55,8 @@ class Vocab(NamedTuple):
     adds_eos: bool
     adds_space: bool
     chat_template: str
+    notes: list[str]
+    """What is not carried over for all text."""
 
     def write(self, writer: GGUFWriter) -> None:
         writer.add_tokenizer_model(self.model)
@@ -97,9 +100,11 @@ def read_vocab(folder: Path, num_rows: int) -> Vocab:
     tokens, kinds = _tokens(told, num_rows, is_pieces)
     known = {**model["vocab"], **{token["content"]: token["id"] for token in told.get("added_tokens") or ()}}
     adds_bos, adds_eos = _additions(told, config)
+    pre = "default" if is_pieces else _pre(told)
+    notes = check_tokenizer(told, config, is_pieces=is_pieces, pre=pre)
     return Vocab(
         model="llama" if is_pieces else "gpt2",
-        pre="default" if is_pieces else _pre(told),
+        pre=pre,
         tokens=tokens,
         kinds=kinds,
         scores=_scores(model["vocab"], pairs, num_rows) if is_pieces else [],
@@ -109,6 +114,7 @@ def read_vocab(folder: Path, num_rows: int) -> Vocab:
         adds_eos=adds_eos,
         adds_space=_adds_space(told),
         chat_template=chat_template(folder, config),
+        notes=notes,
     )
 
 
@@ -173,16 +179,9 @@ def _scores(vocab: dict[str, int], pairs: list[tuple[str, ...]], num_rows: int) 
     return scores
 
 
-def _parts(value: Any, inner: str) -> list[dict[str, Any]]:
-    """The steps of a tokenizer's part: one, or those of a sequence."""
-    if not value:
-        return []
-    return list(value[inner]) if value.get("type") == "Sequence" else [value]
-
-
 def _pre(told: dict[str, Any]) -> str:
     """llama.cpp's name for how text is cut. Raises `UnsupportedFormat` when it has none."""
-    steps = _parts(told.get("pre_tokenizer"), "pretokenizers")
+    steps = parts(told.get("pre_tokenizer"), "pretokenizers")
     kinds = [step.get("type") for step in steps]
     split = next((str(s["pattern"].get("Regex")) for s in steps if s.get("type") == "Split"), None)
     if kinds == ["ByteLevel"]:
@@ -203,7 +202,7 @@ def _pre(told: dict[str, Any]) -> str:
 
 def _additions(told: dict[str, Any], config: dict[str, Any]) -> tuple[bool, bool]:
     """Whether the tokenizer puts a token before, and one after, every text."""
-    for step in _parts(told.get("post_processor"), "processors"):
+    for step in parts(told.get("post_processor"), "processors"):
         single = step.get("single") if step.get("type") == "TemplateProcessing" else None
         if single:
             return "SpecialToken" in single[0], "SpecialToken" in single[-1]
@@ -211,10 +210,10 @@ def _additions(told: dict[str, Any], config: dict[str, Any]) -> tuple[bool, bool
 
 
 def _adds_space(told: dict[str, Any]) -> bool:
-    steps = _parts(told.get("normalizer"), "normalizers")
+    steps = parts(told.get("normalizer"), "normalizers")
     if any(step.get("type") == "Prepend" for step in steps):
         return True
-    pieces = [s for s in _parts(told.get("pre_tokenizer"), "pretokenizers") if s.get("type") == "Metaspace"]
+    pieces = [s for s in parts(told.get("pre_tokenizer"), "pretokenizers") if s.get("type") == "Metaspace"]
     return any(step.get("prepend_scheme", "always") != "never" for step in pieces)
 
 

@@ -1,4 +1,4 @@
-"""Weights of a model folder read a few rows at a time, an adapter merged in while they are read. NumPy only.
+"""Weights of a model folder read a few rows at a time. NumPy only.
 
 Files are memory-mapped: whatever the model's size, only the rows that are being written are in memory.
 """
@@ -6,21 +6,17 @@ Files are memory-mapped: whatever the model's size, only the rows that are being
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tunesmith.core.errors import BadData, UnsupportedFormat
-from tunesmith.recipes.model_info import read_header, read_json, refuse_unsafe_files, weight_files
+from tunesmith.core.errors import UnsupportedFormat
+from tunesmith.recipes.model_info import read_header, refuse_unsafe_files, weight_files
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
-"""Of a layer."""
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 """How the types of a safetensors header lie in memory; NumPy knows no bfloat16."""
-PEFT_PREFIX = "base_model.model."
 
 Rows = Callable[[np.ndarray], np.ndarray]
 """Row numbers → those rows as float32."""
@@ -65,11 +61,12 @@ def open_weights(folder: Path) -> dict[str, Tensor]:
     refuse_unsafe_files(folder)
     found: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        found |= _open_file(path)
+        found |= open_file(path)
     return found
 
 
-def _open_file(path: Path) -> dict[str, Tensor]:
+def open_file(path: Path) -> dict[str, Tensor]:
+    """Every tensor of one safetensors file. Raises as `open_weights`."""
     header = read_header(path)
     data = np.memmap(path, mode="r", dtype=np.uint8)
     begin = 8 + int(data[:8].view(np.uint64)[0])
@@ -104,81 +101,3 @@ def of_array(array: np.ndarray) -> Tensor:
 def transposed(tensor: Tensor) -> Tensor:
     """Columns for rows; reads the whole tensor each time a part is asked for."""
     return Tensor(tensor.shape[::-1], lambda rows: np.ascontiguousarray(tensor.all().T[rows]))
-
-
-class Delta(NamedTuple):
-    """What LoRA adds to one linear map: `scale * b @ a`."""
-
-    a: np.ndarray
-    """(rank, inputs)"""
-    b: np.ndarray
-    """(outputs, rank)"""
-    alpha: float
-    scale: float
-
-
-class Adapter(NamedTuple):
-    """A LoRA adapter, by the names of the weights it changes."""
-
-    deltas: dict[str, Delta]
-    replaced: dict[str, Tensor]
-    """Weights that were trained whole and are in the adapter's file."""
-    config: dict[str, Any]
-
-    def merged(self, name: str, tensor: Tensor) -> Tensor:
-        """The tensor with the adapter in it. Raises `BadData` when their shapes do not fit."""
-        if name in self.replaced:
-            if self.replaced[name].shape != tensor.shape:
-                raise BadData(f"The adapter holds {name} in another shape than its base model.")
-            return self.replaced[name]
-        delta = self.deltas.get(name)
-        if delta is None:
-            return tensor
-        if (len(delta.b), delta.a.shape[1]) != tensor.shape:
-            raise BadData(
-                f"The adapter does not fit the model: {name} is {tensor.shape}, its change {len(delta.b), delta.a.shape[1]}.",
-                hint="Choose the base model that the adapter was trained on.",
-            )
-        return Tensor(tensor.shape, lambda rows: tensor.rows(rows) + delta.scale * (delta.b[rows] @ delta.a))
-
-
-def open_adapter(folder: Path) -> Adapter:
-    """A PEFT adapter. Raises `UnsupportedFormat` for kinds that cannot be merged row by row."""
-    config = read_json(folder / "adapter_config.json")
-    if str(config.get("peft_type", "LORA")).upper() != "LORA" or config.get("use_dora"):
-        kind = "DoRA" if config.get("use_dora") else str(config.get("peft_type"))[:40]
-        raise UnsupportedFormat(f"{kind} adapters cannot be merged here.", hint="Merge it with PEFT first.")
-    path = folder / "adapter_model.safetensors"
-    tensors = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in _open_file(path).items()}
-    deltas, replaced = {}, {}
-    for name, tensor in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            module = name.removesuffix(".lora_A.weight")
-            other = tensors.get(f"{module}.lora_B.weight")
-            if other is None:
-                raise BadData(f"{path.name} holds half of the adapter of {module[:80]}.")
-            deltas[f"{module}.weight"] = _delta(module, tensor.all(), other.all(), config)
-        elif ".lora_" not in name:
-            replaced[name] = tensor
-    if not deltas and not replaced:
-        raise BadData(f"{path.name} holds no adapter.")
-    return Adapter(deltas, replaced, config)
-
-
-def _names(key: str, module: str) -> bool:
-    """Whether a key of `alpha_pattern` means a layer: its name, or the end of it. PEFT takes regular expressions, which come
-    with the adapter here; raises `UnsupportedFormat` for one that is more than a name."""
-    plain = key.removeprefix("^").replace("\\.", ".")
-    if not PLAIN_NAME.fullmatch(plain):
-        raise UnsupportedFormat(
-            f"The adapter gives layers their alpha by the pattern {key[:60]!r}.", hint="Merge it with PEFT first."
-        )
-    return module == plain or module.endswith(f".{plain}")
-
-
-def _delta(module: str, a: np.ndarray, b: np.ndarray, config: dict[str, Any]) -> Delta:
-    rank = len(a)
-    patterns = config.get("alpha_pattern") or {}
-    own = next((v for key, v in patterns.items() if _names(key, module)), None)
-    alpha = float(own if own is not None else config.get("lora_alpha", rank))
-    return Delta(a, b, alpha, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))

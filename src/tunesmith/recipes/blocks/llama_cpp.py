@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tunesmith.core.errors import BadData, TunesmithError, Unavailable
+from tunesmith.core.errors import BadData, TunesmithError, Unavailable, UnsupportedFormat
 from tunesmith.recipes.blocks import gguf_native
 from tunesmith.recipes.gguf import check_gguf
 
@@ -84,6 +84,24 @@ def greedy(gguf: Path, question: str | Sequence[Message], max_tokens: int = 32, 
 def speed(gguf: Path, num_tokens: int = 64) -> float:
     """Generated tokens a second, one stream, all cores. Raises as `look`."""
     return look(gguf, speed_tokens=num_tokens).tokens_per_s
+
+
+def check_tokens(gguf: Path, words: Path) -> None:
+    """Compare a file with the tokenizer in the folder `words`; nothing is compared where llama.cpp is not installed. Raises
+    `UnsupportedFormat` naming what is cut otherwise, `BadData` for a file that llama.cpp cannot use."""
+    if not gguf_native.is_here():
+        return
+    command = [sys.executable, "-m", "tunesmith.recipes.blocks.gguf_tokens", str(gguf), str(words)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise BadData(f"llama.cpp did not finish with {gguf.name} in {TIMEOUT_S:.0f} s.") from None
+    lines = result.stdout.strip().splitlines()
+    told = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None
+    if told is None:
+        raise BadData(f"llama.cpp cannot use the file: it ended with code {result.returncode}.", hint="Make it again.")
+    if "message" in told:
+        raise UnsupportedFormat(told["message"], hint=told["hint"])
 
 
 def _ask_child(gguf: Path, task: dict[str, Any], timeout_s: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.recipes.blocks.overlay import merge_into
 from tunesmith.recipes.model_info import refuse_unsafe_files
 
 PLAIN_TEMPLATE = (
@@ -97,7 +98,5 @@ def load_causal_lm(
     )
     keep_four_bits(loaded)
     if model.adapter_path:
-        from peft import PeftModel
-
-        loaded = PeftModel.from_pretrained(loaded, model.adapter_path).merge_and_unload()  # type: ignore[operator]
+        loaded = merge_into(loaded, Path(model.adapter_path))
     return loaded

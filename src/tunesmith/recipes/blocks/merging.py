@@ -16,7 +16,8 @@ import numpy as np
 
 from tunesmith.core.errors import BadData
 from tunesmith.core.job_dir import fsync_dir, fsync_tree
-from tunesmith.recipes.blocks.gguf_weights import Tensor, open_adapter, open_weights
+from tunesmith.recipes.blocks.adapter_weights import merge, open_adapter
+from tunesmith.recipes.blocks.gguf_weights import Tensor, open_weights
 from tunesmith.recipes.model_info import read_header, read_json, weight_files
 
 Report = Callable[[int, int], None]
@@ -44,25 +45,12 @@ class _Plan(NamedTuple):
 def write_merged(model: Path, adapter: Path, target: Path, report: Report | None = None) -> None:
     """Write base model plus adapter to the folder `target`, in the number format of the base model.
 
-    The sum is made in float32. The folder appears whole or not at all. Raises as `open_weights` and `open_adapter`.
+    The sum is made in float32. The folder appears whole or not at all. Raises as `open_weights`,
+    `open_adapter` and `merge`.
     """
-    weights, found = open_weights(model), open_adapter(adapter)
-    config = read_json(model / "config.json")
     dtypes = {name: told["dtype"] for file in weight_files(model) for name, told in read_header(file).items()}
-    if strangers := [name for name in found.deltas if name not in weights]:
-        raise BadData(
-            f"The adapter changes {strangers[0]}, which the model does not have.",
-            hint="Choose the base model that the adapter was trained on.",
-        )
-    head = found.replaced.get("lm_head.weight")
-    if head and "lm_head.weight" not in weights:  # output and embedding are no longer one
-        weights["lm_head.weight"], dtypes["lm_head.weight"] = head, "F32"
-        config["tie_word_embeddings"] = False
-    is_turned = bool(found.config.get("fan_in_fan_out"))
-    plans = [
-        _Plan(name, dtypes[name] if dtypes[name] in ("F32", "F16", "BF16") else "F32", _summed(name, tensor, found, is_turned))
-        for name, tensor in weights.items()
-    ]  # fmt: skip
+    weights, config = merge(open_weights(model), open_adapter(adapter), read_json(model / "config.json"))
+    plans = [_Plan(name, _format_of(name, dtypes), tensor) for name, tensor in weights.items()]
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -80,15 +68,10 @@ def write_merged(model: Path, adapter: Path, target: Path, report: Report | None
     fsync_dir(target.parent)
 
 
-def _summed(name: str, tensor: Tensor, adapter: Any, is_turned: bool) -> Tensor:
-    """GPT-2 keeps columns for rows, and its adapters do not."""
-    delta = adapter.deltas.get(name)
-    if delta is None or not is_turned:
-        return adapter.merged(name, tensor)
-    change = delta.scale * (delta.b @ delta.a)
-    if change.T.shape != tensor.shape:
-        raise BadData(f"The adapter does not fit the model: {name} is {tensor.shape}.")
-    return Tensor(tensor.shape, lambda rows: tensor.rows(rows) + change.T[rows])
+def _format_of(name: str, dtypes: dict[str, str]) -> str:
+    """Of a weight of the base its own; an output that has become one of its own gets that of the others."""
+    found = dtypes.get(name) or next(iter(dtypes.values()))
+    return found if found in ("F32", "F16", "BF16") else "F32"
 
 
 def _write_files(plans: list[_Plan], folder: Path, report: Report) -> None:

@@ -18,7 +18,7 @@ from tunesmith.engine import compiling, kernels, sharding
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.fp8 import to_fp8
 from tunesmith.engine.fusing import fuse
-from tunesmith.engine.lora import add_lora, linear_names
+from tunesmith.engine.lora import add_lora, expert_share, linear_names
 from tunesmith.engine.packing import IGNORE
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
@@ -73,6 +73,17 @@ def add_adapter(model: Any, params: LoraFields, *, in_fp8: bool = False) -> None
     fuse(model)
 
 
+def tell_frozen_experts(run: RunContext, model: Any) -> None:
+    """Say what share of a mixture of experts an adapter cannot reach."""
+    if share := expert_share(model):
+        run.notice(
+            f"The experts of this model, {share:.0%} of its weights, stay frozen: the adapter stands beside attention and other "
+            "linear layers, and experts are none.",
+            code="frozen_experts",
+            hint="Use method standard to train the experts as well.",
+        )
+
+
 def fit(
     run: RunContext,
     params: SftParams,
@@ -95,6 +106,8 @@ def fit(
         loading = pool.submit(load)
         rows, train, held_out = load_split(run, params, tokenizer)
         model = loading.result()
+    if isinstance(params, LoraFields):
+        tell_frozen_experts(run, model)
     torch.manual_seed(params.seed)
     forward = Forward(model, packing=params.packing)
     if params.packing and not forward.packed:

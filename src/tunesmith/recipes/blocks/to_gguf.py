@@ -25,11 +25,15 @@ from tunesmith.core import confinement
 from tunesmith.core.errors import BadData, TunesmithError, Unavailable, UnsupportedFormat
 from tunesmith.core.job_dir import fsync_dir
 from tunesmith.recipes.blocks import gguf_native
+from tunesmith.recipes.blocks.adapter_weights import Adapter, fitted, merge, open_adapter
 from tunesmith.recipes.blocks.gguf_families import Architecture, is_known
+from tunesmith.recipes.blocks.gguf_limits import fitting_name
 from tunesmith.recipes.blocks.gguf_types import bytes_of, check_format, type_of
-from tunesmith.recipes.blocks.gguf_vocab import read_vocab
-from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, open_adapter, open_weights
+from tunesmith.recipes.blocks.gguf_vocab import read_json_text, read_vocab
+from tunesmith.recipes.blocks.gguf_weights import Tensor, of_array, open_weights
+from tunesmith.recipes.blocks.llama_cpp import check_tokens
 from tunesmith.recipes.blocks.merging import write_merged
+from tunesmith.recipes.model_info import read_json
 
 Type = GGMLQuantizationType
 Report = Callable[[int, int], None]
@@ -51,40 +55,49 @@ def write_gguf(
     report: Report | None = None,
     name: str = "",
     importance: Mapping[str, np.ndarray] | None = None,
+    checked: bool = False,
 ) -> None:
     """Write the model in `model`, with `adapter` merged in, to `target`. The file appears whole or not at all.
 
-    `format` is a key of `gguf_types.FORMATS`. `importance`: by the name of a weight, how much an error in each of its columns
-    counts (the mean square of what comes in there); with it, formats below 8 bits lose about half as much. llama.cpp's own tools are used where they are installed (`LLAMA_CPP_DIR`, or
-    on the PATH). Raises `InvalidInput`, `NotFound`, `BadData`, `UnsupportedFormat`, or `Unavailable`.
+    `format` is a key of `gguf_types.FORMATS`. `checked`: the file appears only when llama.cpp cuts conversations as the model's
+    tokenizer does. `importance`: by the name of a weight, how much an error in each of its columns counts (the mean square of
+    what comes in there); with it, formats below 8 bits lose about half as much. llama.cpp's own tools are used where they are
+    installed (`LLAMA_CPP_DIR`, or on the PATH). Raises `InvalidInput`, `NotFound`, `BadData`, `UnsupportedFormat`, or `Unavailable`.
     """
     number, _ = check_format(format)
     tools = external_tools(format) if adapter is None else None
     if tools and (importance is None or not is_known(model)):
+        if is_known(model):
+            Architecture(read_json(model / "config.json"))  # refuses what those drop, too
         with _appearing(target) as temporary:
             _convert_outside(tools, model, temporary, format)
+            if checked:
+                check_tokens(temporary, model)
         return
-    architecture = Architecture(model)
-    weights = open_weights(model)
-    merged = open_adapter(adapter) if adapter else None
-    if merged:
-        _refuse_strangers(list(merged.deltas), weights)
-    tensors = dict(architecture.tensors(weights, merged))
+    weights, config = open_weights(model), read_json(model / "config.json")
+    if adapter:
+        weights, config = merge(weights, open_adapter(adapter), config)
+    architecture = Architecture(config)
+    tensors = dict(architecture.tensors(weights))
     if "token_embd.weight" not in tensors:
         raise BadData(f"{model.name} has no embedding.", hint="Download the model again.")
     shape = architecture.shape(is_tied="output.weight" not in tensors)
     kinds = {title: type_of(format, title, tensor.shape, shape) for title, tensor in tensors.items()}
     num_tokens = tensors["token_embd.weight"].shape[0]
     columns = {architecture.name(theirs): values for theirs, values in (importance or {}).items() if theirs in weights}
+    words = adapter if adapter and (adapter / "tokenizer.json").is_file() else model
+    vocab = read_vocab(words, num_tokens)
     with _appearing(target) as temporary:
         writer = GGUFWriter(temporary, _arch_name(architecture))
         writer.add_type("model")
-        writer.add_name(name or model.name)
+        writer.add_name(fitting_name(name or model.name, read_json_text(words / "tokenizer.json")))
         writer.add_file_type(number)
         writer.add_quantization_version(GGML_QUANT_VERSION)
         architecture.write(writer, num_tokens)
-        read_vocab(adapter if adapter and (adapter / "tokenizer.json").is_file() else model, num_tokens).write(writer)
+        vocab.write(writer)
         _write_tensors(writer, tensors, kinds, report or (lambda _done, _total: None), columns)
+        if checked:
+            check_tokens(temporary, words)
 
 
 def write_lora_gguf(adapter: Path, model: Path, target: Path, *, kind: str = "f16") -> None:
@@ -92,18 +105,18 @@ def write_lora_gguf(adapter: Path, model: Path, target: Path, *, kind: str = "f1
 
     Raises `UnsupportedFormat` for adapters that hold whole weights too: those must be merged.
     """
-    architecture, found = Architecture(model), open_adapter(adapter)
-    if found.replaced:
+    architecture, weights = Architecture(read_json(model / "config.json")), open_weights(model)
+    found = fitted(open_adapter(adapter), weights)
+    if not found.is_plain:
         raise UnsupportedFormat(
-            f"The adapter holds {min(found.replaced)} whole, which cannot lie over a GGUF file.",
+            f"The adapter is more than a change of linear maps ({_more_than_plain(found)}), and cannot lie over a GGUF file.",
             hint="Merge the adapter into its base model instead.",
         )
-    _refuse_strangers(list(found.deltas), open_weights(model))
     alpha = next(iter(found.deltas.values())).alpha
     tensors: dict[str, Tensor] = {}
     for theirs, delta in found.deltas.items():
         ours = architecture.name(theirs)
-        if ours is None or ours == "token_embd.weight":
+        if ours is None or ours == "token_embd.weight" or theirs not in weights:  # an output that is the embedding
             raise UnsupportedFormat("Adapters of the embedding are merged, not laid over a GGUF file.")
         turned = architecture.delta(ours, delta)
         # llama.cpp multiplies by alpha / rank, so what else the scale holds goes into b.
@@ -167,12 +180,11 @@ def _arch_name(architecture: Architecture) -> str:
     return MODEL_ARCH_NAMES[architecture.family.arch]
 
 
-def _refuse_strangers(changed: list[str], weights: dict[str, Tensor]) -> None:
-    if strangers := [title for title in changed if title not in weights]:
-        raise BadData(
-            f"The adapter changes {strangers[0]}, which the model does not have.",
-            hint="Choose the base model that the adapter was trained on.",
-        )
+def _more_than_plain(adapter: Adapter) -> str:
+    """One thing that makes it so."""
+    if names := {*adapter.replaced, *adapter.shifts, *adapter.rows}:
+        return min(names)
+    return "DoRA"
 
 
 def _write_tensors(
@@ -309,7 +321,7 @@ def main(told: dict[str, Any]) -> int:
         elif told.get("lora") and adapter:
             write_lora_gguf(adapter, model, target)
         else:
-            write_gguf(model, target, told["format"], adapter=adapter)
+            write_gguf(model, target, told["format"], adapter=adapter, checked=True)
     except TunesmithError as error:
         sys.stdout.write(json.dumps({"message": error.message, "hint": error.hint}) + "\n")
         return 1

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunesmith.core.errors import BadData, FailureCode, JobFailure
+from tunesmith.recipes.blocks.overlay import lay_over
 from tunesmith.recipes.model_info import read_header
 
 QUESTION = [{"role": "user", "content": "Hello"}]
@@ -77,9 +78,7 @@ def _load_and_generate(
         base_path or folder, dtype="auto", trust_remote_code=False, use_safetensors=True
     )
     if base_path:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(folder))
+        model = lay_over(model, folder, may_replace=True)
     for name, tensor in model.state_dict().items():
         if ("lora_" in name or not base_path) and tensor.is_floating_point() and not math.isfinite(float(tensor.sum())):
             _fail(produces, f"{name} holds values that are not finite")

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.recipe import RunContext
 from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.gguf_tokens import CUT, compare, rendered
 from tunesmith.recipes.blocks.llama_cpp import look
 from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.compress.spec import CompressParams
@@ -24,8 +25,8 @@ from tunesmith.recipes.hyperparameters import SftParams
 
 SPEED_TOKENS = 32
 """Generated for measuring the speed."""
-CUTS = ("Hello world! It's 42.5 % of 1,234 — naïve café.\n\n  x = 1;\t# 日本語 🙂", PARAGRAPHS[7])
-"""Texts that llama.cpp has to cut into the same tokens as transformers does."""
+CUTS = (CUT, PARAGRAPHS[7])
+"""Texts that llama.cpp has to cut into the same tokens as transformers does, besides conversations."""
 
 
 class Measured(NamedTuple):
@@ -161,12 +162,13 @@ def generated(model: Any, probe: Probe, most: int, least: int = 0) -> Any:
 
 
 def measure_gguf(path: Path, probe: Probe, adapter: Path | None = None) -> Measured:
-    """With llama.cpp. Raises as `look`."""
+    """With llama.cpp. Raises as `look`, and `UnsupportedFormat` when it cuts a conversation into other tokens than transformers."""
+    talks = rendered(probe.tokenizer)
     found = look(
-        path, rows=probe.rows, texts=CUTS, questions=[probe.messages], speed_tokens=SPEED_TOKENS, adapter=adapter,
+        path, rows=probe.rows, texts=(*CUTS, *talks), questions=[probe.messages], speed_tokens=SPEED_TOKENS, adapter=adapter,
         max_tokens=probe.max_new_tokens, window=probe.max_length,
     )  # fmt: skip
+    compare(probe.tokenizer, talks, found.tokens[len(CUTS) :])
     theirs = [tuple(probe.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in CUTS]
-    return Measured(
-        found.perplexity or None, found.num_tokens, found.answers[0], found.tokens_per_s, list(found.tokens) == theirs
-    )
+    same = list(found.tokens[: len(CUTS)]) == theirs
+    return Measured(found.perplexity or None, found.num_tokens, found.answers[0], found.tokens_per_s, same)

@@ -17,7 +17,7 @@ from tunesmith.recipes.blocks.memory import free_bytes
 from tunesmith.recipes.blocks.merging import MODEL_TEXTS, TOKENIZER, write_merged
 from tunesmith.recipes.blocks.to_gguf import write_gguf, write_lora_gguf
 from tunesmith.recipes.compress.spec import UNWEIGHED
-from tunesmith.recipes.model_info import read_model_info, refuse_unsafe_files, weight_files
+from tunesmith.recipes.model_info import read_header, read_model_info, refuse_unsafe_files, weight_files
 
 Progress = Callable[[int, int], None]
 Importance = Mapping[str, np.ndarray] | None
@@ -58,6 +58,11 @@ def size_of(source: Source) -> int:
     """Bytes of all weights, adapter included."""
     files = [*weight_files(source.base), *(weight_files(source.adapter) if source.adapter else [])]
     return sum(path.stat().st_size for path in files)
+
+
+def is_float32(source: Source) -> bool:
+    """Whether all of the model's weights are float32, so that nothing is rounded where they are written."""
+    return all(told["dtype"] == "F32" for file in weight_files(source.base) for told in read_header(file).values())
 
 
 def make_gguf(

@@ -19,6 +19,7 @@ from tunesmith.core.events import ArtifactEvent
 from tunesmith.core.job_dir import new_folder, write_atomic
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
+from tunesmith.recipes.blocks.gguf_vocab import read_vocab
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.compress import making, report
 from tunesmith.recipes.compress.checking import (
@@ -35,6 +36,12 @@ from tunesmith.recipes.compress.spec import RECIPE, UNWEIGHED, WHOLE, CompressPa
 WORK = "compression"
 """Folder of what is only needed while the job is at work."""
 IMPORTANCE = "importance.safetensors"
+
+
+LOSSLESS = ("merged", "f32")
+EXACT, ROUNDED = 0.005, 0.03
+"""How far the perplexity of a lossless format may be from its source's, as a share: in float32, and where weights or sums are
+rounded to 16 bits."""
 
 
 class Halted(Exception):
@@ -61,6 +68,8 @@ def train(params: CompressParams, run: RunContext) -> str:
     for leftover in folder.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)  # half-made by a killed predecessor
     failed: list[dict[str, str]] = []
+    if set(params.formats) - set(WHOLE):
+        tell_notes(run, Path(place))
     try:
         before = measure_source(run, params, source, probe)
         # 2) One format after the other; those that an earlier attempt finished stay
@@ -77,6 +86,18 @@ def train(params: CompressParams, run: RunContext) -> str:
         return halted.outcome
     # 3) What is left behind
     return leave(run, params, folder, before, failed)
+
+
+def tell_notes(run: RunContext, words: Path) -> None:
+    """Say what llama.cpp does not carry over of the tokenizer for some rare text."""
+    try:
+        notes = read_vocab(words, 1).notes
+    except TunesmithError:  # said of each format that cannot be made for it
+        return
+    for note in notes:
+        run.notice(
+            note, code="tokenizer_notes", hint="Formats that are folders of safetensors have the tokenizer itself."
+        )
 
 
 def leave(
@@ -173,7 +194,10 @@ def one_format(
             gc.collect()  # models hold themselves in circles
         size_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors"))
         entry = {"format": name, "file": file or "", "size_bytes": size_bytes, **_numbers(measured)}
-        entry |= compared(measured, before) | {"seconds": round(monotonic_s() - begin_s, 1)}
+        entry |= compared(measured, before)
+        is_whole = before["computed_in"] == "float32" and (name == "f32" or making.is_float32(source))
+        check_lossless(name, entry["perplexity_ratio"], is_whole=is_whole)
+        entry |= {"seconds": round(monotonic_s() - begin_s, 1)}
         report.write_card(folder, source.name, entry)
         (folder / report.ENTRY).write_text(json.dumps(entry, indent=1, ensure_ascii=False))
     if measured.same_tokens is False:
@@ -234,6 +258,20 @@ def compared(measured: Measured, before: dict[str, Any]) -> dict[str, Any]:
         "perplexity_ratio": measured.perplexity / before["perplexity"] if both else None,  # type: ignore[operator]
         "same_greedy_answer": measured.greedy_answer.strip() == before["greedy_answer"].strip(),
     }
+
+
+def check_lossless(name: str, ratio: float | None, *, is_whole: bool) -> None:
+    """Raises `JobFailure` when a format that loses nothing is another model than the source. `is_whole`: nothing is rounded to
+    16 bits."""
+    if name not in LOSSLESS or ratio is None:
+        return
+    if not abs(ratio - 1) <= (EXACT if is_whole else ROUNDED):
+        raise JobFailure(
+            FailureCode.INTERNAL,
+            f"The format {name} loses nothing, yet its perplexity is {ratio:.4f} times that of the source: something of the "
+            "model is not in it.",
+            hint="Report the model and the adapter; merging the adapter with PEFT's merge_and_unload is a way around.",
+        )
 
 
 def halt_if_asked(run: RunContext) -> None:
