@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.job_dir import durable_folder
 from tunesmith.core.preferences import Preferences
 
 SAVED = "settings.json"
@@ -148,7 +149,7 @@ class Settings(Preferences, BaseSettings):
     def make_dirs(self) -> None:
         """Create the folders, readable by the owner only."""
         for path in (self.home, self.datasets_dir, self.uploads_dir, self.jobs_dir, self.models_dir, self.cache_dir):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            durable_folder(path, mode=0o700)
 
 
 class _Saved(PydanticBaseSettingsSource):

@@ -61,7 +61,7 @@ def test_sqlite_is_set_up_to_lose_nothing(tmp_path: Path) -> None:
     with database.unit_of_work() as session:
         mode = session.scalar(text("PRAGMA journal_mode"))
         version = tuple(int(n) for n in str(session.scalar(text("SELECT sqlite_version()"))).split("."))
-        assert session.scalar(text("PRAGMA synchronous")) == 2 and session.scalar(text("PRAGMA foreign_keys")) == 1
+        assert session.scalar(text("PRAGMA synchronous")) == 3 and session.scalar(text("PRAGMA foreign_keys")) == 1
     assert mode == ("wal" if version >= SAFE_WAL else "delete")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.errors import FailureCode, Unavailable
-from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
+from tunesmith.core.job_dir import JobDir, read_new_events, whole_lines_bytes, write_atomic
 from tunesmith.core.job_spec import Failure, JobSpec, Launch, ResourceRequest
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.rounds import Rounds, carried_on
@@ -262,6 +262,7 @@ class Scheduler(Rounds):
                     why = Failure(code=FailureCode.INVALID_SETTINGS, message=error.message, hint=error.hint)
                     life.transition(job, JobStatus.FAILED, failure=why)
                     return True
+                job.events_offset = whole_lines_bytes(job_dir.events, job.events_offset)
                 prepared = self.executor.prepare(job_dir, self._order(job, devices))
                 undo.callback(prepared.abandon)
                 job.attempt = prepared.launch.attempt

@@ -61,7 +61,7 @@ class Database:
         def _pragmas(connection: Any, _record: Any) -> None:
             connection.isolation_level = None  # we begin transactions ourselves
             cursor = connection.cursor()
-            for pragma in (f"journal_mode={self.journal_mode}", "synchronous=FULL", "foreign_keys=ON"):
+            for pragma in (f"journal_mode={self.journal_mode}", "synchronous=EXTRA", "foreign_keys=ON"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 

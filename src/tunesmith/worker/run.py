@@ -144,6 +144,7 @@ class Run:
         self.dir.checkpoints.mkdir(exist_ok=True)
         self.dir.artifacts.mkdir(exist_ok=True)
         if self.is_main:
+            fsync_dir(self.dir.path)  # these, and the file of events
             self._fence.check()
             checkpoints.remove_leftovers(self.dir)
 

@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from tunesmith.core.errors import BadData, Conflict, DiskFull, NotFound, TunesmithError, Unavailable
-from tunesmith.core.job_dir import fsync_dir, read_model, write_atomic
+from tunesmith.core.job_dir import durable_folder, fsync_dir, read_model, write_atomic
 
 LOOK_EVERY_S = 0.5
 LOCK_WAIT_S = 5.0
@@ -148,7 +148,7 @@ class Fetch:
 
     def run(self) -> None:
         """All of it. Raises what `end.json` is to say."""
-        self.blobs.mkdir(parents=True, exist_ok=True)
+        durable_folder(self.blobs)
         check_disk(self.request)
         watcher = threading.Thread(target=self._watch, daemon=True)
         watcher.start()
@@ -291,9 +291,9 @@ class Fetch:
     def _link(self) -> None:
         """The snapshot, `config.json` last: a folder that has it is a model. Then what the branch stands for."""
         snapshot = self.request.repository / "snapshots" / self.request.commit
+        durable_folder(snapshot)
         for file in sorted(self.request.files, key=lambda one: one.path == "config.json"):
             link = snapshot / file.path
-            link.parent.mkdir(parents=True, exist_ok=True)
             up = "../" * len(Path(file.path).parts)
             temporary = link.with_name(f".{link.name}.{os.getpid()}")
             temporary.symlink_to(f"{up}../blobs/{file.digest}")
@@ -301,7 +301,7 @@ class Fetch:
         fsync_dir(snapshot)
         reference = self.request.repository / "refs" / (self.request.revision or "main")
         if (self.request.revision or "main") != self.request.commit:
-            reference.parent.mkdir(parents=True, exist_ok=True)
+            durable_folder(reference.parent)
             write_atomic(reference, self.request.commit)
 
 

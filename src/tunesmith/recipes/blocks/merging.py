@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunesmith.core.errors import BadData
-from tunesmith.core.job_dir import fsync_dir, fsync_tree
+from tunesmith.core.job_dir import durable_folder, fsync_dir, fsync_tree
 from tunesmith.recipes.blocks.gguf_weights import Tensor, open_adapter, open_weights
 from tunesmith.recipes.model_info import read_header, read_json, weight_files
 
@@ -63,7 +63,7 @@ def write_merged(model: Path, adapter: Path, target: Path, report: Report | None
         _Plan(name, dtypes[name] if dtypes[name] in ("F32", "F16", "BF16") else "F32", _summed(name, tensor, found, is_turned))
         for name, tensor in weights.items()
     ]  # fmt: skip
-    target.parent.mkdir(parents=True, exist_ok=True)
+    durable_folder(target.parent)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         _write_files(plans, temporary, report or (lambda _done, _total: None))
