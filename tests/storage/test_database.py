@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,43 +88,6 @@ def test_migrations_make_the_tables_that_the_code_has(database: Database) -> Non
         else:
             indexes = {index["name"] for index in found.get_indexes(table.name)}
         assert {index.name for index in table.indexes} <= indexes, table.name
-
-
-def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
-    database.migrate()
-    with database.unit_of_work() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '9999_future'"))
-    with pytest.raises(Unavailable, match="9999_future"):
-        database.migrate()
-
-
-KILL_AT = """
-    import os, signal, sys
-    from sqlalchemy import event
-    from tunesmith.storage.database import Database
-    database, left = Database(sys.argv[1]), int(sys.argv[2])
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def count(connection, cursor, statement, *rest):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    database.migrate()
-"""
-
-
-def test_killed_at_any_statement_a_migration_is_done_or_not_begun(url: str) -> None:
-    """Each try is killed a few statements later, until one gets through: the schema is never in between."""
-    at, done = 0, False
-    while not done:
-        process = subprocess.run([sys.executable, "-c", textwrap.dedent(KILL_AT), url, str(at)], capture_output=True)
-        done = process.returncode == 0
-        database = Database(url)
-        tables = set(inspect(database.engine).get_table_names()) - {"alembic_version"}
-        database.close()
-        assert not tables or done, f"killed at statement {at}: {tables}"
-        at += 5
-        assert at < 500, process.stderr.decode()[-2000:]
 
 
 def test_one_server_at_a_time_on_a_sqlite_file(tmp_path: Path) -> None:
