@@ -171,16 +171,15 @@ def read_new_events(path: Path, offset: int) -> NewEvents:
 
 
 def whole_lines_bytes(path: Path, most: int) -> int:
-    """Bytes of the whole lines among the first `most`: what is left of them after a machine that lost power forgot the end."""
-    try:
-        with path.open("rb") as file:
-            size = min(most, file.seek(0, os.SEEK_END))
-            if size == most:
-                return most
-            file.seek(max(0, size - MAX_READ_BYTES))
-            tail = file.read(MAX_READ_BYTES)
-    except FileNotFoundError:
+    """Bytes of the whole lines among the first `most`: fewer where a machine that lost power has forgotten the last ones."""
+    if not path.is_file():
         return 0
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size >= most:
+            return most
+        file.seek(max(0, size - MAX_READ_BYTES))
+        tail = file.read()
     return size - len(tail) + tail.rfind(b"\n") + 1
 
 

@@ -198,6 +198,8 @@ def _queue(settings: Settings, request: Request) -> DownloadRead:
     place = folder_of(settings)
     durable_folder(place, mode=0o700)
     with fetching.alone(place, fetching.LOCK_WAIT_S):  # numbers are given out one after the other
+        for left in place.glob(".*"):  # half-made by a server that was killed
+            shutil.rmtree(left, ignore_errors=True)
         number = max(ids(settings), default=0) + 1
         with new_folder(place / str(number)) as folder:
             write_atomic(folder / "request.json", request)

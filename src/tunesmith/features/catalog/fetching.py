@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -294,7 +295,10 @@ class Fetch:
         durable_folder(snapshot)
         for file in sorted(self.request.files, key=lambda one: one.path == "config.json"):
             link = snapshot / file.path
+            link.parent.mkdir(parents=True, exist_ok=True)
             up = "../" * len(Path(file.path).parts)
+            for left in link.parent.glob(f".{glob.escape(link.name)}.*"):  # by one that was killed here
+                left.unlink(missing_ok=True)
             temporary = link.with_name(f".{link.name}.{os.getpid()}")
             temporary.symlink_to(f"{up}../blobs/{file.digest}")
             os.replace(temporary, link)
@@ -302,6 +306,8 @@ class Fetch:
         reference = self.request.repository / "refs" / (self.request.revision or "main")
         if (self.request.revision or "main") != self.request.commit:
             durable_folder(reference.parent)
+            for left in reference.parent.glob(f".{glob.escape(reference.name)}.*"):
+                left.unlink(missing_ok=True)
             write_atomic(reference, self.request.commit)
 
 
@@ -367,6 +373,8 @@ def main(folder: Path) -> int:
     with alone(folder, LOCK_WAIT_S) as is_mine:
         if not is_mine:
             return 3
+        for left in folder.glob(".*.json.*"):  # half-written by one that was killed
+            left.unlink(missing_ok=True)
         request = read_model(folder / "request.json", Request)
         if request is None or (folder / "end.json").exists():
             return 3
