@@ -76,7 +76,8 @@ def job(number: int) -> JobRow:
         name=f"job {number} {'abcdef'[number % 6]}", method=("lora", "qlora", "standard")[number % 3], model=f"acme/m{number % 7}",
         hyperparameters={"lr": 1e-4}, reasons={}, request={}, spec={}, resources={}, tags=[f"t{number % 11}"],
         output_name=f"out-{number}", status=JobStatus.QUEUED if is_queued else ended, created_at=made,
-        ended_at=None if is_queued else made + timedelta(minutes=5), eval_loss=None if is_queued else 1 + (number % 997) / 1000,
+        ended_at=None if is_queued else made + timedelta(minutes=5), registered_at=made,
+        eval_loss=None if is_queued else 1 + (number % 997) / 1000,
     )  # fmt: skip
 
 
