@@ -71,7 +71,7 @@ def test_no_step_checkpoint_or_end_that_was_told_is_forgotten(
     for moment in some(moments, 60):
         power.lay(moment, tmp_path / "laid")
         check_jobs(make_ground, tmp_path / "laid" / "home", moment)
-    going_on = some(moments, 5)
+    going_on = some(moments, 4)
     for moment in going_on:
         power.lay(moment, tmp_path / "laid")
         ground = make_ground(home=tmp_path / "laid" / "home", worker=real_worker.COMMAND)
@@ -130,14 +130,14 @@ def test_nothing_that_was_acknowledged_over_http_is_forgotten(
         server.client.close()
     moments = server.power.moments()
     assert len(moments) > 60
-    for moment in some(moments, 80):
+    for moment in some(moments, 40):
         server.power.lay(moment, tmp_path / "laid")
         check_home(tmp_path / "laid" / "home", moment)
-    starts = some(moments, 3)
+    starts = some(moments, 2)
     for moment in starts:
         server.power.lay(moment, tmp_path / "laid")
         check_started(ServerProcess(tmp_path / "laid" / "home", {"TUNESMITH_AUTH": "on"}), moment)
-    figures = f"R7, {program}: {len(some(moments, 80))} losses of power, {len(starts)} starts after one"
+    figures = f"R7, {program}: {len(some(moments, 40))} losses of power, {len(starts)} starts after one"
     record_property("figures", figures)
 
 
