@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,23 @@ def test_one_server_at_a_time_on_a_sqlite_file(tmp_path: Path) -> None:
     first.close()
     second.take_process_lock()
     second.close()
+
+
+def test_of_many_that_write_to_sqlite_none_loses_the_lottery(tmp_path: Path) -> None:
+    """Each comes to its turn about as often as the others."""
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    with database.unit_of_work() as session:
+        session.execute(text("CREATE TABLE t (n INTEGER)"))
+    counts, until_s = Counter[int](), time.monotonic() + 3
+
+    def write(number: int) -> None:
+        while time.monotonic() < until_s:
+            with database.unit_of_work() as session:
+                session.execute(text("INSERT INTO t VALUES (1)"))
+                time.sleep(0.005)
+            counts[number] += 1
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(write, range(12)))
+    database.close()
+    assert min(counts[number] for number in range(12)) * 3 >= max(counts.values()), counts
