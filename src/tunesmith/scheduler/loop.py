@@ -203,7 +203,7 @@ class Scheduler(Rounds):
 
     def placement(self, life: Lifecycle) -> Placement:
         """What would start now, and why the rest waits."""
-        queue = life.jobs.queue()
+        queue = life.jobs.turns()
         if not queue:
             return Placement()
         after = life.jobs.statuses([job.after_job_id for job in queue if job.after_job_id])
@@ -239,7 +239,7 @@ class Scheduler(Rounds):
 
     def _place(self) -> None:
         with self.database.unit_of_work(readonly=True) as session:
-            if not Lifecycle(session, self.bus).jobs.queue():
+            if not Lifecycle(session, self.bus).jobs.has_waiting():
                 return
         while self._start_one():
             self._busy = True
