@@ -86,7 +86,7 @@ class JobRepository(Repository[JobRow]):
 
     def turns(self, *, everyones: bool = False) -> Sequence[Row[Any]]:
         """Of waiting jobs, in the same order, what decides about their turn: there may be thousands, and the whole of each
-        takes ten times as long to read. With `everyones` also those that may not be shown."""
+        takes five times as long to read. With `everyones` also those that may not be shown."""
         query = select(*DECIDES_TURN).where(JobRow.status == JobStatus.QUEUED).order_by(*ORDER_OF_START)
         return self.session.execute(query, execution_options=EVERYONES if everyones else {}).all()
 
