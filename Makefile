@@ -31,10 +31,26 @@ check: .venv/.dev .venv/.vendor
 	$(BIN)/python -m tests.vulnerabilities
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_documentation.py
 
-# The full counts of the bars; the tests above run a tenth of them.
-soak: .venv/.dev .venv/.vendor services
-	TUNESMITH_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/security tests/accounts tests/jobs/test_idempotency.py tests/executors/test_out_of_memory.py --timeout=7200
-	$(BIN)/python -m pytest -m soak --timeout=7200
+# The full counts of the bars, in parts of two hours at most; the tests above run a tenth of them. `make soak PART=queue` runs
+# one part, `make soak` all, one after the other. Each ends with the lines for docs/reliability.md.
+PART ?= workers queue adoption uploads disk power migrations requests accounts many security training
+SOAK_workers := tests/reliability/test_supervision.py tests/executors/test_out_of_memory.py tests/catalog/test_download_kills.py
+SOAK_queue := tests/reliability/test_schedulers.py -k kills_at_random
+SOAK_adoption := tests/reliability/test_schedulers.py -k "not kills_at_random"
+SOAK_uploads := tests/reliability/test_kills.py
+SOAK_disk := tests/reliability/test_disk.py
+SOAK_power := tests/reliability/test_power_loss.py
+SOAK_migrations := tests/reliability/test_migrations.py
+SOAK_requests := tests/test_schemathesis.py
+SOAK_accounts := tests/accounts tests/jobs/test_idempotency.py
+SOAK_many := tests/jobs/test_many.py
+SOAK_security := tests/security
+SOAK_training := tests/worker/test_checkpoints.py tests/datasets/test_api.py tests/dataprep/test_speed.py -m soak
+
+soak: $(PART:%=soak-%)
+
+soak-%: .venv/.dev .venv/.vendor services
+	TUNESMITH_SOAK=10 $(BIN)/python -m pytest -p tests.reliability.figures --timeout=7200 $(SOAK_$*)
 
 openapi: .venv/.dev
 	$(BIN)/python -m tests.openapi

@@ -40,7 +40,7 @@ DATA = Path(os.environ.get("TUNESMITH_TEST_DATA", REPO.parent / "shared" / "data
 LONG = (
     "ui/test_shell.py", "test_schemathesis.py", "reliability/test_schedulers.py", "ui/test_whole_way.py", "reliability/test_supervision.py",
     "invariants/test_training.py", "ui/test_accounts.py", "ui/test_datasets.py", "jobs/test_idempotency.py", "reliability/test_kills.py",
-    "deployments/test_local.py", "evaluations/test_evaluations.py",
+    "deployments/test_local.py", "evaluations/test_evaluations.py", "reliability/test_migrations.py", "reliability/test_power_loss.py",
 )  # fmt: skip
 """Files of a minute and more, the longest first: where several processes share the tests, none is left alone with one at the end."""
 

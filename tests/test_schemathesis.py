@@ -1,12 +1,14 @@
 """Generated requests against every operation of the OpenAPI document, over HTTP: never an answer of 500 or above, and every
-answer as the document says. On both databases; more with TUNESMITH_TEST_EXAMPLES and another TUNESMITH_TEST_SEED."""
+answer as the document says. On both databases; more with TUNESMITH_TEST_EXAMPLES and another TUNESMITH_TEST_SEED. With
+TUNESMITH_SOAK=10 (`make soak`) it goes on with other seeds until there were 100,000 requests."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -29,8 +31,11 @@ from tests.jobs.serving_app import serve
 from tunesmith.app import create_app
 from tunesmith.settings import Settings
 
-EXAMPLES = int(os.environ.get("TUNESMITH_TEST_EXAMPLES", "6"))
+IS_SOAK = int(os.environ.get("TUNESMITH_SOAK", "1")) > 1
+EXAMPLES = int(os.environ.get("TUNESMITH_TEST_EXAMPLES", "150" if IS_SOAK else "6"))
 SEED = int(os.environ.get("TUNESMITH_TEST_SEED", "1"))
+REQUESTS = 50_000 if IS_SOAK else 1
+"""On either database, at least."""
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
@@ -76,7 +81,9 @@ def fill(client: httpx.Client) -> None:
     raise AssertionError(f"{job['status']}: {job['status_reason']}; {dataset}")
 
 
-def test_no_request_is_answered_with_a_server_error(api: str) -> None:
+def test_no_request_is_answered_with_a_server_error(
+    api: str, record_property: Callable[[str, Any], None], request: pytest.FixtureRequest
+) -> None:
     """Valid and invalid requests alike, for every operation; all that goes wrong is told together."""
     # A stream goes on while its job does: a request for it would never end. Streams have tests of their own.
     schema = schemathesis.openapi.from_url(f"{api}/openapi.json").exclude(path_regex="stream$")
@@ -84,23 +91,34 @@ def test_no_request_is_answered_with_a_server_error(api: str) -> None:
     operations.sort(key=lambda operation: operation.method.upper() == "DELETE")
     answers: Counter[int] = Counter()
     problems: list[str] = []
-    for operation in operations:
-        for mode in GenerationMode:
-            try:
-                send(operation, mode, api, answers)
-            except Unsatisfiable:
-                continue  # nothing invalid can be sent to an operation without parameters
-            except (AssertionError, schemathesis.errors.SchemathesisError, FailureGroup, httpx.HTTPError) as error:
-                problems.append(f"{operation.label} ({mode.value}): {error}")
+    seeds = itertools.count(SEED)
+    while sum(answers.values()) < REQUESTS and not problems:
+        send_all(operations, api, answers, problems, next(seeds))
+    kinds = ", ".join(f"{count:,} × {kind}xx" for kind, count in sorted(answers.items()))
+    record_property(
+        "figures", f"S21: {sum(answers.values()):,} generated requests ({kinds}), {request.node.callspec.id}"
+    )
     assert not problems, "\n\n".join(problems)
     # Only refusals, or only a handful of requests, would prove nothing.
     assert answers[2] > 2 * len(operations) and answers[4] > 2 * len(operations) and answers[5] == 0, answers
 
 
-def send(operation: Any, mode: GenerationMode, api: str, answers: Counter[int]) -> None:
+def send_all(operations: list[Any], api: str, answers: Counter[int], problems: list[str], chosen: int) -> None:
+    """Generated requests for every operation; what goes wrong is added to `problems`."""
+    for operation in operations:
+        for mode in GenerationMode:
+            try:
+                send(operation, mode, api, answers, chosen)
+            except Unsatisfiable:
+                continue  # nothing invalid can be sent to an operation without parameters
+            except (AssertionError, schemathesis.errors.SchemathesisError, FailureGroup, httpx.HTTPError) as error:
+                problems.append(f"{operation.label} ({mode.value}): {error}")
+
+
+def send(operation: Any, mode: GenerationMode, api: str, answers: Counter[int], chosen: int) -> None:
     """`EXAMPLES` generated requests for one operation, each answer checked."""
 
-    @seed(SEED)
+    @seed(chosen)
     @settings(
         max_examples=EXAMPLES,
         deadline=None,

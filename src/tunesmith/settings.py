@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tunesmith.core.errors import InvalidInput, Unavailable
+from tunesmith.core.job_dir import durable_folder
 from tunesmith.core.preferences import Preferences
 
 OTHER_VARIABLES = {
@@ -183,7 +184,7 @@ class Settings(Preferences, BaseSettings):
                 self.models_dir,
                 self.cache_dir,
             ):
-                path.mkdir(parents=True, exist_ok=True, mode=0o700)
+                durable_folder(path, mode=0o700)
             tempfile.TemporaryFile(dir=self.home).close()
         except OSError as error:
             raise Unavailable(

@@ -130,8 +130,8 @@ def write_atomic(path: Path, data: bytes | str | BaseModel | dict[str, Any], mod
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
             os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):  # in its place by now, when all went well
@@ -146,6 +146,15 @@ def fsync_dir(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def durable_folder(path: Path, mode: int = 0o755) -> None:
+    """Make a folder, and those above it, that are still there after the machine has lost power. One that is there is good."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for folder in missing or [path]:  # whoever else has just made it may not have come to that yet
+        with contextlib.suppress(PermissionError):  # a folder above the home that only others may read
+            fsync_dir(folder.parent)
 
 
 def fsync_tree(root: Path) -> int:
@@ -182,6 +191,21 @@ def read_new_events(path: Path, offset: int) -> NewEvents:
     return NewEvents(events, offset + len(whole) + len(newline), bad)
 
 
+def whole_lines_bytes(path: Path, most: int) -> int:
+    """Bytes of the whole lines among the first `most`: fewer where a machine that lost power has forgotten the last ones."""
+    try:
+        opened = open_plain(path)
+    except FileNotFoundError:
+        return 0
+    with opened as file:
+        size = file.seek(0, os.SEEK_END)
+        if size >= most:
+            return most
+        file.seek(max(0, size - MAX_READ_BYTES))
+        tail = file.read()
+    return size - len(tail) + tail.rfind(b"\n") + 1
+
+
 def end_half_line(path: Path) -> None:
     """Cut a half-written last line that a killed writer left, before a new writer appends."""
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
@@ -202,14 +226,14 @@ def new_folder(final: Path, before_rename: Callable[[Path], None] | None = None)
     """
     import shutil
 
-    final.parent.mkdir(parents=True, exist_ok=True)
+    durable_folder(final.parent)
     temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
     try:
         yield temporary
         if before_rename:
             before_rename(temporary)
-        fsync_tree(temporary)
         os.chmod(temporary, 0o755)
+        fsync_tree(temporary)
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)

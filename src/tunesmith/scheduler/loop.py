@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.errors import FailureCode, Unavailable
-from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
+from tunesmith.core.job_dir import JobDir, read_new_events, whole_lines_bytes, write_atomic
 from tunesmith.core.job_spec import Failure, JobSpec, Launch, ResourceRequest
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.rounds import Rounds, carried_on
@@ -210,7 +210,7 @@ class Scheduler(Rounds):
 
     def placement(self, life: Lifecycle) -> Placement:
         """What would start now, and why the rest waits."""
-        queue = life.jobs.queue()
+        queue = life.jobs.turns()
         if not queue:
             return Placement()
         after = life.jobs.statuses([job.after_job_id for job in queue if job.after_job_id])
@@ -246,7 +246,7 @@ class Scheduler(Rounds):
 
     def _place(self) -> None:
         with self.database.unit_of_work(readonly=True) as session:
-            if not Lifecycle(session, self.bus).jobs.queue():
+            if not Lifecycle(session, self.bus).jobs.has_waiting():
                 return
         while self._start_one():
             self._busy = True
@@ -269,6 +269,7 @@ class Scheduler(Rounds):
                     why = Failure(code=FailureCode.INVALID_SETTINGS, message=error.message, hint=error.hint)
                     life.transition(job, JobStatus.FAILED, failure=why)
                     return True
+                job.events_offset = whole_lines_bytes(job_dir.events, job.events_offset)
                 prepared = self.executor.prepare(job_dir, self._order(job, devices))
                 undo.callback(prepared.abandon)
                 job.attempt = prepared.launch.attempt

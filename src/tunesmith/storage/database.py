@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tunesmith.storage.tables import Owned
 DatabaseError = SQLAlchemyError
 """What a unit of work raises when the database is away, full or refuses: for those that know no SQL."""
 MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_S = 30
+"""Time for which a transaction waits for SQLite's only writer, seconds."""
 SAFE_WAL = (3, 51, 3)
 """First SQLite without the WAL-reset race (releases from 3.7.0 can corrupt a file that several connections write)."""
 POOL_TIMEOUT_S = 10
@@ -63,15 +66,21 @@ class Database:
         driver = _sqlite_driver()
         self.journal_mode = "WAL" if driver.sqlite_version_info >= SAFE_WAL else "DELETE"
         self.sqlite_version = driver.sqlite_version
+        # SQLite's own waiting is a lottery in which one of many may lose for half a minute: here at most one waits there.
+        turn = threading.Lock()
         engine = create_engine(
-            url, module=driver, connect_args={"timeout": 30, "check_same_thread": False}, pool_size=20, max_overflow=30
+            url,
+            module=driver,
+            connect_args={"timeout": BUSY_S, "check_same_thread": False},
+            pool_size=20,
+            max_overflow=30,
         )
 
         @event.listens_for(engine, "connect")
         def _pragmas(connection: Any, _record: Any) -> None:
             connection.isolation_level = None  # we begin transactions ourselves
             cursor = connection.cursor()
-            for pragma in (f"journal_mode={self.journal_mode}", "synchronous=FULL", "foreign_keys=ON"):
+            for pragma in (f"journal_mode={self.journal_mode}", "synchronous=EXTRA", "foreign_keys=ON"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
@@ -79,7 +88,12 @@ class Database:
         def _begin(connection: Any) -> None:
             # A transaction that reads first and writes later fails under contention whatever the timeout is.
             readonly = connection.get_execution_options().get("readonly")
-            connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+            is_mine = not readonly and turn.acquire(timeout=BUSY_S)
+            try:
+                connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+            finally:
+                if is_mine:
+                    turn.release()
 
         return engine
 

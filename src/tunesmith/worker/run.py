@@ -159,6 +159,7 @@ class Run:
                 folder.unlink()
             folder.mkdir(exist_ok=True)
         if self.is_main:
+            fsync_dir(self.dir.path)  # these, and the file of events
             self._fence.check()
             checkpoints.remove_leftovers(self.dir)
 

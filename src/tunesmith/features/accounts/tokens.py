@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jwt
 
 from tunesmith.core.errors import NotLoggedIn
+from tunesmith.core.job_dir import fsync_dir
 
 ISSUER = "tunesmith"
 ALGORITHM = "HS256"
@@ -43,6 +44,7 @@ def load_secret(home: Path, given: str | None) -> bytes:
                 os.fsync(file.fileno())
             try:
                 os.link(temporary, path)  # the first of two servers wins, and both read what it wrote
+                fsync_dir(home)
             except FileExistsError:
                 pass
             finally:

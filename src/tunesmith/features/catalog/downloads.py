@@ -17,7 +17,7 @@ from typing import Any
 from tunesmith.core import confinement
 from tunesmith.core.acting import current
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithError
-from tunesmith.core.job_dir import new_folder, read_model, write_atomic
+from tunesmith.core.job_dir import durable_folder, new_folder, read_model, write_atomic
 from tunesmith.core.rounds import Rounds
 from tunesmith.features.catalog import asking, fetching, hub, library
 from tunesmith.features.catalog.fetching import End, Progress, Request, WantedFile
@@ -193,8 +193,10 @@ def _chosen(body: DownloadCreate, about: asking.About) -> list[WantedFile]:
 
 def _queue(settings: Settings, request: Request) -> DownloadRead:
     place = folder_of(settings)
-    place.mkdir(mode=0o700, exist_ok=True)
+    durable_folder(place, mode=0o700)
     with fetching.alone(place, fetching.LOCK_WAIT_S):  # numbers are given out one after the other
+        for left in place.glob(".*"):  # half-made by a server that was killed
+            shutil.rmtree(left, ignore_errors=True)
         number = max(ids(settings), default=0) + 1
         with new_folder(place / str(number)) as folder:
             write_atomic(folder / "request.json", request)

@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from tunesmith.core.errors import BadData, Conflict, DiskFull, NotFound, TunesmithError, Unavailable
-from tunesmith.core.job_dir import fsync_dir, read_model, write_atomic
+from tunesmith.core.job_dir import durable_folder, fsync_dir, read_model, write_atomic
 
 LOOK_EVERY_S = 0.5
 LOCK_WAIT_S = 5.0
@@ -151,7 +151,7 @@ class Fetch:
 
     def run(self) -> None:
         """All of it. Raises what `end.json` is to say."""
-        self.blobs.mkdir(parents=True, exist_ok=True)
+        durable_folder(self.blobs)
         check_disk(self.request)
         watcher = threading.Thread(target=self._watch, daemon=True)
         watcher.start()
@@ -294,6 +294,7 @@ class Fetch:
     def _link(self) -> None:
         """The snapshot, `config.json` last: a folder that has it is a model. Then what the branch stands for."""
         snapshot = self.request.repository / "snapshots" / self.request.commit
+        durable_folder(snapshot)
         for file in sorted(self.request.files, key=lambda one: one.path == "config.json"):
             link = snapshot / file.path
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -306,7 +307,9 @@ class Fetch:
         fsync_dir(snapshot)
         reference = self.request.repository / "refs" / (self.request.revision or "main")
         if (self.request.revision or "main") != self.request.commit:
-            reference.parent.mkdir(parents=True, exist_ok=True)
+            durable_folder(reference.parent)
+            for left in reference.parent.glob(f".{glob.escape(reference.name)}.*"):
+                left.unlink(missing_ok=True)
             write_atomic(reference, self.request.commit)
 
 
@@ -372,6 +375,8 @@ def main(folder: Path) -> int:
     with alone(folder, LOCK_WAIT_S) as is_mine:
         if not is_mine:
             return 3
+        for left in folder.glob(".*.json.*"):  # half-written by one that was killed
+            left.unlink(missing_ok=True)
         request = read_model(folder / "request.json", Request)
         if request is None or (folder / "end.json").exists():
             return 3

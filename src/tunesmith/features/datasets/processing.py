@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.clock import monotonic_s, utc_now
-from tunesmith.core.job_dir import fsync_dir
+from tunesmith.core.job_dir import durable_folder, fsync_dir, fsync_tree
 from tunesmith.core.rounds import carried_on
 from tunesmith.features.datasets import asking, files
 from tunesmith.features.datasets.child import Child
@@ -182,11 +182,13 @@ class Processing:
     def _place(self, dataset_id: int, digest: str, work: Path) -> None:
         """Give the version its place by a rename; one of the same content is there already after a kill, and serves."""
         final = files.version_dir(self.settings, dataset_id, digest)
-        final.parent.mkdir(exist_ok=True, mode=0o700)
+        durable_folder(final.parent, mode=0o700)
         if (work / "media").is_dir():
+            fsync_tree(work / "media")
             media = files.dataset_dir(self.settings, dataset_id) / "media"
             shutil.rmtree(media, ignore_errors=True)
             os.replace(work / "media", media)
+            fsync_dir(media.parent)
         if not final.exists():
             os.replace(work / "out", final)
         fsync_dir(final.parent)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InUse, InvalidInput
+from tunesmith.core.job_dir import fsync_dir
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.plain_text import CONTROL
 from tunesmith.dataprep.shapes import SHAPES, Shape
@@ -318,6 +319,7 @@ class Datasets:
             id=str(uuid.uuid4()), name=plain_name(name) or "upload", size_bytes=size_bytes, created_at=utc_now()
         )
         upload_path(self.settings, row.id).touch(mode=0o600)
+        fsync_dir(self.settings.uploads_dir)
         self.session.add(row)
         return row
 

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from tunesmith.core.errors import Unavailable
-from tunesmith.core.job_dir import JobDir, read_model
+from tunesmith.core.job_dir import JobDir, durable_folder, fsync_dir, read_model
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.settings import Settings
 
@@ -23,11 +23,12 @@ def make_folder(settings: Settings, job_id: int, name: str) -> JobDir:
     if place.is_symlink():
         _check_own(place, job_id)
     if not place.is_symlink() and (settings.output_dir is None or place.exists()):
-        place.mkdir(mode=0o700, exist_ok=True)
+        durable_folder(place, mode=0o700)
         return JobDir(place)
     try:
         if settings.output_dir and not place.is_symlink():
             place.symlink_to(_new_folder(settings.output_dir, name))
+            fsync_dir(place.parent)
         os.scandir(place).close()
     except OSError as error:
         raise Unavailable(
@@ -77,5 +78,6 @@ def _new_folder(folder: Path, name: str) -> Path:
         path = folder / (name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
+            fsync_dir(folder)
             return path
     raise AssertionError("there is no last number")

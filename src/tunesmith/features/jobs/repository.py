@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesmith.core.errors import Conflict
@@ -26,6 +26,11 @@ SORTS: dict[str, ColumnElement[Any] | None] = {
 }
 """What a list can be sorted by; each has an index."""
 
+ORDER_OF_START = (JobRow.priority.desc(), JobRow.position, JobRow.id)
+DECIDES_TURN = (
+    JobRow.id, JobRow.name, JobRow.priority, JobRow.position, JobRow.resources, JobRow.not_before, JobRow.off_peak,
+    JobRow.after_job_id, JobRow.after_failure,
+)  # fmt: skip
 AT_WORK = (JobStatus.QUEUED, JobStatus.RUNNING)
 MAX_IDLE_S = 20
 """How long a server may hold a job, or the queue, without a word to PostgreSQL."""
@@ -74,11 +79,19 @@ class JobRepository(Repository[JobRow]):
         """The jobs in the order of `ids`. Raises `NotFound` for the first that is not there."""
         return [self.get(job_id) for job_id in ids]
 
-    def queue(self, *, everyones: bool = False) -> list[JobRow]:
-        """Waiting jobs in the order in which they will start; with `everyones` also those that may not be shown."""
+    def queue(self) -> list[JobRow]:
+        """Waiting jobs in the order in which they will start."""
         query = self.query().where(JobRow.status == JobStatus.QUEUED)
-        query = query.order_by(JobRow.priority.desc(), JobRow.position, JobRow.id)
-        return list(self.session.scalars(query, execution_options=EVERYONES if everyones else {}))
+        return list(self.session.scalars(query.order_by(*ORDER_OF_START)))
+
+    def turns(self, *, everyones: bool = False) -> Sequence[Row[Any]]:
+        """Of waiting jobs, in the same order, what decides about their turn: there may be thousands, and the whole of each
+        takes five times as long to read. With `everyones` also those that may not be shown."""
+        query = select(*DECIDES_TURN).where(JobRow.status == JobStatus.QUEUED).order_by(*ORDER_OF_START)
+        return self.session.execute(query, execution_options=EVERYONES if everyones else {}).all()
+
+    def has_waiting(self) -> bool:
+        return self.session.scalar(select(JobRow.id).where(JobRow.status == JobStatus.QUEUED).limit(1)) is not None
 
     def count_at_work(self, user_id: int) -> int:
         """Jobs of an account that wait or have a worker."""

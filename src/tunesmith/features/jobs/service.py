@@ -115,7 +115,7 @@ def delete(settings: Settings, session: Session, job_id: int) -> None:
     status = JobStatus(row.status)
     if row.launch is not None or not (status.is_final or status == JobStatus.CREATED):
         raise Conflict(f"Job {job_id} is {status}, so it cannot be deleted.", hint="Stop it first, then delete it.")
-    followers = [job.id for job in jobs.queue(everyones=True) if job.after_job_id == job_id]
+    followers = [job.id for job in jobs.turns(everyones=True) if job.after_job_id == job_id]
     if followers:
         raise Conflict(f"Job {followers[0]} waits for job {job_id}.", hint="Stop that one first.")
     if heirs := jobs.based_on(job_id):
@@ -147,7 +147,7 @@ def check_may_start(settings: Settings, job: JobRow, session: Session) -> None:
 def queue(session: Session, reasons: dict[int, str]) -> list[QueueItem]:
     """Waiting jobs in the order in which they start; `reasons` says why each waits. Places count the jobs of all."""
     jobs = JobRepository(session)
-    places = {job.id: place for place, job in enumerate(jobs.queue(everyones=True), start=1)}
+    places = {job.id: place for place, job in enumerate(jobs.turns(everyones=True), start=1)}
     return [
         QueueItem(
             job_id=row.id,
@@ -156,7 +156,7 @@ def queue(session: Session, reasons: dict[int, str]) -> list[QueueItem]:
             priority=PRIORITY_NAMES[row.priority],
             waiting_for=reasons.get(row.id, "it starts in a moment"),
         )
-        for row in jobs.queue()
+        for row in jobs.turns()
     ]
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tunesmith.core.errors import NotFound, TooLarge
-from tunesmith.core.job_dir import write_atomic
+from tunesmith.core.job_dir import durable_folder, write_atomic
 from tunesmith.features.registry.signing import MAX_BUNDLE_BYTES, SIGNATURES, check_manifest
 from tunesmith.features.registry.store import Store
 from tunesmith.features.registry.tables import VersionRow
@@ -31,7 +31,7 @@ def keep_signature(settings: Settings, row: VersionRow, body: Signature) -> Sign
     if len(text) > MAX_BUNDLE_BYTES:
         raise TooLarge(f"A signed manifest has at most {MAX_BUNDLE_BYTES >> 20} MiB.")
     place = _place(settings, row)
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    durable_folder(place.parent, mode=0o700)
     write_atomic(place, json.dumps(body.bundle))
     return body
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from tunesmith.core.errors import DiskFull
-from tunesmith.core.job_dir import fsync_dir, new_folder
+from tunesmith.core.job_dir import durable_folder, fsync_dir, new_folder
 from tunesmith.settings import Settings
 
 CHUNK_BYTES = 4 * 1024**2
@@ -59,7 +59,7 @@ class Store:
 
     def make(self) -> None:
         for path in (self.root, self.blobs, self.incoming, self.versions):
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            durable_folder(path, mode=0o700)
 
     def blob(self, sha256: str) -> Path:
         return self.blobs / sha256[:2] / sha256
@@ -81,8 +81,8 @@ class Store:
             with _opened(source) as file, temporary.open("x+b") as copy:
                 stored = _copy(file, copy, told)
                 copy.flush()
-                os.fsync(copy.fileno())
                 os.fchmod(copy.fileno(), 0o444)
+                os.fsync(copy.fileno())
             self._place(temporary, stored)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -97,7 +97,7 @@ class Store:
         final = self.blob(stored.sha256)
         is_there = final.is_file() and sha256_of(final) == stored.sha256
         with self._locked():
-            final.parent.mkdir(exist_ok=True, mode=0o700)
+            durable_folder(final.parent, mode=0o700)
             if is_there and final.is_file():
                 os.utime(final)
                 return

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunesmith.core.errors import BadData
-from tunesmith.core.job_dir import fsync_dir, fsync_tree
+from tunesmith.core.job_dir import durable_folder, fsync_dir, fsync_tree
 from tunesmith.recipes.blocks.adapter_weights import merge, open_adapter
 from tunesmith.recipes.blocks.gguf_weights import Tensor, open_weights
 from tunesmith.recipes.model_info import read_header, read_json, weight_files
@@ -51,7 +51,7 @@ def write_merged(model: Path, adapter: Path, target: Path, report: Report | None
     dtypes = {name: told["dtype"] for file in weight_files(model) for name, told in read_header(file).items()}
     weights, config = merge(open_weights(model), open_adapter(adapter), read_json(model / "config.json"))
     plans = [_Plan(name, _format_of(name, dtypes), tensor) for name, tensor in weights.items()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    durable_folder(target.parent)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         _write_files(plans, temporary, report or (lambda _done, _total: None))

@@ -23,7 +23,7 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, quants
 
 from tunesmith.core import confinement
 from tunesmith.core.errors import BadData, TunesmithError, Unavailable, UnsupportedFormat
-from tunesmith.core.job_dir import fsync_dir
+from tunesmith.core.job_dir import durable_folder, fsync_dir
 from tunesmith.recipes.blocks import gguf_native
 from tunesmith.recipes.blocks.adapter_weights import Adapter, fitted, merge, open_adapter
 from tunesmith.recipes.blocks.gguf_families import Architecture, is_known
@@ -251,7 +251,7 @@ def encode(rows: np.ndarray, kind: Type, importance: np.ndarray | None = None) -
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
     """A temporary name beside `target` that is renamed to it when the block ends well, and removed otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    durable_folder(target.parent)
     fd, made = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(fd)
     temporary = Path(made)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import FailureCode, JobFailure, TunesmithError
 from tunesmith.core.events import ArtifactEvent
-from tunesmith.core.job_dir import new_folder, write_atomic
+from tunesmith.core.job_dir import fsync_tree, new_folder, write_atomic
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.gguf_vocab import read_vocab
@@ -145,6 +145,7 @@ def measure_source(run: RunContext, params: CompressParams, source: making.Sourc
         run.phase("evaluating", "what real text does in it")
         found_of = importance_of(model, probe.calibration, lambda done, total: _tick(run, done, total, "rows"))
         save_file(found_of, kept.parent / IMPORTANCE)
+        fsync_tree(kept.parent)
     told |= timed(model, probe)
     write_atomic(kept, told)  # last: what is in it is taken for done
     del model

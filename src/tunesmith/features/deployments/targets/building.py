@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.core.errors import InvalidInput, NotFound, UnsupportedFormat
-from tunesmith.core.job_dir import fsync_dir
+from tunesmith.core.job_dir import durable_folder, fsync_dir
 from tunesmith.core.validation import message_of
 from tunesmith.features.deployments.targets.base import TargetWork
 from tunesmith.recipes.gguf import check_gguf
@@ -112,7 +112,7 @@ def digest_of(path: Path, report: Callable[[float], None] = lambda _share: None)
 def place_file(source: Path, target: Path, *, may_link: bool = False) -> None:
     """`source` under another name, whole or not at all. `may_link`: as a hard link, for what nobody will write to; otherwise it
     is a file of its own, sharing its blocks where the disk can do that."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    durable_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
