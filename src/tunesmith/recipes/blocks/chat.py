@@ -15,6 +15,7 @@ from tunesmith.core.errors import BadData
 from tunesmith.dataprep.conversion import Example
 from tunesmith.recipes.blocks.markers import THOUGHT, Marked, Rendered, has_thought, mark, read_marks
 from tunesmith.recipes.blocks.templates import Conversation, Part, Renderer
+from tunesmith.recipes.blocks.tokenizer import opening
 from tunesmith.recipes.blocks.tool_text import as_text, with_tools
 
 Note = Literal["no_end_mark", "rewritten_turns", "lost_turns", "lost_text", "doubled_marks", "joined_turns"]
@@ -174,8 +175,6 @@ class Chat:
         return Talk(cleaned, learned, tools, frozenset(notes))
 
     def _plain_text(self, text: str) -> Lesson:
-        from tunesmith.recipes.blocks.loading import opening
-
         begin, end = opening(self._tokenizer), self._tokenizer.eos_token
         doubled = (begin and text.startswith(begin)) or text.rstrip().endswith(end)
         text = text if begin and text.startswith(begin) else begin + text

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,9 +15,9 @@ from tunesmith.core.errors import BadData, FailureCode, JobFailure
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
-from tunesmith.dataprep.conversion import Example, convert
 from tunesmith.dataprep.shapes import unused_columns
 from tunesmith.recipes.blocks.chat import Chat, Lesson, Options
+from tunesmith.recipes.blocks.lessons import encode, read_batches, read_examples
 from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.blocks.token_rows import Row, TokenRows, write_rows
 from tunesmith.recipes.hyperparameters import SftParams
@@ -25,28 +25,6 @@ from tunesmith.recipes.row_check import MAX_NAMED_ROWS, Tally, note_cut, remarks
 
 CODE_VERSION = 5
 """Raised whenever tokens or labels would come out differently."""
-BATCH_ROWS = 512
-
-
-class Tokens(NamedTuple):
-    """One text as tokens."""
-
-    ids: np.ndarray
-    """(tokens,) int32"""
-    learn: np.ndarray
-    """(tokens,) bool: what is learned."""
-    places: list[tuple[int, int]]
-    """Of each token its characters in the text, from and to."""
-
-    @property
-    def first(self) -> int:
-        """Place of the first learned token; the length when there is none."""
-        return int(np.argmax(self.learn)) if self.learn.any() else len(self.ids)
-
-    @property
-    def end(self) -> int:
-        """After the last learned token; 0 when there is none."""
-        return len(self.ids) - int(np.argmax(self.learn[::-1])) if self.learn.any() else 0
 
 
 def load_rows(
@@ -88,36 +66,6 @@ def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams, numbers: np.
         None if numbers is None else hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def read_batches(
-    path: str | Path, columns: list[str], numbers: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
-    """`(numbers of the rows from 1, rows)`; of `numbers`, from 0 in order, only those."""
-    first = 0
-    with pq.ParquetFile(path) as file:
-        there = [name for name in file.schema_arrow.names if name in columns]
-        for batch in file.iter_batches(batch_size=BATCH_ROWS if numbers is None else 16 * BATCH_ROWS, columns=there):
-            if numbers is None:
-                yield np.arange(first, first + batch.num_rows) + 1, batch.to_pylist()
-            else:
-                low, high = np.searchsorted(numbers, [first, first + batch.num_rows])
-                wanted = numbers[low:high]
-                for start in range(0, len(wanted), BATCH_ROWS):
-                    part = wanted[start : start + BATCH_ROWS]
-                    yield part + 1, batch.take(part - first).to_pylist()
-            first += batch.num_rows
-
-
-def read_examples(rows: list[dict[str, Any]], data: DatasetRef) -> list[Example | BadData]:
-    """What is to be learned from each row; or why nothing can be."""
-    made: list[Example | BadData] = []
-    for row in rows:
-        try:
-            made.append(convert(row, data.shape, data.mapping))
-        except BadData as error:
-            made.append(error)
-    return made
 
 
 def _tokenize(
@@ -189,16 +137,3 @@ def _tell(run: RunContext, data: DatasetRef, params: SftParams, tally: Tally) ->
             hint="Give them a role in the dataset's column mapping where they belong to what is learned.",
             level="warning", code="unused_columns",
         )  # fmt: skip
-
-
-def encode(lessons: list[Lesson], tokenizer: Any) -> Iterator[Tokens]:
-    """A token is learned when any of its characters is, so one that crosses from the question into the answer is too."""
-    if not lessons:
-        return
-    encodings = tokenizer([lesson.text for lesson in lessons], add_special_tokens=False, return_offsets_mapping=True)
-    for ids, places, lesson in zip(encodings["input_ids"], encodings["offset_mapping"], lessons, strict=True):
-        starts, ends = np.array(places, dtype=np.int64).reshape(-1, 2).T
-        mask = np.zeros(len(ids), dtype=bool)
-        for begin, end in lesson.spans:
-            mask |= (starts < end) & (ends > begin)
-        yield Tokens(np.array(ids, dtype=np.int32), mask, places)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from gguf import GGUFWriter, TokenType
 
 from tunesmith.core.errors import NotFound, UnsupportedFormat
+from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.model_info import read_json
 
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -229,4 +230,7 @@ def _special_ids(folder: Path, config: dict[str, Any], known: dict[str, int], nu
         number = known.get(str(text)) if text else whole.get(f"{name}_token_id")
         if type(number) is int and 0 <= number < num_rows:
             found[name] = number
+    others = sorted(ends_in(folder) - set(found.values()))
+    if others and others[0] < num_rows:  # llama.cpp stops at this one too
+        found["eot"] = others[0]
     return found

@@ -25,6 +25,7 @@ from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks.chat import give_tools
 from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.endings import join_ends, learned_end_ids, write_ends
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop
 from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, layers_to_recompute
@@ -316,8 +317,10 @@ def leave(
     base_path = base.path if base else ""
     if base and base.adapter_path and isinstance(params, LoraFields):
         base_path = str(leave_merged_base(run, base))
+    join_ends(model, learned_end_ids(tokenizer))
     with run.artifact(produces) as folder:
         save(model, folder)
+        write_ends(model, folder)
         tokenizer.save_pretrained(folder)
         write_card(folder, run.spec, settings, metrics)
         validate_model(folder, produces, base_path, asked)
