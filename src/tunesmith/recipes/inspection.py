@@ -36,6 +36,8 @@ MOST_CHARS = 40_000_000
 """Of a sample, so that it ends in time; the rest is left unseen."""
 MOST_TOKENS = 4_096
 """Shown of one text."""
+MOST_BAD = 100
+"""Bad rows that are named."""
 MASKED, LEARNED, CUT = 0, 1, 2
 
 
@@ -79,10 +81,10 @@ def sample_numbers(data: DatasetRef, num_rows: int) -> np.ndarray:
 def facts(request: Request, chat: Chat, tokenizer: Any) -> RowFacts:
     """Of a sample of the rows, or of all when they are few."""
     with pq.ParquetFile(request.data.path) as file:
-        num_rows = file.metadata.num_rows
+        num_rows, columns = file.metadata.num_rows, file.schema_arrow.names
     found = RowFacts(
         num_rows=num_rows, looked_at=0, numbers=[], lengths=[], firsts=[], ends=[], notes={}, bad=[], num_bad=0,
-        end_marks=chat.end_marks,
+        end_marks=chat.end_marks, unused_columns=unused_columns(columns, request.data.mapping)[0],
     )  # fmt: skip
     num_chars = 0
     for numbers, rows in read_batches(
@@ -90,26 +92,30 @@ def facts(request: Request, chat: Chat, tokenizer: Any) -> RowFacts:
     ):
         if num_chars > MOST_CHARS:
             break
-        for number, lessons in zip(numbers.tolist(), _lessons(rows, request.data, chat, found), strict=True):
+        found.looked_at += len(rows)
+        examples = read_examples(rows, request.data)
+        good = [(n, e) for n, e in zip(numbers.tolist(), examples, strict=True) if isinstance(e, BadData) or e.is_good]
+        found.rated_bad += len(examples) - len(good)
+        for (number, example), lessons in zip(good, chat.lessons([example for _, example in good]), strict=True):
             if isinstance(lessons, BadData):
-                found.num_bad += 1
-                if len(found.bad) < 100:
-                    found.bad.append({"row": number, "message": lessons.message, "hint": lessons.hint})
+                _add_bad(
+                    found, {"row": number, "message": lessons.message, "hint": lessons.hint}, lessons is not example
+                )
                 continue
             for lesson, tokens in zip(lessons, encode(lessons, tokenizer), strict=True):
                 num_chars += len(lesson.text)
                 _add(found, number, lesson, tokens)
-        found.looked_at += len(rows)
     return found
 
 
-def _lessons(rows: list[dict[str, Any]], data: DatasetRef, chat: Chat, found: RowFacts) -> list[list[Lesson] | BadData]:
-    """Of rows that are rated bad an empty list."""
-    examples = read_examples(rows, data)
-    good = [example for example in examples if isinstance(example, BadData) or example.is_good]
-    found.rated_bad += len(examples) - len(good)
-    made = iter(chat.lessons(good))
-    return [next(made) if isinstance(e, BadData) or e.is_good else [] for e in examples]
+def _add_bad(found: RowFacts, told: dict[str, Any], is_refused: bool) -> None:
+    """`is_refused`: by the template; else the row is none that could be learned from, whatever the model."""
+    found.num_bad += 1
+    if len(found.bad) < MOST_BAD:
+        found.bad.append(told)
+    if is_refused:
+        found.num_refused += 1
+        found.refused = found.refused or told
 
 
 def _add(found: RowFacts, number: int, lesson: Lesson, tokens: Tokens) -> None:

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.recipes.auto import Lengths
+from tunesmith.recipes.shapes import RATED_SHAPES
 
 MOST_HARMED = 0.03
 """Share of rows that may lose something before a job is refused, unless `allow_truncation` is set."""
 MAX_NAMED_ROWS = 20
+OPTIONS = ("train_on", "system_prompt", "tool_calls", "rewritten_turns")
+"""Settings that decide what is made of a row; the fields of `chat.Options`."""
 HARMFUL = ("rows_cut", "rows_left_out", "lost_turns", "lost_text")
 HINTS = {
     "lost_turns": "Set rewritten_turns: split, use a model whose template shows them, or set allow_truncation: true.",
@@ -81,6 +84,11 @@ class RowFacts(BaseModel):
     bad: list[dict[str, Any]]
     """`{row, message, hint}` of rows that cannot be learned from; at most 100."""
     num_bad: int
+    refused: dict[str, Any] | None = None
+    """The first of those that the chat template refuses: `{row, message, hint}`."""
+    num_refused: int = 0
+    unused_columns: list[str] = Field(default_factory=list)
+    """Columns whose names change what a row means and that have no role."""
     rated_bad: int = 0
     end_marks: list[str] = Field(default_factory=list)
     """Tokens that the model learns to end an answer with."""
@@ -167,3 +175,32 @@ def remarks(tally: Tally, max_length: int, *, what: str = "") -> list[Remark]:
 def _harms(tally: Tally, code: str) -> int:
     """Rows that lose something by it."""
     return tally.counts.get("ends_lost" if code == "rows_cut" else code, 0) if code in HARMFUL else 0
+
+
+def checks(facts: RowFacts, params: Mapping[str, Any]) -> list[Remark]:
+    """All that a person should know before a job with these settings starts on rows like these."""
+    part = "" if facts.is_whole else f" that were looked at (of {facts.num_rows:,})"
+    found = remarks(facts.tally(params["max_length"]), params["max_length"], what=part)
+    if params.get("allow_truncation"):
+        found = [remark._replace(is_refused=False) for remark in found]
+    if facts.refused:
+        row, message = facts.refused["row"], facts.refused["message"]
+        sentence = f"{facts.num_refused} of {facts.looked_at:,} rows{part} cannot be learned from. Row {row}: {message}"
+        found.insert(
+            0, Remark("refused_by_template", sentence, facts.refused["hint"], "error", is_refused=True, rows=[row])
+        )
+    if facts.unused_columns:
+        hint = "Give them a role in the dataset's column mapping where they belong to what is learned."
+        found.append(Remark("unused_columns", f"These columns are not used: {', '.join(facts.unused_columns)}.", hint))
+    return found
+
+
+def rated_problem(shape: str, params: Mapping[str, Any], method: str) -> tuple[str, str] | None:
+    """`(what is wrong, what to do)` where rows rate answers and the job does not say that the good ones are meant."""
+    if shape not in RATED_SHAPES or params.get("rated_rows") != "refuse":
+        return None
+    what = "have a better and a worse answer" if shape == "preference" else "say whether their answer is good"
+    return (
+        f"its rows {what}; {method} learns from every answer alike",
+        "Set rated_rows: good to learn the good answers and leave the bad ones out.",
+    )

@@ -1,4 +1,4 @@
-"""One request to `python -m tunesmith.dataprep`: a child process with little memory, no secrets and the lowest priority."""
+"""One request to `python -m tunesmith.dataprep`, or to a module like it: a child process with little memory, no secrets and the lowest priority."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from tunesmith.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE")
 
 
 class Child:
     """Runs from the start; who starts it reads `progress` to its end, then asks `end`, and calls `kill` in any case."""
 
-    def __init__(self, settings: Settings, request: dict[str, Any], work: Path) -> None:
+    def __init__(
+        self, settings: Settings, request: dict[str, Any], work: Path, module: str = "tunesmith.dataprep"
+    ) -> None:
         self._action, self._log_path = request["action"], work / "log.txt"
         self._memory_bytes = settings.dataset_memory_bytes
         self._error: dict[str, Any] | None = None
@@ -33,7 +35,7 @@ class Child:
         environment |= {"TMPDIR": str(work), "POLARS_MAX_THREADS": str(max(1, os.cpu_count() or 1))}
         with self._log_path.open("wb") as log_file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.dataprep", str(work / "request.json")],
+                [sys.executable, "-m", module, str(work / "request.json")],
                 stdout=subprocess.PIPE, stderr=log_file, stdin=subprocess.DEVNULL, text=True, env=environment,
                 preexec_fn=self._limit, start_new_session=True,
             )  # fmt: skip
