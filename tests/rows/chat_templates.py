@@ -81,9 +81,7 @@ PHI4 = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
 )
-GLM4 = (
-    "[gMASK]<sop>{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
+GLM4 = "[gMASK]<sop>{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 COMMAND_R = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' + m.content.strip() + '<|END_OF_TURN_TOKEN|>' }}"
     "{% elif m.role == 'system' %}{{ '<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>' + m.content + '<|END_OF_TURN_TOKEN|>' }}"
@@ -95,9 +93,7 @@ VICUNA = (
     "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
 )
 """Its generation prompt ends in a blank, which the answer's first token takes."""
-NO_END = (
-    "{% for m in messages %}{{ '### ' + m.role + ':\n' + m.content + '\n\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
-)
+NO_END = "{% for m in messages %}{{ '### ' + m.role + ':\n' + m.content + '\n\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 
 MARKS = (
     "<|endoftext|>", "</s>", "<s>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|start_header_id|>",
@@ -134,8 +130,12 @@ def _backend() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=list(MARKS), initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(["the question and the answer of user Madrid Paris\n\n\n ASSISTANT: a\n\n " * 20], trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=list(MARKS), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(
+        ["the question and the answer of user Madrid Paris\n\n\n ASSISTANT: a\n\n " * 20], trainer
+    )
     return tokenizer
 
 

@@ -165,14 +165,12 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
             hint=f"Set training_data.shape and mapping. Columns: {', '.join(about['columns'][:20])}.",
         )
     tokens = [role["tokens"] for role in report["lengths"].values()]
-    lengths = (
-        Lengths(*(16 + sum(int(t.get(k) or 0) for t in tokens) for k in ("p50", "p99", "max"))) if tokens else None
-    )
+    median, p99, longest = (16 + sum(int(t.get(key) or 0) for t in tokens) for key in ("p50", "p99", "max"))
     ref = DatasetRef(
         name=path.name, path=str(out / "data.parquet"), digest=about["digest"], shape=about["shape"], mapping=about["mapping"],
         num_rows=about["num_rows"],
     )  # fmt: skip
-    return ref, lengths
+    return ref, Lengths(median, p99, longest) if tokens else None
 
 
 class Worker:

@@ -35,7 +35,7 @@ EMPTY = "An empty answer is not learned."
 class Example(NamedTuple):
     """What is learned from one row: a conversation or a plain text."""
 
-    messages: list[Turn]
+    messages: list[dict[str, Any]]
     """In the form that chat templates read: role, content, and where there are some tool_calls, name, tool_call_id."""
     learned: list[bool]
     """For each message whether the model learns to say it; only the assistant's are."""

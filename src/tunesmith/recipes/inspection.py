@@ -193,9 +193,9 @@ def carry_out(request: Request) -> None:
     with Renderer(tokenizer) as template, new_folder(out) as folder:
         chat = Chat(tokenizer, template, options)
         if request.action == "facts":
-            write_atomic(folder / "facts.json", facts(request, chat, tokenizer))
+            write_atomic(folder / "facts.json", facts(request, chat, tokenizer).model_dump_json())
         else:
-            write_atomic(folder / "tokens.json", shown(request, chat, tokenizer))
+            write_atomic(folder / "tokens.json", json.dumps(shown(request, chat, tokenizer)))
 
 
 def main(request_path: Path) -> int:
