@@ -7,6 +7,7 @@ import { Rows } from "../dataset-rows.js";
 import { cells, chat, messagesOf } from "../dataset-row.js";
 import { attempt, icon, make, showProblem } from "../dom.js";
 import { toast } from "../toast.js";
+import { startTokens } from "../token-view.js";
 
 /** @param {HTMLElement} place */
 function startMapping(place) {
@@ -53,6 +54,7 @@ function startTab() {
   once("[data-rows]", place => new Rows(place, JSON.parse(place.dataset.rows), JSON.parse(place.dataset.columns), JSON.parse(place.dataset.numbers)));
   once("[data-mapping]", startMapping);
   once("#repair", startRepair);
+  once("[data-tokens]", startTokens);
 }
 
 document.addEventListener("htmx:after:swap", startTab);
