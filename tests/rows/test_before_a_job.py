@@ -133,9 +133,8 @@ def test_the_plan_tells_and_refuses(start_server: Callable[..., ServerProcess], 
     japanese = upload(server, "j.jsonl", "japanese", "\n".join(json.dumps(row) for row in JAPANESE))
     body = {"model": TINY, "dataset_id": japanese, "method": "lora"}
     plan = server.client.post("/jobs/plan", json=body).json()
-    longest = max(len(text["tokens"]) for text in (
-        server.client.get(f"/datasets/{japanese}/tokens", params={"model": TINY, "rows": n}).json()["rows"][0]["texts"][0] for n in (1, 30)
-    ))  # fmt: skip
+    shown = server.client.get(f"/datasets/{japanese}/tokens", params={"model": TINY, "rows": [1, 30]}).json()["rows"]
+    longest = max(row["texts"][0]["num_tokens"] for row in shown)
     assert (
         plan["hyperparameters"]["max_length"] >= longest
         and "the longest of 30 rows has" in plan["reasons"]["max_length"]

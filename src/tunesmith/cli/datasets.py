@@ -202,6 +202,9 @@ def tag(
 def repair(
     dataset_id: Id,
     drop_empty: Annotated[bool, typer.Option("--drop-empty")] = False,
+    answer_lists: Annotated[
+        str | None, typer.Option(help="Of answers that are lists: keep the first, or a row for each.")
+    ] = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates")] = False,
     strip: Annotated[bool, typer.Option("--strip")] = False,
     fix_encoding: Annotated[bool, typer.Option("--fix-encoding")] = False,
@@ -211,7 +214,7 @@ def repair(
 ) -> None:
     """Make a repaired version; the old one stays."""
     chosen = {
-        "drop_empty": drop_empty, "drop_duplicates": drop_duplicates, "strip": strip, "fix_encoding": fix_encoding,
+        "drop_empty": drop_empty, "drop_duplicates": drop_duplicates, "answer_lists": answer_lists, "strip": strip, "fix_encoding": fix_encoding,
         "length_bounds": length_bounds,
     }  # fmt: skip
     if not any(chosen.values()):

@@ -164,6 +164,8 @@ class RepairRequest(Wire):
 
     fix_encoding: bool = False
     """Mend text that was decoded wrongly (mojibake)."""
+    answer_lists: Literal["first", "each"] | None = None
+    """Where an answer is a list of texts: keep the `first`, or make a row of `each`."""
     strip: bool = False
     """Cut blanks from both ends of every text."""
     drop_empty: bool = False

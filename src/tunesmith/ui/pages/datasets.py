@@ -45,6 +45,7 @@ MENDED_BY = {"empty_rows": "drop_empty", "duplicates": "drop_duplicates", "mojib
 """Finding → the repair that mends it."""
 CHANGE_WORDS = {
     "fix_encoding": "Mended wrongly decoded text",
+    "answer_lists": "One answer instead of a list of them",
     "strip": "Cut blanks from the ends",
     "drop_empty": "Dropped empty rows",
     "drop_duplicates": "Dropped duplicates",
