@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import uuid
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -48,7 +49,7 @@ class Checked(NamedTuple):
     """What the choice rests on."""
     body: JobCreate
     """The request, with the rows that an evaluation runs on."""
-    remarks: list[Remark]
+    remarks: Sequence[Remark] = ()
     """What becomes of the rows."""
 
 
