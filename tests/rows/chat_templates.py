@@ -93,6 +93,14 @@ VICUNA = (
     "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
 )
 """Its generation prompt ends in a blank, which the answer's first token takes."""
+MISTRAL_TOOLS = (
+    "{{- bos_token }}{%- for message in messages %}{%- if message.role == 'user' %}{%- if tools and loop.index0 == 0 %}{{- '[AVAILABLE_TOOLS] ' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}{%- endif %}{{- '[INST] ' + message.content + '[/INST]' }}"
+    "{%- elif message.tool_calls %}{{- '[TOOL_CALLS] [' }}{%- for call in message.tool_calls %}{%- if not call.id is defined or call.id | length != 9 %}{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{%- endif %}"
+    "{{- '{\"name\": \"' + call.function.name + '\", \"arguments\": ' + call.function.arguments + ', \"id\": \"' + call.id + '\"}' }}{%- endfor %}{{- ']' + eos_token }}"
+    "{%- elif message.role == 'tool' %}{%- if message.tool_call_id | length != 9 %}{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{%- endif %}{{- '[TOOL_RESULTS] ' + message.content + '[/TOOL_RESULTS]' }}"
+    "{%- else %}{{- ' ' + message.content + eos_token }}{%- endif %}{%- endfor %}"
+)
+"""Takes arguments as text, and numbers of nine characters."""
 NO_END = "{% for m in messages %}{{ '### ' + m.role + ':\n' + m.content + '\n\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 
 MARKS = (
@@ -105,6 +113,7 @@ TEMPLATES: dict[str, tuple[str, str, str]] = {
     "chatml": (CHATML, "<|endoftext|>", "<|im_end|>"),
     "qwen25": (QWEN25, "<|endoftext|>", "<|im_end|>"),
     "llama3": (LLAMA3, "<bos>", "<|eot_id|>"),
+    "mistral_tools": (MISTRAL_TOOLS, "<s>", "</s>"),
     "mistral": (MISTRAL, "<s>", "</s>"),
     "olmo3": (OLMO3, "<|endoftext|>", "<|endoftext|>"),
     "qwen3": (QWEN3, "<|endoftext|>", "<|im_end|>"),

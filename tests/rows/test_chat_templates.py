@@ -52,7 +52,7 @@ def taught(name: str, messages: list[dict[str, Any]], **options: Any) -> list[li
 
 @pytest.mark.parametrize(("name", "answers"), [
     *((name, [f"Paris{end}", f"Madrid{end}"]) for name, end in PLAIN_ENDS.items()),
-    ("mistral", [" Paris</s>", " Madrid</s>"]),
+    *((name, [" Paris</s>", " Madrid</s>"]) for name in ("mistral", "mistral_tools")),
     ("llama2", [" Paris </s>", " Madrid </s>"]),
     ("olmo3", ["Paris<|im_end|>", "Madrid<|endoftext|>"]),
     ("qwen3", ["Paris<|im_end|>", "<think>\n\n</think>\n\nMadrid<|im_end|>"]),
@@ -66,7 +66,7 @@ def test_every_answer_is_learned_with_its_end(name: str, answers: list[str]) -> 
 
 
 def test_the_tables_name_every_template() -> None:
-    assert set(TEMPLATES) == {*PLAIN_ENDS, "mistral", "llama2", "olmo3", "qwen3", "glm4", "no_end"}
+    assert set(TEMPLATES) == {*PLAIN_ENDS, "mistral", "mistral_tools", "llama2", "olmo3", "qwen3", "glm4", "no_end"}
 
 
 def test_system_text_that_moves_is_read_and_not_learned() -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from tunesmith.core.errors import BadData
 from tunesmith.dataprep.conversion import Example
 from tunesmith.recipes.blocks.markers import THOUGHT, Marked, Rendered, has_thought, mark, read_marks
+from tunesmith.recipes.blocks.talks import Note, Talk, other_ways, written
 from tunesmith.recipes.blocks.templates import Conversation, Part, Renderer
 from tunesmith.recipes.blocks.tokenizer import opening
 from tunesmith.recipes.blocks.tool_text import as_text, with_tools
 
-Note = Literal["no_end_mark", "rewritten_turns", "lost_turns", "lost_text", "doubled_marks", "joined_turns"]
 LEAST_SHARED = 3
 """Characters from which on a heading is recognized by its end."""
 OPENS_THOUGHT = re.compile(r"<think>\s*\Z")
@@ -42,15 +42,6 @@ class Options(NamedTuple):
     system_prompt: str | None = None
     tool_calls: str = "text"
     rewritten_turns: str = "split"
-
-
-class Talk(NamedTuple):
-    """One conversation on its way to the template."""
-
-    messages: list[dict[str, Any]]
-    learned: list[bool]
-    tools: list[dict[str, Any]]
-    notes: frozenset[Note] = frozenset()
 
 
 class Shown(NamedTuple):
@@ -130,11 +121,13 @@ class Chat:
             }
             asks = {"role": "user", "content": "a"}
             calls = {"role": "assistant", "content": "", "tool_calls": [call]}
+            as_text_too = {**calls, "tool_calls": [written(call)]}
             found = self._template.render_all([
-                Conversation([asks], [Part(1, prompt=True)], [tool]), Conversation([asks, calls], [Part(2, prompt=False)], [tool]),
+                Conversation([asks], [Part(1, prompt=True)], [tool]),
+                *(Conversation([asks, each], [Part(2, prompt=False)], [tool]) for each in (calls, as_text_too)),
             ])  # fmt: skip
-            told = [text[0] for text in found if not isinstance(text, BadData)]
-            self._has_tools = len(told) == 2 and "zq_probe" in told[0] and "zq_value" in told[1]
+            told, *called = ["" if isinstance(text, BadData) else text[0] for text in found]
+            self._has_tools = "zq_probe" in told and any("zq_value" in text for text in called)
         return self._has_tools
 
     # -- rows → lessons ---------------------------------------------------------------------------------------------
@@ -194,7 +187,8 @@ class Chat:
 
     # -- what the template writes -----------------------------------------------------------------------------------
 
-    def _show(self, talks: list[Talk]) -> list[Shown | BadData]:
+    def _show(self, talks: list[Talk], *, is_retry: bool = False) -> list[Shown | BadData]:
+        """Each as the template writes it; one that it refuses is tried in other ways of saying the same."""
         marked = [mark(talk.messages) for talk in talks]
         asked: list[Conversation] = []
         for talk, marks in zip(talks, marked, strict=True):
@@ -204,10 +198,10 @@ class Chat:
         asked += [Conversation(marked[n].messages, [Part(i, prompt=True)], talks[n].tools) for n, i in wanted.values()]
         found = self._template.render_all(asked)
         for key, text in zip(wanted, found[2 * len(talks) :], strict=True):
-            shown = None if isinstance(text, BadData) else read_marks(text[0])
-            self._awaited[key] = shown.text[shown.end :] if shown and shown.end else self._header
+            if not isinstance(text, BadData) and (shown := read_marks(text[0])).end:
+                self._awaited[key] = shown.text[shown.end :]
         return [
-            self._shown(talk, marks, found[2 * n], found[2 * n + 1])
+            self._shown(talk, marks, found[2 * n], found[2 * n + 1], is_retry=is_retry)
             for n, (talk, marks) in enumerate(zip(talks, marked, strict=True))
         ]
 
@@ -222,11 +216,12 @@ class Chat:
         return wanted
 
     def _shown(
-        self, talk: Talk, marked: Marked, plain: list[str] | BadData, marks: list[str] | BadData
+        self, talk: Talk, marked: Marked, plain: list[str] | BadData, marks: list[str] | BadData, *, is_retry: bool
     ) -> Shown | BadData:
         if isinstance(plain, BadData):
-            joined = _joined(talk)
-            return plain if joined is None else self._show([joined])[0]
+            others = [] if is_retry else other_ways(talk)
+            tried = (self._show([other], is_retry=True)[0] for other in others)
+            return next((shown for shown in tried if not isinstance(shown, BadData)), plain)
         whole = read_marks("" if isinstance(marks, BadData) else marks[0])
         if whole.text != plain[0]:  # the template looks into what others say: their contents stay as they are
             marked = mark(talk.messages, lambda number: talk.learned[number])
@@ -235,7 +230,10 @@ class Chat:
             whole = read_marks("" if isinstance(found, BadData) else found[0])
         if whole.text != plain[0]:
             return BadData("The model's chat template does not show where the answer stands; use train_on: all.")
-        awaited = {place: self._awaited[_kind(talk, place)] if place else self._header for place in _learned(talk)}
+        awaited = {
+            place: self._awaited.get(_kind(talk, place), self._header) if place else self._header
+            for place in _learned(talk)
+        }
         return Shown(talk, marked, whole, awaited)
 
     # -- where the answers stand ------------------------------------------------------------------------------------
@@ -377,21 +375,6 @@ def _kind(talk: Talk, place: int) -> tuple[str, bool, bool]:
     """What the text that awaits an answer depends on."""
     before = talk.messages[place - 1]
     return before["role"], bool(before.get("tool_calls")), bool(talk.tools)
-
-
-def _joined(talk: Talk) -> Talk | None:
-    """Two turns of the user in a row as one, for templates that refuse them; None when there are none."""
-    messages: list[dict[str, Any]] = []
-    learned: list[bool] = []
-    for message, is_learned in zip(talk.messages, talk.learned, strict=True):
-        if messages and message["role"] == "user" == messages[-1]["role"]:
-            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{message['content']}"}
-            continue
-        messages.append(message)
-        learned.append(is_learned)
-    if len(messages) == len(talk.messages):
-        return None
-    return Talk(messages, learned, talk.tools, talk.notes | {"joined_turns"})
 
 
 def give_tools(tokenizer: Any) -> None:
