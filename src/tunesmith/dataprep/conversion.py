@@ -153,6 +153,12 @@ def _preference(cells: Mapping[str, Any]) -> tuple[list[Turn], list[Turn]]:
     return good[:shared], good[shared:]
 
 
+def last_said(cell: Any) -> str:
+    """What a text says, or the last turn of a conversation."""
+    found = decoded(cell)
+    return turns_of(found)[-1].content if isinstance(found, list) and found and _is_chat(found) else text_of(cell)
+
+
 def _is_chat(items: list[Any]) -> bool:
     return all(isinstance(item, Mapping) and ({"role", "from"} & set(item)) for item in items)
 

@@ -106,12 +106,24 @@ class DatasetStatistics(BaseModel):
     """Per column: type, nulls, unique, examples."""
 
 
+class TalkMessage(BaseModel):
+    """One message of a row, as training takes it."""
+
+    role: str
+    text: str
+    """What is said; calls of functions as JSON."""
+    note: str = ""
+    """`not learned` for answers that are only read; `better`, `worse` for those of a preference pair."""
+
+
 class DatasetPreview(BaseModel):
     columns: list[str]
     rows: list[dict[str, Any]]
     """With `row`, the number of the row from 1, and the columns; a column of the data that is called `row` hides the number."""
     numbers: list[int]
     """The number of each of these rows, from 1."""
+    talks: list[list[TalkMessage] | None] = Field(default_factory=list)
+    """Each of these rows as the conversation that is learned from it; null where it is none."""
     total_rows: int
     next_offset: int | None = None
     """Where to go on; null at the end. A search that takes long stops early, perhaps with no rows, and goes on from there."""
@@ -129,6 +141,8 @@ class UploadPreview(BaseModel):
     columns: list[str]
     rows: list[dict[str, Any]]
     """The first ones, long cells cut."""
+    talks: list[list[TalkMessage] | None] = Field(default_factory=list)
+    """Each of these rows as the conversation that is learned from it; null where it is none."""
     num_rows: int
     """How many rows were looked at."""
     whole: bool

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import Json
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.errors import BadRequest, TunesmithError
@@ -137,14 +138,17 @@ def preview(
     ] = None,
     q: Annotated[str | None, Query(min_length=1, max_length=200, description="Only rows that hold this text.")] = None,
     max_chars: Annotated[int | None, Query(ge=1, le=10_000_000, description="Longer cells are cut.")] = None,
+    shape: Annotated[str | None, Query(max_length=50, description="Tell the talks as if the rows were of it.")] = None,
+    mapping: Annotated[Json[dict[str, str]] | None, Query(description="With `shape`: role → column, as JSON.")] = None,
 ) -> DatasetPreview:
     """Rows from `offset` on, or those that are named, or those that hold a text; `next_offset` tells where to go on."""
-    data = service.data(dataset_id, version)
+    data, about = service.data(dataset_id, version), service.version(dataset_id, version).about
+    reading = rows.Reading(shape, mapping or {}) if shape else rows.Reading(about["shape"], about["mapping"])
     if row is not None:
-        return rows.read_numbers(data, row, max_chars)
+        return rows.read_numbers(data, row, max_chars, reading)
     if q is not None:
-        return rows.search(data, q, offset, limit, max_chars)
-    return rows.read_range(data, offset, limit, max_chars)
+        return rows.search(data, q, offset, limit, max_chars, reading)
+    return rows.read_range(data, offset, limit, max_chars, reading)
 
 
 @router.get(
