@@ -40,8 +40,8 @@ def look(settings: Settings, database: Database, upload_id: str, reading: Upload
             about, report, statistics = (
                 json.loads((out / f"{name}.json").read_bytes()) for name in ("version", "report", "statistics")
             )
-            reading = Reading(about["shape"], about["mapping"])
-            first = read_range(out / "data.parquet", 0, SHOWN_ROWS, SHOWN_CHARS, reading)
+            read_as = Reading(about["shape"], about["mapping"])
+            first = read_range(out / "data.parquet", 0, SHOWN_ROWS, SHOWN_CHARS, read_as)
     except TooLarge as error:
         if "seconds" not in error.message:
             raise

@@ -207,7 +207,7 @@ class Chat:
 
     def _unknown(self, talks: list[Talk]) -> dict[tuple[str, bool, bool], tuple[int, int]]:
         """Kinds of places where an answer is awaited that have not been seen yet, each with `(talk, message)`."""
-        wanted = {}
+        wanted: dict[tuple[str, bool, bool], tuple[int, int]] = {}
         for number, talk in enumerate(talks):
             for place in _learned(talk):
                 key = _kind(talk, place)

@@ -17,7 +17,8 @@ function startMapping(place) {
   const save = make("button", undefined, { class: "btn", type: "submit", disabled: "" }, [icon("check"), "Save as a new version"]);
   const problem = make("div", undefined, { hidden: "" });
   const loadExample = async () => {
-    const asked = reading, query = new URLSearchParams({ version: data.version, limit: "1", shape: asked.shape, mapping: JSON.stringify(asked.mapping) });
+    const asked = reading, query = new URLSearchParams({ version: data.version, limit: "1", shape: asked.shape });
+    for (const [role, column] of Object.entries(asked.mapping)) query.append("role", `${role}=${column}`);
     try {
       const answer = remember(await call(`/datasets/${data.id}/preview?${query}`));
       if (asked === reading) { row = answer.rows[0]; drawExample(); }
