@@ -213,6 +213,8 @@ def _unusable(data: Path, shape: str, mapping: dict[str, str], empty: Any) -> li
         for batch in file.iter_batches(columns=list(dict.fromkeys(mapping.values()))):
             places = np.flatnonzero(looked_at[first : first + batch.num_rows])
             first += batch.num_rows
+            if not len(places):
+                continue
             for number, row in zip(places + first - batch.num_rows + 1, batch.take(places).to_pylist(), strict=True):
                 try:
                     example = convert(row, shape, mapping)
@@ -225,7 +227,7 @@ def _unusable(data: Path, shape: str, mapping: dict[str, str], empty: Any) -> li
                     rated_bad.append(int(number))
     findings = [
         Finding(
-            level="info", code="remark", message=f"{len(rows)} rows: {remark.rstrip('.')}", rows=rows[:MAX_ROWS_NAMED],
+            level="info", code="remark", message=f"{len(rows)} row{'s' if len(rows) > 1 else ''}: {remark.rstrip('.')}", rows=rows[:MAX_ROWS_NAMED],
             count=len(rows),
         )
         for remark, rows in said.items()
