@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import BadData
-from tunesmith.dataprep.conversion import convert, last_said
+from tunesmith.dataprep.conversion import PAIRS, convert, last_said
+from tunesmith.dataprep.values import text_of
 from tunesmith.schemas.datasets import DatasetPreview, TalkMessage
 
 if TYPE_CHECKING:
@@ -146,7 +147,12 @@ def talk_of(row: dict[str, Any], reading: Reading, max_chars: int | None) -> lis
     shape, mapping = reading
     try:
         example = convert(row, shape, mapping)
-    except (BadData, ValueError):
+    except BadData:
+        asked, answered = (mapping.get(role, "") for role in PAIRS.get(shape, ("", "")))
+        said = (("user", asked, ""), ("assistant", answered, "cannot be learned"))
+        talk = [TalkMessage(role=role, text=_cell(text_of(row.get(c)), max_chars), note=note) for role, c, note in said]
+        return talk if shape in PAIRS else None
+    except ValueError:
         return None
     talk = [
         TalkMessage(role=message["role"], text=_cell(_said(message), max_chars), note="" if is_learned or message["role"] != "assistant" else "not learned")
