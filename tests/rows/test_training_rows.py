@@ -19,7 +19,8 @@ from tests.rows.chat_templates import CHATML, NO_END
 from tests.tiny import make_tokenizer
 from tunesmith.core.errors import JobFailure
 from tunesmith.dataprep.repair import repair
-from tunesmith.recipes.blocks.endings import ends_in, learned_end_ids
+from tunesmith.recipes.blocks.chat import learned_end_ids
+from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.blocks.loading import load_tokenizer
 from tunesmith.recipes.blocks.sft import load_split
 from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_by_content, split_rows

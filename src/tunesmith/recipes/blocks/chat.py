@@ -377,6 +377,13 @@ def _kind(talk: Talk, place: int) -> tuple[str, bool, bool]:
     return before["role"], bool(before.get("tool_calls")), bool(talk.tools)
 
 
+def learned_end_ids(tokenizer: Any) -> list[int]:
+    """Numbers of the end marks that the chat template writes, or of the end-of-text token that stands for a missing one."""
+    with Renderer(tokenizer) as template:
+        marks = Chat(tokenizer, template, Options()).end_marks
+    return [int(number) for mark in marks if isinstance(number := tokenizer.convert_tokens_to_ids(mark), int)]
+
+
 def give_tools(tokenizer: Any) -> None:
     """Put a ready part before the chat template that writes functions and calls, unless it has a place for them itself."""
     with Renderer(tokenizer) as template:

@@ -7,17 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tunesmith.recipes.blocks.chat import Chat, Options
-from tunesmith.recipes.blocks.templates import Renderer
-
 NAME = "generation_config.json"
-
-
-def learned_end_ids(tokenizer: Any) -> list[int]:
-    """Numbers of the end marks that the chat template writes, or of the end-of-text token that stands for a missing one."""
-    with Renderer(tokenizer) as template:
-        marks = Chat(tokenizer, template, Options()).end_marks
-    return [int(number) for mark in marks if isinstance(number := tokenizer.convert_tokens_to_ids(mark), int)]
 
 
 def end_ids_of(config: Any) -> list[int]:

@@ -23,9 +23,9 @@ from tunesmith.engine.lora import add_lora, linear_names
 from tunesmith.engine.packing import IGNORE
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
-from tunesmith.recipes.blocks.chat import give_tools
+from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
 from tunesmith.recipes.blocks.data import load_rows
-from tunesmith.recipes.blocks.endings import join_ends, learned_end_ids, write_ends
+from tunesmith.recipes.blocks.endings import join_ends, write_ends
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop
 from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, layers_to_recompute
