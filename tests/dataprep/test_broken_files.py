@@ -54,7 +54,6 @@ REFUSED: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "JSON text": ("a.json", b'"hello"', ("list of objects",)),
     "JSON of empty objects": ("a.json", b"[{}, {}]", ("no",)),
     "JSON 100,000 deep": ("a.json", b'[{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", ("deep",)),
-    "JSON with a huge number": ("a.json", b'[{"a": ' + b"9" * 40 + b"}]", ("'a'", "too large")),
     "JSON with a number of 10,000 digits": ("a.json", b'[{"a": ' + b"9" * 10_000 + b"}]", ("cannot be read",)),
     "JSONL without an object": ("a.jsonl", b"nope\n[1]\n", ("line 1",)),
     "JSON of 100,000 fields": ("a.json", json.dumps([{f"f{i}": 1 for i in range(100_000)}]).encode(), ("fields",)),

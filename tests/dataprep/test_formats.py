@@ -146,8 +146,14 @@ def test_conll_with_blanks_docstart_and_other_endings(ingest: Child) -> None:
 def test_numbers_booleans_and_nothing_keep_their_kind(ingest: Child) -> None:
     rows = [{"a": 1, "b": 1.5, "c": True, "d": None, "e": "x"}, {"a": 2, "b": 2, "c": False, "e": 7}]
     frame = ingest(json.dumps(rows), "typed.json").frame
-    assert frame.schema == {"a": pl.Int64, "b": pl.Float64, "c": pl.Boolean, "d": pl.String, "e": pl.String}
-    assert frame["e"].to_list() == ["x", "7"]
+    assert frame.schema == {"a": pl.Int64, "b": pl.String, "c": pl.Boolean, "d": pl.String, "e": pl.String}
+    assert frame["e"].to_list() == ["x", "7"] and frame["b"].to_list() == ["1.5", "2"]
+
+
+def test_what_no_number_can_hold_is_kept_as_it_was_written(ingest: Child) -> None:
+    content = '{"a": 100000000000000000001, "b": 1.0, "c": true, "d": NaN}\n{"a": 7, "b": 2.5, "c": "no", "d": 1.5}\n'
+    frame = ingest(content, "written.jsonl").frame
+    assert frame.rows() == [("100000000000000000001", 1.0, "true", None), ("7", 2.5, "no", 1.5)]
 
 
 def test_lists_and_objects_in_cells_are_kept(ingest: Child) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.dataprep.conftest import Child
 from tunesmith.core.errors import BadData
-from tunesmith.dataprep.conversation import to_messages
+from tunesmith.dataprep.conversion import convert
 from tunesmith.dataprep.shapes import SHAPES, recognise
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -106,13 +106,13 @@ def test_rows_of_every_conversational_shape_become_messages() -> None:
         ("messages", {"messages": TURNS}),
         ("conversations", {"conversations": json.dumps(SAID)}),
     ):
-        assert to_messages(row, shape, {role: role for role in row}) == TURNS, shape
-    alpaca = to_messages(
+        assert convert(row, shape, {role: role for role in row}).messages == TURNS, shape
+    alpaca = convert(
         {"instruction": "Sum", "input": "1 2", "output": "3"},
         "alpaca",
         {r: r for r in ("instruction", "input", "output")},
     )
-    assert alpaca[0]["content"] == "Sum\n\n1 2"
+    assert alpaca.messages[0]["content"] == "Sum\n\n1 2"
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ def test_rows_of_every_conversational_shape_become_messages() -> None:
 )
 def test_what_is_no_conversation_is_bad_data(cell: str | None, words: str) -> None:
     with pytest.raises(BadData, match=words):
-        to_messages({"messages": cell}, "messages", {"messages": "messages"})
+        convert({"messages": cell}, "messages", {"messages": "messages"})

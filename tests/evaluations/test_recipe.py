@@ -17,8 +17,8 @@ from tests.recipes.ground import PAIRS, Ground, events, params_of, train
 from tunesmith.core.errors import JobFailure
 from tunesmith.core.job_spec import Control
 from tunesmith.executors.local import credentials
-from tunesmith.recipes.blocks.data import split_rows
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
+from tunesmith.recipes.blocks.split import split_rows
 from tunesmith.recipes.evaluate import answering
 from tunesmith.recipes.evaluate.rows import load_material
 

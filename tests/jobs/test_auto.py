@@ -116,7 +116,11 @@ def test_less_memory_means_smaller_batches_then_recomputed_activations() -> None
 
 
 def test_one_very_long_row_does_not_set_the_length_for_all() -> None:
-    assert choose(LORA, {}, facts(lengths=Lengths(50, 200, 8000))).params["max_length"] == 256
+    counted = Lengths(50, 200, 8000, is_counted=True)
+    chosen = choose(LORA, {}, facts(lengths=counted))
+    assert chosen.params["max_length"] == 256 and "estimate" not in chosen.reasons["max_length"]
+    guessed = choose(LORA, {}, facts(lengths=counted._replace(is_counted=False)))
+    assert guessed.params["max_length"] == 448 and "an estimate from characters" in guessed.reasons["max_length"]
 
 
 def test_a_model_that_is_not_here_yet_is_no_obstacle() -> None:

@@ -19,8 +19,9 @@ from tests.recipes.ground import Ground, events, params_of
 from tests.tiny import make_tokenizer
 from tunesmith.core.errors import BadData, JobFailure
 from tunesmith.engine.packing import IGNORE, count_supervised
-from tunesmith.recipes.blocks.data import load_rows, split_rows
+from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.loading import load_tokenizer
+from tunesmith.recipes.blocks.split import split_rows
 from tunesmith.recipes.blocks.token_rows import TokenRows, write_rows
 from tunesmith.worker.run import Run
 
@@ -228,6 +229,6 @@ def test_a_file_of_rows_is_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_datasets_reads_the_cache(ground: Ground) -> None:
     rows = load(ground.run([{"question": "why", "answer": "so"}]))
-    (path,) = (ground.folder / "cache" / "tokens").iterdir()
+    (path,) = (ground.folder / "cache" / "tokens").glob("*.arrow")
     read = datasets.Dataset.from_file(str(path))
     assert read[0]["input_ids"] == rows.row(0)[0].tolist() and read.num_rows == 1

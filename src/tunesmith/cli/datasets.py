@@ -9,6 +9,7 @@ import typer
 
 from tunesmith.cli.output import Output, say, show, size, table, transfer, waiting
 from tunesmith.cli.references import DatasetId, DatasetIds
+from tunesmith.cli.tokens import tokens_told
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.schemas.datasets import DatasetRead
 from tunesmith.sdk.client import Client
@@ -107,6 +108,23 @@ def preview(
         found = client.datasets.preview(dataset_id, offset=offset, limit=rows)
     cells = [[row["row"], *(str(row[c])[:200] for c in found.columns)] for row in found.rows]
     show(found, table(("row", *found.columns), cells))
+
+
+@app.command("show-tokens")
+def show_tokens(
+    dataset_id: Id,
+    model: Annotated[str, typer.Option(help="The base model: its tokenizer and chat template are used.")],
+    row: Annotated[list[int] | None, typer.Option("--row", min=1, help="A row's number; may be repeated.")] = None,
+    max_length: Annotated[int, typer.Option(min=16, help="Tokens after which a row is cut.")] = 1024,
+    train_on: Annotated[str, typer.Option(help="completions, or all.")] = "completions",
+    system_prompt: Annotated[str | None, typer.Option(help="Put before conversations that have none.")] = None,
+) -> None:
+    """What the model will see: learned text is green, cut text is red, text that is only read is dim."""
+    with Client() as client:
+        found = client.datasets.show_tokens(
+            dataset_id, model, row or (), max_length=max_length, train_on=train_on, system_prompt=system_prompt
+        )
+    show(found, tokens_told(found))
 
 
 @app.command()
@@ -216,6 +234,9 @@ def tag(
 def repair(
     dataset_id: Id,
     drop_empty: Annotated[bool, typer.Option("--drop-empty")] = False,
+    answer_lists: Annotated[
+        str | None, typer.Option(help="Of answers that are lists: keep the first, or a row for each.")
+    ] = None,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates")] = False,
     strip: Annotated[bool, typer.Option("--strip")] = False,
     fix_encoding: Annotated[bool, typer.Option("--fix-encoding")] = False,
@@ -225,7 +246,7 @@ def repair(
 ) -> None:
     """Make a repaired version; the old one stays."""
     chosen = {
-        "drop_empty": drop_empty, "drop_duplicates": drop_duplicates, "strip": strip, "fix_encoding": fix_encoding,
+        "drop_empty": drop_empty, "drop_duplicates": drop_duplicates, "answer_lists": answer_lists, "strip": strip, "fix_encoding": fix_encoding,
         "length_bounds": length_bounds,
     }  # fmt: skip
     if not any(chosen.values()):

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, Mod
 from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
+from tunesmith.recipes.row_check import OPTIONS, RowFacts, checks, rated_problem
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
 
@@ -63,8 +65,11 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
         raise InvalidInput(reason)
     model, info = find_model(config)
     data, lengths = read_data(config, folder)
+    rows = count_rows(config, model, data, folder)
+    lengths = (rows and rows.row_lengths()) or lengths
     facts = Facts(machine=read_machine(), model=info, num_rows=data.num_rows, lengths=lengths)
     choice = choose(recipe, config.settings(), facts, auto=config.auto)
+    refuse_harm(recipe.name, data.shape, rows, choice.params)
     spec = JobSpec(
         job_id=0, name=config.name or folder.name, recipe=recipe.name, params=choice.params, model=model, dataset=data,
         cache_dir=str(Settings().cache_dir.absolute()), offline=Settings().hub_offline,
@@ -86,6 +91,38 @@ def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
     if name.startswith("job:"):
         raise InvalidInput("job:<id> names a model of a server.", hint="Start one with tunesmith up, or name a folder.")
     return ModelRef(name=name, path=name, revision=config.model.revision), None
+
+
+def count_rows(config: TrainConfig, model: ModelRef, data: DatasetRef, folder: Path) -> RowFacts | None:
+    """What the model makes of the rows, counted in a child process; None when its tokenizer is not here yet."""
+    if not Path(model.path).is_dir():
+        return None
+    out = folder.resolve() / "rows"
+    settings = config.settings()
+    options = {name: settings[name] for name in OPTIONS if name in settings}
+    request = {
+        "action": "facts", "data": data.model_dump(), "model": model.model_dump(), "out_dir": str(out),
+        "options": {"tool_calls": "template", **options},
+    }  # fmt: skip
+    request_path = folder / "rows-request.json"
+    write_atomic(request_path, request)
+    command = [sys.executable, "-m", "tunesmith.recipes.inspection", str(request_path)]
+    child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    request_path.unlink()
+    if child.returncode:
+        return None  # the worker says what is wrong with the model
+    found = RowFacts.model_validate_json((out / "facts.json").read_bytes())
+    shutil.rmtree(out)
+    return found
+
+
+def refuse_harm(method: str, shape: str, rows: RowFacts | None, params: dict[str, Any]) -> None:
+    """Raises `InvalidInput` when too many rows would lose something, or rate answers that all would be learned."""
+    if rated := rated_problem(shape, params, method):
+        raise InvalidInput(f"The rows cannot be used: {rated[0]}.", hint=rated[1])
+    for remark in checks(rows, params) if rows else ():
+        if remark.is_refused:
+            raise InvalidInput(remark.message, hint=remark.hint)
 
 
 def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | None]:
@@ -128,14 +165,12 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
             hint=f"Set training_data.shape and mapping. Columns: {', '.join(about['columns'][:20])}.",
         )
     tokens = [role["tokens"] for role in report["lengths"].values()]
-    lengths = (
-        Lengths(*(16 + sum(int(t.get(k) or 0) for t in tokens) for k in ("p50", "p99", "max"))) if tokens else None
-    )
+    median, p99, longest = (16 + sum(int(t.get(key) or 0) for t in tokens) for key in ("p50", "p99", "max"))
     ref = DatasetRef(
         name=path.name, path=str(out / "data.parquet"), digest=about["digest"], shape=about["shape"], mapping=about["mapping"],
         num_rows=about["num_rows"],
     )  # fmt: skip
-    return ref, lengths
+    return ref, Lengths(median, p99, longest) if tokens else None
 
 
 class Worker:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from tunesmith.core.errors import BadData
-from tunesmith.dataprep.conversation import to_messages
+from tunesmith.dataprep.conversion import CONVERSATIONAL, PAIRS, TEXTS, convert
 from tunesmith.dataprep.folding import letters_hash
 from tunesmith.dataprep.profile import TokenCounter, lengths
-from tunesmith.dataprep.shapes import SHAPES
+from tunesmith.dataprep.shapes import SHAPES, unused_columns
 from tunesmith.schemas.datasets import Finding, ValidationReport
 
 FEW_ROWS = 100
 MAX_ROWS_NAMED = 100
 MAX_CLASSES = 1_000
-LISTED = ("messages", "conversations")
 CHARS = "chars_"
 
 
@@ -49,8 +49,9 @@ def validate(
         findings.append(Finding(level="error", code="no_rows", message="The file has a header but no rows."))
         return ValidationReport(valid=False, findings=findings)
     findings += _empty_rows(rows, required) + _unreadable(rows) + _duplicates(rows)
-    if shape in LISTED and shape in usable:
-        findings += _conversations(data, shape, usable)
+    if shape in (*CONVERSATIONAL, *TEXTS) and not missing:
+        findings += _unusable(data, shape, usable, rows["empty"].to_numpy())
+        findings += _unused(list(columns), usable)
     if shape == "tokens_tags" and len(usable) == 2:
         findings += _tags(data, usable)
     if rows.height < FEW_ROWS:
@@ -196,31 +197,103 @@ def _near_duplicates(rows: pl.DataFrame) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _conversations(data: Path, shape: str, mapping: dict[str, str]) -> list[Finding]:
+def _unusable(data: Path, shape: str, mapping: dict[str, str], empty: Any) -> list[Finding]:
+    """Rows that training would refuse, by the very function that it asks; and what that function says of the others.
+
+    `empty`: (rows,) bool, those that are reported as empty already.
+    """
     import pyarrow.parquet as pq
 
-    bad: list[int] = []
-    first = ""
-    number = 0
-    for batch in pq.ParquetFile(data).iter_batches(columns=[mapping[shape]]):
-        for row in batch.to_pylist():
-            number += 1
-            if not row[mapping[shape]]:
-                continue  # counted as empty
-            try:
-                to_messages(row, shape, mapping)
-            except BadData as error:
-                bad.append(number)
-                first = first or error.message
-    if not bad:
-        return []
-    return [
+    bad: list[tuple[int, BadData]] = []
+    rated_bad: list[int] = []
+    said: dict[str, list[int]] = {}
+    looked_at = ~empty & _may_mean_more(data, shape, mapping)
+    first = 0
+    with pq.ParquetFile(data) as file:
+        for batch in file.iter_batches(columns=list(dict.fromkeys(mapping.values()))):
+            places = np.flatnonzero(looked_at[first : first + batch.num_rows])
+            first += batch.num_rows
+            if not len(places):
+                continue
+            for number, row in zip(places + first - batch.num_rows + 1, batch.take(places).to_pylist(), strict=True):
+                try:
+                    example = convert(row, shape, mapping)
+                except BadData as error:
+                    bad.append((int(number), error))
+                    continue
+                for remark in example.remarks:
+                    said.setdefault(remark.partition(":")[0], []).append(int(number))
+                if not example.is_good:
+                    rated_bad.append(int(number))
+    findings = [
         Finding(
-            level="error", code="bad_conversation", column=mapping[shape], rows=bad[:MAX_ROWS_NAMED], count=len(bad),
-            message=f"{len(bad)} conversations cannot be used. Row {bad[0]}: {first}",
-            hint='Each needs [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].',
+            level="info", code="remark", message=f"{len(rows)} row{'s' if len(rows) > 1 else ''}: {remark.rstrip('.')}", rows=rows[:MAX_ROWS_NAMED],
+            count=len(rows),
         )
+        for remark, rows in said.items()
     ]  # fmt: skip
+    if bad:
+        findings.insert(0, _bad(bad, shape, mapping))
+    if shape in ("kto", "preference"):
+        findings.append(_rated(shape, rated_bad))
+    return findings
+
+
+def _may_mean_more(data: Path, shape: str, mapping: dict[str, str]) -> Any:
+    """(rows,) bool: False for rows that are texts and nothing else, of which `convert` makes what they say."""
+    schema = pl.read_parquet_schema(data)
+    if shape in TEXTS:
+        nested = pl.lit(value=False)
+    elif shape in PAIRS and not {"label", "tools", "history"} & set(mapping):
+        texts = [column for column in mapping.values() if schema[column] == pl.String]
+        nested = pl.any_horizontal(pl.lit(value=False), *[pl.col(c).str.contains(r"^\s*[\[{]") for c in texts])
+    else:
+        nested = pl.lit(value=True)
+    rows = pl.scan_parquet(data).select(pl.first().is_null().alias("_"), nested.fill_null(value=False).alias("nested"))
+    return rows.collect(engine="streaming")["nested"].to_numpy()
+
+
+def _bad(bad: list[tuple[int, BadData]], shape: str, mapping: dict[str, str]) -> Finding:
+    number, first = bad[0]
+    listed = shape in ("messages", "conversations")
+    what = "conversations cannot be used" if listed else "rows cannot be learned from"
+    usual = (
+        'Each needs [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].'
+        if listed
+        else "Mend these rows, or take them out."
+    )
+    return Finding(
+        level="error", code="bad_conversation" if listed else "answer_lists" if "answer_lists" in first.hint else "bad_rows",
+        column=mapping.get(shape), rows=[row for row, _ in bad[:MAX_ROWS_NAMED]], count=len(bad),
+        message=f"{len(bad)} {what}. Row {number}: {first.message}", hint=first.hint or usual,
+    )  # fmt: skip
+
+
+def _rated(shape: str, rated_bad: list[int]) -> Finding:
+    what = (
+        "Each row has a better and a worse answer"
+        if shape == "preference"
+        else f"The label rates answers: {len(rated_bad)} are bad"
+    )
+    return Finding(
+        level="info", code="rated_answers", message=what, rows=rated_bad[:MAX_ROWS_NAMED], count=len(rated_bad),
+        hint="Methods that learn from examples refuse such rows, unless a job sets rated_rows: good to learn the good answers.",
+    )  # fmt: skip
+
+
+def _unused(columns: list[str], mapping: dict[str, str]) -> list[Finding]:
+    """Columns that nothing is learned from; a warning for those whose names change what a row means."""
+    findings = []
+    for names, level in zip(unused_columns(columns, mapping), ("warning", "info"), strict=True):
+        if names:
+            are = "columns are" if len(names) > 1 else "column is"
+            findings.append(
+                Finding(
+                    level=level, code="unused_columns", count=len(names), message=f"{len(names)} {are} not used: {', '.join(names[:12])}",
+                    hint="Give them a role in the column mapping where they belong to what is learned.",
+                )
+            )  # fmt: skip
+    return findings
 
 
 def _tags(data: Path, mapping: dict[str, str]) -> list[Finding]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import functools
 import itertools
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tunesmith.core.errors import BadData, TooLarge
 from tunesmith.dataprep.source import DAMAGED_ZIP, Source, open_zip
+from tunesmith.dataprep.values import is_missing, text_of
 
 BATCH_ROWS = 16_384
 MAX_COLUMNS = 2_000
@@ -209,7 +211,12 @@ def read_json(path: Path) -> Iterator[pa.Table]:
 
 def _note_kinds(kinds: dict[str, set[str]], row: dict[str, Any]) -> None:
     for name, value in row.items():
-        kinds.setdefault(name, set()).add(type(value).__name__)
+        kind = type(value).__name__
+        if kind == "int" and not -(2**63) <= value < 2**63:
+            kind = "large int"
+        elif kind == "float" and math.isnan(value):
+            kind = "NoneType"
+        kinds.setdefault(name, set()).add(kind)
         if len(kinds) > MAX_COLUMNS:
             raise TooLarge(
                 f"The rows have more than {MAX_COLUMNS} different fields.", hint="Keep the fields that are needed."
@@ -217,18 +224,22 @@ def _note_kinds(kinds: dict[str, set[str]], row: dict[str, Any]) -> None:
 
 
 def _column_type(kinds: set[str]) -> pa.DataType:
+    """Numbers as numbers where all are of one kind; else as they were written."""
     real = kinds - {"NoneType"}
     if real == {"bool"}:
         return pa.bool_()
     if real == {"int"}:
         return pa.int64()
-    if real and real <= {"int", "float"}:
+    if real == {"float"}:
         return pa.float64()
     return pa.large_string()
 
 
-def _tables(rows: Iterable[dict[str, Any]], kinds: dict[str, set[str]]) -> Iterator[pa.Table]:
-    """Rows of any origin → tables of one schema."""
+def _tables(
+    rows: Iterable[dict[str, Any]], kinds: dict[str, set[str]], as_text: Callable[[Any], str | None] | None = None
+) -> Iterator[pa.Table]:
+    """Rows of any origin → tables of one schema. `as_text` writes cells of columns that hold more than one kind."""
+    as_text = as_text or _as_text
     names = column_names(list(kinds))
     types = [_column_type(kinds[key]) for key in kinds]
     schema = pa.schema(list(zip(names, types, strict=True)))
@@ -237,15 +248,8 @@ def _tables(rows: Iterable[dict[str, Any]], kinds: dict[str, set[str]]) -> Itera
     def flush() -> pa.Table:
         arrays = []
         for key, kind in zip(kinds, types, strict=True):
-            values = [row.get(key) for row in batch]
-            try:
-                arrays.append(
-                    pa.array([_as_text(v) for v in values] if kind == pa.large_string() else values, type=kind)
-                )
-            except (OverflowError, pa.ArrowInvalid):
-                raise BadData(
-                    f"Column {key[:80]!r} holds a number too large to store.", hint="Write it as text."
-                ) from None
+            values = [None if is_missing(value := row.get(key)) else value for row in batch]
+            arrays.append(pa.array([as_text(v) for v in values] if kind == pa.large_string() else values, type=kind))
         return pa.Table.from_arrays(arrays, schema=schema)
 
     for row in rows:
@@ -265,9 +269,14 @@ def _as_text(value: Any) -> str | None:
         return value.encode("utf-8", "replace").decode() if not value.isascii() else value
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
+    return None if is_missing(value) else text_of(value)
+
+
+def _as_in_a_sheet(value: Any) -> str | None:
+    """Workbooks know no whole numbers: 1 is stored as 1.0."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
-    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
+    return _as_text(value)
 
 
 def read_parquet(path: Path) -> Iterator[pa.Table]:
@@ -293,7 +302,9 @@ def read_parquet(path: Path) -> Iterator[pa.Table]:
             rows_before += batch.num_rows
             arrays = []
             for array, keep in zip(batch.columns, plain, strict=True):
-                if keep and not pa.types.is_string(array.type):
+                if keep and pa.types.is_floating(array.type):
+                    arrays.append(pc.if_else(pc.is_nan(array), None, array))
+                elif keep and not pa.types.is_string(array.type):
                     arrays.append(array)
                 elif pa.types.is_string(array.type):
                     arrays.append(array.cast(pa.large_string()))
@@ -327,7 +338,7 @@ def read_xlsx(path: Path) -> Iterator[pa.Table]:
     sheet = next((s for s in sheets if len(s) > 1), None)
     if sheet is None:
         raise BadData("The workbook has no sheet with a header and rows.", hint="Put names in its first row.")
-    names = column_names([str(_as_text(cell) or "") for cell in sheet[0]])
+    names = column_names([str(_as_in_a_sheet(cell) or "") for cell in sheet[0]])
     rows = [
         {name: (None if cell == "" else cell) for name, cell in zip(names, row, strict=False)}
         for row in sheet[1:]
@@ -336,7 +347,7 @@ def read_xlsx(path: Path) -> Iterator[pa.Table]:
     kinds: dict[str, set[str]] = {name: set() for name in names}
     for row in rows:
         _note_kinds(kinds, row)
-    yield from _tables(rows, kinds)
+    yield from _tables(rows, kinds, _as_in_a_sheet)
 
 
 def _check_extent(archive: zipfile.ZipFile, sheet: str) -> None:

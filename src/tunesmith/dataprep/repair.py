@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 
 from tunesmith.dataprep.checks import empty, required_columns, row_hash, text_columns
-from tunesmith.dataprep.shapes import SHAPES
+from tunesmith.dataprep.shapes import SHAPES, Shape
+from tunesmith.dataprep.values import decoded
 from tunesmith.schemas.datasets import RepairRequest, RepairStep
 
 MAX_EXAMPLES = 5
@@ -26,6 +27,8 @@ def repair(
     steps: list[RepairStep] = []
     if request.fix_encoding:
         frame = _change(frame, texts, "fix_encoding", steps, _fixed, num_examples)
+    if request.answer_lists:
+        frame = _one_answer(frame, SHAPES[shape], mapping, request.answer_lists, steps, num_examples)
     if request.strip:
         frame = _change(frame, texts, "strip", steps, lambda c: pl.col(c).str.strip_chars(), num_examples)
     if request.drop_empty:
@@ -61,6 +64,31 @@ def _change(
     pairs = zip(before.iter_rows(named=True), mended.iter_rows(named=True), strict=True)
     examples = [_example(old, new, columns) for old, new in pairs]
     steps.append(RepairStep(repair=name, rows_changed=changed.height, examples=examples))
+    return after
+
+
+def _one_answer(
+    frame: pl.DataFrame, shape: Shape, mapping: dict[str, str], which: str, steps: list[RepairStep], num_examples: int
+) -> pl.DataFrame:
+    """Answers that are lists of texts become their first text, or as many rows as there are texts."""
+    column = mapping.get(shape.output_role or "")
+    if column is None or frame.schema[column] != pl.String:
+        steps.append(RepairStep(repair="answer_lists"))
+        return frame
+    found = [decoded(value) for value in frame[column]]
+    is_list = [isinstance(f, list) and bool(f) and all(isinstance(item, str) for item in f) for f in found]
+    texts = [
+        (f[:1] if which == "first" else f) if lists else [value]
+        for f, lists, value in zip(found, is_list, frame[column], strict=True)
+    ]
+    changed = frame.filter(pl.Series(is_list))
+    after = frame.with_columns(pl.Series(column, texts, dtype=pl.List(pl.String))).explode(column)
+    examples = [
+        {"row": row, "before": {column: value[:MAX_SHOWN_CHARS]}, "after": {column: "\n".join(each)[:MAX_SHOWN_CHARS]}}
+        for row, value, each, lists in zip(frame[ROW], frame[column], texts, is_list, strict=True)
+        if lists
+    ][:num_examples]
+    steps.append(RepairStep(repair="answer_lists", rows_changed=changed.height, examples=examples))
     return after
 
 

@@ -52,6 +52,10 @@ class Lengths(NamedTuple):
     longest: int
     mean: float = 0.0
     """0 where it is not known."""
+    is_counted: bool = False
+    """Counted with the model's own tokenizer and template; else estimated from characters."""
+    whose: str = "rows"
+    """Which rows were counted, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +132,17 @@ class _Picker:
             self.set("max_length", max(16, wanted), "The rows' lengths are not known yet; longer rows are cut.")
             return
         # One very long row should not set the memory for all of them.
-        wanted, which = lengths.longest, "the longest row has"
+        wanted, which = lengths.longest, f"the longest of {lengths.whose} has"
         if lengths.longest > 2 * lengths.p99:
-            wanted, which = lengths.p99, "99 % of rows have at most"
+            wanted, which = lengths.p99, f"99 % of {lengths.whose} have at most"
+        about = f"{which} {wanted:,} tokens"
+        if not lengths.is_counted:
+            wanted, about = 2 * wanted, f"{which} about {wanted:,} tokens, an estimate from characters that is doubled"
         rounded = max(64, math.ceil(wanted / 64) * 64)
         if context and rounded > context:
-            self.set(
-                "max_length", max(16, context), f"{which} {wanted:,} tokens, but the model's context is {context:,}."
-            )
+            self.set("max_length", max(16, context), f"{about}, but the model's context is {context:,}.")
         else:
-            self.set("max_length", rounded, f"{which} {wanted:,} tokens; rounded up to a multiple of 64.")
+            self.set("max_length", rounded, f"{about}; rounded up to a multiple of 64.")
 
     def batch(self) -> None:
         rows, machine = self.facts.num_rows, self.facts.machine

@@ -130,6 +130,22 @@ class SftParams(BaseModel):
     """Noise on the input embeddings while training (NEFTune, arXiv:2310.05914); 5 to 15 is usual."""
     system_prompt: str | None = Field(None, max_length=20_000, json_schema_extra=about("data"))
     """Put before every conversation that has no system message."""
+    split_by: Literal["content", "rows"] = Field("content", title="Hold out by", json_schema_extra=about("data"))
+    """`content` keeps equal rows on one side, so that no held-out row is learned too; `rows` draws each row by itself."""
+    allow_truncation: bool = Field(False, title="Allow rows to lose something", json_schema_extra=about("data"))
+    """Train even when more than 3 % of the rows lose their end of turn or an answer; without it such a job is refused."""
+    tool_calls: Literal["template", "ready", "text"] = Field(
+        "template", title="Calls of functions", json_schema_extra=about("data")
+    )
+    """Where the model's chat template has no place for functions: refuse such rows (`template`), give it a `ready` part that has, or write them as `text`."""
+    rewritten_turns: Literal["split", "skip"] = Field(
+        "split", title="Turns that a template rewrites", json_schema_extra=about("data")
+    )
+    """Answers that the chat template writes in another way later on, such as thoughts: learn each in a row of its own, or skip it."""
+    rated_rows: Literal["refuse", "good"] = Field(
+        "refuse", title="Rows that rate answers", json_schema_extra=about("data")
+    )
+    """Preference pairs and rows with a good-or-bad label: refuse them, or learn the good answers and leave the bad ones out."""
 
     @model_validator(mode="before")
     @classmethod

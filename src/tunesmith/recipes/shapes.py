@@ -11,4 +11,7 @@ CAUSAL_LM_SHAPES = (
     "conversations",
     "text",
     "preference",
+    "kto",
 )
+RATED_SHAPES = ("preference", "kto")
+"""Those that rate answers: methods that learn from examples alone take them only when asked to."""

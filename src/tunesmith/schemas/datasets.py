@@ -106,12 +106,24 @@ class DatasetStatistics(BaseModel):
     """Per column: type, nulls, unique, examples."""
 
 
+class TalkMessage(BaseModel):
+    """One message of a row, as training takes it."""
+
+    role: str
+    text: str
+    """What is said; calls of functions as JSON."""
+    note: str = ""
+    """`not learned` for answers that are only read; `better`, `worse` for those of a preference pair."""
+
+
 class DatasetPreview(BaseModel):
     columns: list[str]
     rows: list[dict[str, Any]]
     """With `row`, the number of the row from 1, and the columns; a column of the data that is called `row` hides the number."""
     numbers: list[int]
     """The number of each of these rows, from 1."""
+    talks: list[list[TalkMessage] | None] = Field(default_factory=list)
+    """Each of these rows as the conversation that is learned from it; null where it is none."""
     total_rows: int
     next_offset: int | None = None
     """Where to go on; null at the end. A search that takes long stops early, perhaps with no rows, and goes on from there."""
@@ -129,6 +141,8 @@ class UploadPreview(BaseModel):
     columns: list[str]
     rows: list[dict[str, Any]]
     """The first ones, long cells cut."""
+    talks: list[list[TalkMessage] | None] = Field(default_factory=list)
+    """Each of these rows as the conversation that is learned from it; null where it is none."""
     num_rows: int
     """How many rows were looked at."""
     whole: bool
@@ -164,6 +178,8 @@ class RepairRequest(Wire):
 
     fix_encoding: bool = False
     """Mend text that was decoded wrongly (mojibake)."""
+    answer_lists: Literal["first", "each"] | None = None
+    """Where an answer is a list of texts: keep the `first`, or make a row of `each`."""
     strip: bool = False
     """Cut blanks from both ends of every text."""
     drop_empty: bool = False
@@ -278,3 +294,71 @@ class VersionRead(BaseModel):
     """Digest of the version that it was made from; null for an upload."""
     changes: list[RepairStep]
     """What made it differ from the version before."""
+
+
+class TokensRequest(Wire):
+    """Which rows to show as one model reads them, and under which settings of a job."""
+
+    model: str = Field(min_length=1, max_length=500, examples=["HuggingFaceTB/SmolLM2-135M-Instruct"])
+    """As for a job."""
+    rows: list[Annotated[int, Field(ge=1, lt=2**62)]] = Field(default_factory=list, max_length=20)
+    """Numbers from 1; the first three when left out."""
+    version: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Digest; the newest version when left out."""
+    max_length: int = Field(1024, ge=16, le=1_048_576)
+    """Tokens after which a row is cut."""
+    train_on: Literal["completions", "all"] = "completions"
+    system_prompt: str | None = Field(None, max_length=20_000)
+    tool_calls: Literal["template", "ready", "text"] = "template"
+    rewritten_turns: Literal["split", "skip"] = "split"
+
+
+class ShownToken(BaseModel):
+    """One token."""
+
+    id: int
+    text: str
+    """Its characters; empty when it is one more byte of the character before."""
+    kind: Literal["masked", "learned", "cut"]
+    """Read only, learned, or beyond `max_length`."""
+    special: bool
+
+
+class ShownText(BaseModel):
+    """One text that the model reads. A row may become several."""
+
+    tokens: list[ShownToken]
+    """The first 4,096."""
+    num_tokens: int
+    num_learned: int
+    num_cut: int
+    loses_end: bool
+    """Whether a learned token is cut off, such as the end of the turn."""
+    notes: list[str]
+    """`no_end_mark`, `rewritten_turns`, `lost_turns`, `lost_text`, `doubled_marks`, `joined_turns`."""
+
+
+class ShownRow(BaseModel):
+    """One row."""
+
+    row: int
+    problem: str | None
+    """Why it cannot be learned from."""
+    hint: str
+    remarks: list[str]
+    texts: list[ShownText]
+
+
+class DatasetTokens(BaseModel):
+    """What the model will see."""
+
+    model: str
+    version: str
+    rows: list[ShownRow]
+    num_rows: int
+    max_length: int
+    end_marks: list[str]
+    """Tokens that the model learns to end an answer with."""
+    used_columns: dict[str, str]
+    """Role → column."""
+    unused_columns: list[str]

@@ -277,6 +277,18 @@ class JobBatchRead(BaseModel):
     jobs: list[JobRead]
 
 
+class PlanCheck(BaseModel):
+    """One thing about the rows under this model and these settings."""
+
+    code: str
+    """`rows_cut`, `rows_left_out`, `lost_turns`, `lost_text`, `rewritten_turns`, `no_end_mark`, `doubled_marks`, …"""
+    level: Literal["info", "warning", "error"]
+    message: str
+    hint: str = ""
+    rows: list[int] = Field(default_factory=list)
+    """Numbers from 1 of the first such rows."""
+
+
 class JobPlan(BaseModel):
     """What a job would be, before anything is done."""
 
@@ -286,6 +298,8 @@ class JobPlan(BaseModel):
     estimate: dict[str, Any]
     """`total_steps`, `memory_bytes` with its parts, what the machine has and whether it `fits`, `disk_bytes`, and
     `duration_s` with its bounds and where it comes from; empty when the method makes no such promise."""
+    checks: list[PlanCheck] = Field(default_factory=list)
+    """What becomes of the rows: cut, rewritten, without an end mark; what goes too far is refused instead."""
 
 
 class JobTexts(BaseModel):

@@ -16,6 +16,7 @@ from tunesmith.schemas.datasets import (
     DatasetRead,
     DatasetStatistics,
     DatasetStatus,
+    DatasetTokens,
     RepairPreview,
     ValidationReport,
     VersionRead,
@@ -127,6 +128,13 @@ class Datasets:
         return DatasetPreview.model_validate(
             self._connection.get(f"/datasets/{dataset_id}/preview", offset=offset, limit=limit)
         )
+
+    def show_tokens(self, dataset_id: int, model: str, rows: Sequence[int] = (), **settings: Any) -> DatasetTokens:
+        """The rows of these numbers, else the first three, as the model reads them, token by token. `settings` are
+        `max_length`, `train_on`, `system_prompt`, `tool_calls` and `rewritten_turns`, as a job has them."""
+        asked = {"model": model, "rows": [*rows], **settings}
+        given = {name: value for name, value in asked.items() if value not in (None, [])}
+        return DatasetTokens.model_validate(self._connection.get(f"/datasets/{dataset_id}/tokens", **given))
 
     def validation(self, dataset_id: int) -> ValidationReport:
         return ValidationReport.model_validate(self._connection.get(f"/datasets/{dataset_id}/validation"))

@@ -11,6 +11,7 @@ import torch
 from tunesmith.core.errors import BadData, InvalidInput, JobFailure, TooMany, TunesmithError
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
+from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.serving.adapters import Adapters
@@ -112,7 +113,14 @@ class Model:
     ) -> Iterator[Piece]:
         """Begins when the first piece is asked for; whoever closes it cancels the answer."""
         closed = False
-        answer = Answer(prompt, adapter_path, sampling, lambda: closed or stopped(), self.tokenizer, self.end_ids)
+        answer = Answer(
+            prompt,
+            adapter_path,
+            sampling,
+            lambda: closed or stopped(),
+            self.tokenizer,
+            self.end_ids | ends_in(adapter_path),
+        )
         self.batcher.submit(answer)
         try:
             while (piece := answer.pieces.get()) is not None:

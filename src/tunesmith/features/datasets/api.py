@@ -137,14 +137,20 @@ def preview(
     ] = None,
     q: Annotated[str | None, Query(min_length=1, max_length=200, description="Only rows that hold this text.")] = None,
     max_chars: Annotated[int | None, Query(ge=1, le=10_000_000, description="Longer cells are cut.")] = None,
+    shape: Annotated[str | None, Query(max_length=50, description="Tell the talks as if the rows were of it.")] = None,
+    role: Annotated[
+        list[str] | None, Query(max_length=20, description="With `shape`: `role=column`; may be repeated.")
+    ] = None,
 ) -> DatasetPreview:
     """Rows from `offset` on, or those that are named, or those that hold a text; `next_offset` tells where to go on."""
-    data = service.data(dataset_id, version)
+    data, about = service.data(dataset_id, version), service.version(dataset_id, version).about
+    mapping = {name: column for name, _, column in (each.partition("=") for each in role or ())}
+    reading = rows.Reading(shape, mapping) if shape else rows.Reading(about["shape"], about["mapping"])
     if row is not None:
-        return rows.read_numbers(data, row, max_chars)
+        return rows.read_numbers(data, row, max_chars, reading)
     if q is not None:
-        return rows.search(data, q, offset, limit, max_chars)
-    return rows.read_range(data, offset, limit, max_chars)
+        return rows.search(data, q, offset, limit, max_chars, reading)
+    return rows.read_range(data, offset, limit, max_chars, reading)
 
 
 @router.get(

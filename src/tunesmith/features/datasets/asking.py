@@ -14,7 +14,7 @@ from tunesmith.core.errors import TooLarge, Unavailable
 from tunesmith.features.datasets.child import Child
 from tunesmith.settings import Settings
 
-COMPARING, LOOKING = threading.Lock(), threading.Lock()
+COMPARING, LOOKING, INSPECTING = threading.Lock(), threading.Lock(), threading.Lock()
 """One of each kind at a time, because each may need `dataset_memory_bytes`."""
 MEANT = {
     cls().code: cls
@@ -39,7 +39,13 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def asked(
-    settings: Settings, request: dict[str, Any], turn: threading.Lock, *, wait_s: float, limit_s: float
+    settings: Settings,
+    request: dict[str, Any],
+    turn: threading.Lock,
+    *,
+    wait_s: float,
+    limit_s: float,
+    module: str = "tunesmith.dataprep",
 ) -> Iterator[Path]:
     """The folder that the child made for `request`, removed when the block ends.
 
@@ -51,14 +57,14 @@ def asked(
     try:
         with tempfile.TemporaryDirectory(prefix="asked-", dir=settings.uploads_dir) as folder:
             work = Path(folder)
-            _run(settings, {**request, "out_dir": str(work / "out")}, work, limit_s)
+            _run(settings, {**request, "out_dir": str(work / "out")}, work, limit_s, module)
             yield work / "out"
     finally:
         turn.release()
 
 
-def _run(settings: Settings, request: dict[str, Any], work: Path, limit_s: float) -> None:
-    child = Child(settings, request, work)
+def _run(settings: Settings, request: dict[str, Any], work: Path, limit_s: float, module: str) -> None:
+    child = Child(settings, request, work, module)
     late = threading.Event()
 
     def give_up() -> None:

@@ -1,4 +1,4 @@
-"""One request to `python -m tunesmith.dataprep`: a child process with little memory, no secrets and the lowest priority."""
+"""One request to `python -m tunesmith.dataprep`, or to a module like it: a child process with little memory, no secrets and the lowest priority."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 class Child:
     """Runs from the start; who starts it reads `progress` to its end, then asks `end`, and calls `kill` in any case."""
 
-    def __init__(self, settings: Settings, request: dict[str, Any], work: Path) -> None:
+    def __init__(
+        self, settings: Settings, request: dict[str, Any], work: Path, module: str = "tunesmith.dataprep"
+    ) -> None:
         self._action, self._log_path = request["action"], work / "log.txt"
         self._memory_bytes = settings.dataset_memory_bytes
         self._error: dict[str, Any] | None = None
@@ -45,7 +47,7 @@ class Child:
         }
         with self._log_path.open("wb") as log_file:
             self._process = subprocess.Popen(
-                confinement.command("tunesmith.dataprep", str(work / "request.json")),
+                confinement.command(module, str(work / "request.json")),
                 stdout=subprocess.PIPE, stderr=log_file, stdin=subprocess.DEVNULL, text=True, env=environment,
                 preexec_fn=self._limit, start_new_session=True,
             )  # fmt: skip

@@ -4,13 +4,17 @@ needed are read."""
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.core.clock import monotonic_s
-from tunesmith.schemas.datasets import DatasetPreview
+from tunesmith.core.errors import BadData
+from tunesmith.dataprep.conversion import PAIRS, convert, last_said
+from tunesmith.dataprep.values import text_of
+from tunesmith.schemas.datasets import DatasetPreview, TalkMessage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,12 +27,21 @@ SEARCH_S = 1.0
 """Seconds after which a search answers with what it has found, and with where to go on."""
 
 
-def read_range(data: Path, offset: int, limit: int, max_chars: int | None = None) -> DatasetPreview:
+class Reading(NamedTuple):
+    """What the rows are, and which column holds what."""
+
+    shape: str
+    mapping: Mapping[str, str]
+
+
+def read_range(
+    data: Path, offset: int, limit: int, max_chars: int | None = None, reading: Reading | None = None
+) -> DatasetPreview:
     """Rows from `offset` (0 is the first), read a few at a time."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(data) as file:
-        found, starts = _Found(file, limit, max_chars), _starts(file)
+        found, starts = _Found(file, limit, max_chars, reading), _starts(file)
         wanted = [g for g in range(file.num_row_groups) if starts[g + 1] > offset and starts[g] < offset + limit]
         number = starts[wanted[0]] if wanted else 0
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=wanted, use_threads=False):
@@ -40,12 +53,14 @@ def read_range(data: Path, offset: int, limit: int, max_chars: int | None = None
     return found.answer(starts[-1], found.numbers[-1] if found.numbers else starts[-1])
 
 
-def read_numbers(data: Path, numbers: Sequence[int], max_chars: int | None = None) -> DatasetPreview:
+def read_numbers(
+    data: Path, numbers: Sequence[int], max_chars: int | None = None, reading: Reading | None = None
+) -> DatasetPreview:
     """The rows of these numbers (1 is the first), in the order of the file; those that are not there are left out."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(data) as file:
-        found, starts = _Found(file, len(numbers), max_chars), _starts(file)
+        found, starts = _Found(file, len(numbers), max_chars, reading), _starts(file)
         for group in range(file.num_row_groups):
             inside = sorted({n - 1 - starts[group] for n in numbers if starts[group] < n <= starts[group + 1]})
             if inside and not found.full:
@@ -53,13 +68,15 @@ def read_numbers(data: Path, numbers: Sequence[int], max_chars: int | None = Non
     return found.answer(starts[-1], starts[-1])
 
 
-def search(data: Path, text: str, offset: int, limit: int, max_chars: int | None = None) -> DatasetPreview:
+def search(
+    data: Path, text: str, offset: int, limit: int, max_chars: int | None = None, reading: Reading | None = None
+) -> DatasetPreview:
     """Rows from `offset` on in which a cell holds `text`, whatever the case. Stops after `SEARCH_S`."""
     import pyarrow.parquet as pq
 
     until = monotonic_s() + SEARCH_S
     with pq.ParquetFile(data) as file:
-        found, starts = _Found(file, limit, max_chars), _starts(file)
+        found, starts = _Found(file, limit, max_chars, reading), _starts(file)
         reached = starts[-1]
         for group in range(file.num_row_groups):
             if starts[group + 1] <= offset:
@@ -79,9 +96,10 @@ def search(data: Path, text: str, offset: int, limit: int, max_chars: int | None
 class _Found:
     """Rows collected for one answer."""
 
-    def __init__(self, file: pq.ParquetFile, limit: int, max_chars: int | None) -> None:
+    def __init__(self, file: pq.ParquetFile, limit: int, max_chars: int | None, reading: Reading | None) -> None:
         self.columns = list(file.schema_arrow.names)
-        self.limit, self.max_chars = limit, max_chars
+        self.limit, self.max_chars, self.reading = limit, max_chars, reading
+        self.talks: list[list[TalkMessage] | None] = []
         self.rows: list[dict[str, Any]] = []
         self.numbers: list[int] = []
         self._size_bytes = 0
@@ -109,6 +127,7 @@ class _Found:
 
     def _add(self, number: int, row: dict[str, Any]) -> None:
         self.numbers.append(number)
+        self.talks.append(talk_of(row, self.reading, self.max_chars) if self.reading else None)
         self.rows.append({"row": number, **{name: _cell(value, self.max_chars) for name, value in row.items()}})
 
     def answer(self, total_rows: int, reached: int) -> DatasetPreview:
@@ -117,9 +136,38 @@ class _Found:
             columns=self.columns,
             rows=self.rows,
             numbers=self.numbers,
+            talks=self.talks,
             total_rows=total_rows,
             next_offset=reached if reached < total_rows else None,
         )
+
+
+def talk_of(row: dict[str, Any], reading: Reading, max_chars: int | None) -> list[TalkMessage] | None:
+    """The row as training takes it; None when it is no conversation."""
+    shape, mapping = reading
+    try:
+        example = convert(row, shape, mapping)
+    except BadData:
+        asked, answered = (mapping.get(role, "") for role in PAIRS.get(shape, ("", "")))
+        said = (("user", asked, ""), ("assistant", answered, "cannot be learned"))
+        talk = [TalkMessage(role=role, text=_cell(text_of(row.get(c)), max_chars), note=note) for role, c, note in said]
+        return talk if shape in PAIRS else None
+    except ValueError:
+        return None
+    talk = [
+        TalkMessage(role=message["role"], text=_cell(_said(message), max_chars), note="" if is_learned or message["role"] != "assistant" else "not learned")
+        for message, is_learned in zip(example.messages, example.learned, strict=True)
+    ]  # fmt: skip
+    if shape == "preference" and talk:
+        worse = last_said(row.get(mapping.get("rejected", "")))
+        talk[-1].note = "better"
+        talk.append(TalkMessage(role="assistant", text=_cell(worse, max_chars), note="worse"))
+    return talk or None
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join(part for part in (message.get("reasoning_content", ""), message["content"], *calls) if part)
 
 
 def _starts(file: pq.ParquetFile) -> list[int]:

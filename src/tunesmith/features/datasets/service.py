@@ -376,11 +376,18 @@ def _shape(name: str) -> Shape:
 def check_repairs(request: RepairRequest) -> None:
     """Raises `InvalidInput` when nothing is chosen or bounds cross."""
     if not any(
-        (request.fix_encoding, request.strip, request.drop_empty, request.drop_duplicates, request.length_bounds)
+        (
+            request.fix_encoding,
+            request.answer_lists,
+            request.strip,
+            request.drop_empty,
+            request.drop_duplicates,
+            request.length_bounds,
+        )
     ):
         raise InvalidInput(
             "No repair is chosen.",
-            hint="Set some of fix_encoding, strip, drop_empty, drop_duplicates, length_bounds to true.",
+            hint="Set some of fix_encoding, answer_lists, strip, drop_empty, drop_duplicates, length_bounds to true.",
         )
     if request.min_input_chars > request.max_input_chars or request.min_output_chars > request.max_output_chars:
         raise InvalidInput(

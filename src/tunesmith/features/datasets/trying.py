@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.core.errors import Conflict, TooLarge, Unavailable
 from tunesmith.features.datasets import asking, files
-from tunesmith.features.datasets.rows import read_range
+from tunesmith.features.datasets.rows import Reading, read_range
 from tunesmith.features.datasets.service import Datasets, check_reading, check_repairs, upload_path, upload_size
 from tunesmith.live.bus import Bus
 from tunesmith.schemas.datasets import RepairPreview, RepairRequest, UploadPreview, UploadRead
@@ -40,7 +40,8 @@ def look(settings: Settings, database: Database, upload_id: str, reading: Upload
             about, report, statistics = (
                 json.loads((out / f"{name}.json").read_bytes()) for name in ("version", "report", "statistics")
             )
-            first = read_range(out / "data.parquet", 0, SHOWN_ROWS, SHOWN_CHARS)
+            read_as = Reading(about["shape"], about["mapping"])
+            first = read_range(out / "data.parquet", 0, SHOWN_ROWS, SHOWN_CHARS, read_as)
     except TooLarge as error:
         if "seconds" not in error.message:
             raise
@@ -53,7 +54,7 @@ def look(settings: Settings, database: Database, upload_id: str, reading: Upload
         raise
     fields = ("type", "format", "encoding", "shape", "mapping", "columns", "num_rows", "whole")
     told = {field: about[field] for field in fields}
-    return UploadPreview(rows=first.rows, report=report, statistics=statistics, **told)
+    return UploadPreview(rows=first.rows, talks=first.talks, report=report, statistics=statistics, **told)
 
 
 def try_repairs(

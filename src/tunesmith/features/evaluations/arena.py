@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import BadData, Conflict, InvalidInput, NotFound
-from tunesmith.dataprep.conversation import to_messages
+from tunesmith.dataprep.conversion import convert
 from tunesmith.features.catalog.service import resolve_model
 from tunesmith.features.chat.service import Partner, partner
 from tunesmith.features.datasets import rows as stored
@@ -63,15 +63,15 @@ def _question(settings: Settings, session: Session, body: BattleCreate) -> tuple
     number = BattleRepository(session).count_on(body.dataset_id) * STRIDE % ref.num_rows + 1
     found = stored.read_numbers(Path(ref.path), [number]).rows
     try:
-        messages = to_messages(found[0] if found else {}, ref.shape, ref.mapping)
+        example = convert(found[0] if found else {}, ref.shape, ref.mapping)
     except (BadData, ValueError, KeyError) as error:
         raise InvalidInput(
             f"Row {number} of {ref.name} is no question: {error}",
             hint="Choose a dataset of questions and answers or of conversations.",
             details=[{"loc": "dataset_id", "message": "no conversations"}],
         ) from None
-    last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
-    asked = [m for m in messages[:last] if m["role"] in ("system", "user", "assistant")]
+    last = max((place for place, is_learned in enumerate(example.learned) if is_learned), default=0)
+    asked = [m for m in example.messages[:last] if m["role"] in ("system", "user", "assistant")]
     if not asked or asked[-1]["role"] != "user" or len(asked[-1]["content"]) > MAX_PROMPT_CHARS:
         raise InvalidInput(
             f"Row {number} of {ref.name} is no question.", details=[{"loc": "dataset_id", "message": "not a question"}]

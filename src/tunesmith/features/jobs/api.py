@@ -10,7 +10,17 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response, Streami
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import comparing, files, logs, metrics, planning, reporting, service, submission
+from tunesmith.features.jobs import (
+    comparing,
+    files,
+    inspection,
+    logs,
+    metrics,
+    planning,
+    reporting,
+    service,
+    submission,
+)
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.writing_out import DEFAULT_URL, write_out
@@ -63,6 +73,7 @@ REPORT_HEADERS = {
 @router.post("/", status_code=201, response_model=JobRead, responses=REFUSED, summary="Make a job")
 def create_job(body: JobCreate, state: State, key: IdempotencyKey = None) -> Response:
     """Checks everything, fills in what is left out, and queues it. With an `Idempotency-Key`, once at most."""
+    inspection.look(state.settings, state.database, body)
 
     def work(session: Session) -> JobRead:
         row = submission.create(state.settings, session, state.bus, body)
@@ -99,6 +110,8 @@ def list_jobs(
 @router.post("/batch", status_code=201, response_model=JobBatchRead, responses=REFUSED, summary="Make many jobs")
 def create_batch(body: JobBatchCreate, state: State, key: IdempotencyKey = None) -> Response:
     """All of them or none; they wait in the order given."""
+    for job in body.jobs:
+        inspection.look(state.settings, state.database, job)
 
     def work(session: Session) -> JobBatchRead:
         batch_id, rows = submission.create_batch(state.settings, session, state.bus, body.jobs)
@@ -110,9 +123,11 @@ def create_batch(body: JobBatchCreate, state: State, key: IdempotencyKey = None)
 
 @router.post("/plan", responses=REFUSED, summary="What a job would be")
 @needs(Scope.READ)
-def plan_job(body: JobCreate, state: State, session: DbSession) -> JobPlan:
+def plan_job(body: JobCreate, state: State) -> JobPlan:
     """Checks a request as creating does and saves nothing: complete hyperparameters, reasons, time, memory and disk."""
-    return planning.plan(state.settings, session, body)
+    inspection.look(state.settings, state.database, body)
+    with state.database.unit_of_work(readonly=True) as session:
+        return planning.plan(state.settings, session, body)
 
 
 @router.post("/write-out", summary="A job as YAML, cURL, Python and command line")
@@ -227,6 +242,9 @@ def move_job(job_id: JobId, body: QueueMove, state: State, session: DbSession) -
 @router.post("/{job_id}/clone", status_code=201, response_model=JobRead, responses=REFUSED, summary="Copy with changes")
 def clone_job(job_id: JobId, body: JobClone, state: State, key: IdempotencyKey = None) -> Response:
     """A new job from the same request, with some fields changed."""
+    with state.database.unit_of_work(readonly=True) as session:
+        wanted = submission.cloned(service.get(session, job_id), body)
+    inspection.look(state.settings, state.database, wanted)
 
     def work(session: Session) -> JobRead:
         request = submission.cloned(service.get(session, job_id), body)

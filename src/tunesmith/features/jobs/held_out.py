@@ -83,6 +83,7 @@ def _rows_of(job: JobRow, given: dict[str, Any]) -> dict[str, Any]:
         "seed": settings["seed"],
         "max_length": settings["max_length"],
         "train_on": settings["train_on"],
+        "split_by": settings.get("split_by", "rows"),
     }
     given = {"system_prompt": settings.get("system_prompt"), **given, "held_out": held_out}
     return {"dataset_id": job.dataset_id, "dataset_version": job.dataset_version, "hyperparameters": given}

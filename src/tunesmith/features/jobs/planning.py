@@ -12,7 +12,7 @@ from tunesmith.features.jobs.submission import Checked, check
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.duration import SAME, SIMILAR, Pace, duration, flop_per_token, guessed_pace
-from tunesmith.schemas.jobs import JobCreate, JobPlan
+from tunesmith.schemas.jobs import JobCreate, JobPlan, PlanCheck
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
@@ -31,7 +31,11 @@ def plan(settings: Settings, session: Session, body: JobCreate) -> JobPlan:
         pace = find_pace(session, checked)
         estimate |= duration(checked.recipe, choice.params, checked.facts, estimate["total_steps"], pace)
         estimate["disk_free_bytes"] = shutil.disk_usage(settings.home).free
-    return JobPlan(hyperparameters=choice.params, reasons=choice.reasons, estimate=estimate)
+    found = [
+        PlanCheck(code=each.code, level=each.level, message=each.message, hint=each.hint, rows=list(each.rows))  # type: ignore[arg-type]
+        for each in checked.remarks
+    ]
+    return JobPlan(hyperparameters=choice.params, reasons=choice.reasons, estimate=estimate, checks=found)
 
 
 def find_pace(session: Session, checked: Checked) -> Pace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import uuid
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.validation import message_of
 from tunesmith.features.catalog import service as catalog
-from tunesmith.features.jobs import held_out, permission, quotas
+from tunesmith.features.jobs import held_out, inspection, permission, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
@@ -26,6 +27,7 @@ from tunesmith.live.bus import Bus
 from tunesmith.recipes.auto import Choice, Facts, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
+from tunesmith.recipes.row_check import Remark, RowFacts, checks, rated_problem
 from tunesmith.schemas.jobs import FollowUp, JobClone, JobCreate
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
@@ -47,6 +49,8 @@ class Checked(NamedTuple):
     """What the choice rests on."""
     body: JobCreate
     """The request, with the rows that an evaluation runs on."""
+    remarks: Sequence[Remark] = ()
+    """What becomes of the rows."""
 
 
 class Problems:
@@ -94,11 +98,12 @@ def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
     resources = _resources(settings, body, problems)
     if body.after_job_id is not None and not JobRepository(session).statuses([body.after_job_id]):
         problems.add("after_job_id", f"there is no job {body.after_job_id}")
+    rows = inspection.known(settings, recipe, model, data.ref if data else None, body.hyperparameters)
     facts = Facts(
         machine=read_machine(),
         model=_info(model, problems),
         num_rows=data.ref.num_rows if data else 0,
-        lengths=data.lengths if data else None,
+        lengths=(rows and rows.row_lengths()) or (data.lengths if data else None),
         has_eval_dataset=eval_data is not None,
     )
     choice = Choice({}, {}, {})
@@ -106,8 +111,22 @@ def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
         choice = choose(recipe, body.hyperparameters, facts, auto=body.auto)
     except InvalidInput as error:
         problems.add_error("hyperparameters", error)
+    remarks = _row_problems(recipe, data, rows, choice, problems)
     problems.raise_any()
-    return Checked(recipe, model, data, eval_data, choice, resources, facts, body)
+    return Checked(recipe, model, data, eval_data, choice, resources, facts, body, remarks)
+
+
+def _row_problems(
+    recipe: Recipe, data: TrainingData | None, rows: RowFacts | None, choice: Choice, problems: Problems
+) -> list[Remark]:
+    """What the model makes of the rows; what goes too far is added to `problems`."""
+    if data and (rated := rated_problem(data.ref.shape, choice.params, recipe.name)):
+        problems.add("dataset_id", *rated)
+    found = checks(rows, choice.params) if rows and choice.params else []
+    for remark in found:
+        if remark.is_refused:
+            problems.add("dataset_id", remark.message, remark.hint)
+    return [remark for remark in found if not remark.is_refused]
 
 
 def create(settings: Settings, session: Session, bus: Bus, body: JobCreate, *, batch_id: str | None = None) -> JobRow:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from gguf import GGUFWriter, TokenType
 
 from tunesmith.core.errors import NotFound, UnsupportedFormat
+from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.blocks.gguf_limits import check_tokenizer, parts
 from tunesmith.recipes.model_info import read_json
 
@@ -228,4 +229,7 @@ def _special_ids(folder: Path, config: dict[str, Any], known: dict[str, int], nu
         number = known.get(str(text)) if text else whole.get(f"{name}_token_id")
         if type(number) is int and 0 <= number < num_rows:
             found[name] = number
+    others = sorted(ends_in(folder) - set(found.values()))
+    if others and others[0] < num_rows:  # llama.cpp stops at this one too
+        found["eot"] = others[0]
     return found

@@ -7,53 +7,12 @@ from typing import Any
 
 import torch
 
-from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.recipes.blocks.endings import ends_in, join_ends
 from tunesmith.recipes.blocks.overlay import merge_into
+from tunesmith.recipes.blocks.tokenizer import load_tokenizer as load_tokenizer
+from tunesmith.recipes.blocks.tokenizer import opening as opening
 from tunesmith.recipes.model_info import refuse_unsafe_files
-
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
-    "{{ 'Assistant: ' + message['content'] + eos_token + '\n' }}"
-    "{% else %}{{ message['role'].capitalize() + ': ' + message['content'] + '\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-"""For base models whose tokenizer brings no chat template."""
-
-
-def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = False) -> Any:
-    """The tokenizer, with a chat template and a padding token in any case."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False, local_files_only=offline
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        if not Path(path).is_dir():
-            raise
-        raise JobFailure(
-            FailureCode.MODEL_NOT_FOUND,
-            f"The model folder {Path(path).name} has no tokenizer that can be read: {str(error).partition(chr(10))[0][:200]}",
-            hint="Put tokenizer.json and tokenizer_config.json of the base model into the folder.",
-        ) from error
-    if tokenizer.eos_token is None:
-        raise JobFailure(
-            FailureCode.UNSUPPORTED,
-            "The model's tokenizer has no end-of-text token, so a tuned model could never stop.",
-            hint="Choose the instruction-tuned variant of the model.",
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = ("{{ bos_token }}" if opening(tokenizer) else "") + PLAIN_TEMPLATE
-    return tokenizer
-
-
-def opening(tokenizer: Any) -> str:
-    """The token that the model expects at the start of a text; empty for models that know none."""
-    first = tokenizer("a")["input_ids"][0]
-    return str(tokenizer.bos_token) if tokenizer.bos_token is not None and first == tokenizer.bos_token_id else ""
 
 
 def load_config(model: ModelRef, *, offline: bool) -> Any:
@@ -99,4 +58,5 @@ def load_causal_lm(
     keep_four_bits(loaded)
     if model.adapter_path:
         loaded = merge_into(loaded, Path(model.adapter_path))
+        join_ends(loaded, ends_in(model.adapter_path))
     return loaded

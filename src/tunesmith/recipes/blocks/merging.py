@@ -57,6 +57,7 @@ def write_merged(model: Path, adapter: Path, target: Path, report: Report | None
         _write_files(plans, temporary, report or (lambda _done, _total: None))
         (temporary / "config.json").write_text(json.dumps(config, indent=2))
         _copy(model, temporary, MODEL_TEXTS[1:])
+        _copy(adapter, temporary, MODEL_TEXTS[1:])  # with the end marks that it has learned
         _copy(adapter if (adapter / "tokenizer.json").is_file() else model, temporary, TOKENIZER)
         fsync_tree(temporary)
         temporary.chmod(0o755)

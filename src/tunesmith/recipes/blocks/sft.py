@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunesmith.core.errors import FailureCode, JobFailure
-from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.job_spec import DatasetRef, ModelRef
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine import compiling, kernels, sharding
 from tunesmith.engine.forward import Forward
@@ -22,13 +23,16 @@ from tunesmith.engine.lora import add_lora, expert_share, linear_names
 from tunesmith.engine.packing import IGNORE
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
-from tunesmith.recipes.blocks.data import load_rows, split_rows
+from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
+from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.endings import join_ends, write_ends
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop
 from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, layers_to_recompute
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.neftune import apply_neftune
 from tunesmith.recipes.blocks.report import write_report
+from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_by_content, split_rows
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
@@ -102,6 +106,8 @@ def fit(
     params, ranks = within_context(run, params), Ranks()
     sharding.check(params.sharding, params.sharding_offload, ranks, device)
     check_graphs(params, device)
+    if params.tool_calls == "ready":
+        give_tools(tokenizer)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
         rows, train, held_out = load_split(run, params, tokenizer)
@@ -174,12 +180,73 @@ def load_split(
     data = run.spec.dataset
     if data is None:
         raise JobFailure(FailureCode.INVALID_SETTINGS, "The job has no dataset.")
-    rows = load_rows(run, data, tokenizer, params)
+    if "split_by" not in run.spec.params:  # a job of before: its rows are split as they were then
+        rows = load_rows(run, data, tokenizer, params)
+        train, held_out = split_rows(len(rows), params.validation_split, params.seed)
+        return rows, train, _held_out(run, params, tokenizer, rows, held_out)
+    contents = contents_of(data.path, data.mapping)
+    share = 0.0 if run.spec.eval_dataset else params.validation_split
+    split = (
+        split_by_content(contents, share, params.seed)
+        if params.split_by == "content"
+        else split_rows(len(contents), share, params.seed)
+    )
+    wanted = needed_rows(split[0], rows_read(params), params.seed)
+    numbers = None if len(wanted) == len(split[0]) else np.sort(np.concatenate([wanted, split[1]]))
+    rows = load_rows(run, data, tokenizer, params, numbers)
+    is_held_out = np.isin(rows.numbers, split[1])
+    train, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+    if not len(train):
+        raise JobFailure(
+            FailureCode.BAD_DATA, f"All rows of {data.name} that can be learned from are held out.",
+            hint="Set validation_split to 0, or raise max_length.",
+        )  # fmt: skip
+    tell_known(run, data, contents, split)
+    return rows, train, _held_out(run, params, tokenizer, rows, held_out)
+
+
+def _held_out(
+    run: RunContext, params: SftParams, tokenizer: Any, rows: TokenRows, held_out: np.ndarray
+) -> tuple[TokenRows, np.ndarray]:
+    """`(rows, places)`: of the separate dataset when there is one."""
+    if run.spec.eval_dataset is None:
+        return rows, held_out
+    other = load_rows(run, run.spec.eval_dataset, tokenizer, params)
+    return other, np.arange(len(other))
+
+
+def rows_read(params: SftParams) -> int:
+    """Rows that the steps of a limited run read on one device; more than any dataset has when it is not limited."""
+    if params.max_steps is None:
+        return sys.maxsize
+    return params.max_steps * params.batch_size * params.gradient_accumulation_steps * max(1, Ranks().count)
+
+
+def tell_known(run: RunContext, data: DatasetRef, contents: np.ndarray, split: tuple[np.ndarray, np.ndarray]) -> None:
+    """Name the held-out rows that are trained on too: a score on them says nothing."""
     if run.spec.eval_dataset is not None:
-        other = load_rows(run, run.spec.eval_dataset, tokenizer, params)
-        return rows, np.arange(len(rows)), (other, np.arange(len(other)))
-    train, held_out = split_rows(len(rows), params.validation_split, params.seed)
-    return rows, train, (rows, held_out)
+        theirs, whose = (
+            contents_of(run.spec.eval_dataset.path, run.spec.eval_dataset.mapping),
+            run.spec.eval_dataset.name,
+        )
+        numbers = np.arange(len(theirs))
+    else:
+        numbers, whose = split[1], data.name
+        theirs = contents[numbers]
+    known = numbers[np.isin(theirs, contents[split[0]])] + 1
+    if len(known):
+        named = ", ".join(map(str, known[:20]))
+        run.notice(
+            f"{len(known)} of {len(numbers)} held-out rows are trained on too, so their score says little: row {named} of {whose}.",
+            hint="Set split_by: content, or take them out of one side.", level="warning", code="held_out_in_training",
+        )  # fmt: skip
+    if not len(numbers) and run.spec.params.get("validation_split"):
+        run.notice(
+            "No row is held out: all rows are equal.",
+            hint="Give a held-out dataset.",
+            level="warning",
+            code="nothing_held_out",
+        )
 
 
 def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
@@ -263,8 +330,10 @@ def leave(
     base_path = base.path if base else ""
     if base and base.adapter_path and isinstance(params, LoraFields):
         base_path = str(leave_merged_base(run, base))
+    join_ends(model, learned_end_ids(tokenizer))
     with run.artifact(produces) as folder:
         save(model, folder)
+        write_ends(model, folder)
         tokenizer.save_pretrained(folder)
         write_card(folder, run.spec, settings, metrics)
         validate_model(folder, produces, base_path, asked)

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -43,8 +43,9 @@ class Part(NamedTuple):
 class Conversation(NamedTuple):
     """Messages, and which parts of them are wanted as text."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     parts: list[Part]
+    tools: list[dict[str, Any]] | None = None
 
 
 class _Child(NamedTuple):
@@ -67,9 +68,11 @@ class Renderer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def render(self, messages: list[dict[str, str]], *, prompt: bool = False) -> str:
+    def render(
+        self, messages: list[dict[str, Any]], *, prompt: bool = False, tools: list[dict[str, Any]] | None = None
+    ) -> str:
         """The conversation as text, with `prompt` up to where the answer begins. Raises as `render_all`, and `BadData`."""
-        found = self.render_all([Conversation(messages, [Part(len(messages), prompt)])])[0]
+        found = self.render_all([Conversation(messages, [Part(len(messages), prompt)], tools)])[0]
         if isinstance(found, BadData):
             raise found
         return found[0]
@@ -82,7 +85,7 @@ class Renderer:
         size_bytes = 0
         for number, conversation in enumerate(conversations, start=1):
             waiting.append(conversation)
-            size_bytes += sum(len(message["content"]) for message in conversation.messages)
+            size_bytes += num_characters(conversation.messages)
             if size_bytes > AT_ONCE_BYTES or number == len(conversations):
                 made += [_made(answer) for answer in self._ask(waiting)]
                 waiting, size_bytes = [], 0
@@ -172,18 +175,26 @@ def _answer_all(tokenizer: Any, request_end: int, answer_end: int) -> None:
     """One line in, one line out, until the parent closes its end. The kernel ends the process when one takes too long."""
     with os.fdopen(request_end, "rb") as requests, os.fdopen(answer_end, "wb") as answers:
         for line in requests:
-            made = [_answer(tokenizer, messages, parts) for messages, parts in json.loads(line)]
+            made = [_answer(tokenizer, *conversation) for conversation in json.loads(line)]
             answers.write(json.dumps(made).encode() + b"\n")
             answers.flush()
 
 
-def _answer(tokenizer: Any, messages: list[dict[str, str]], parts: list[tuple[int, bool]]) -> dict[str, Any]:
-    most = MAX_TEXT_BYTES + 4 * sum(len(message["content"]) for message in messages)
+def num_characters(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Of all that is said and called, about."""
+    return sum(len(message["content"] or "") + len(str(message.get("tool_calls", ""))) for message in messages)
+
+
+def _answer(
+    tokenizer: Any, messages: list[dict[str, Any]], parts: list[tuple[int, bool]], tools: list[dict[str, Any]] | None
+) -> dict[str, Any]:
+    most = MAX_TEXT_BYTES + 4 * num_characters(messages) + 4 * len(str(tools or ""))
+    given = {"tools": tools} if tools else {}
     texts = []
     try:
         for end, prompt in parts:
             signal.setitimer(signal.ITIMER_PROF, RENDER_CPU_S)
-            text = tokenizer.apply_chat_template(messages[:end], tokenize=False, add_generation_prompt=prompt)
+            text = tokenizer.apply_chat_template(messages[:end], tokenize=False, add_generation_prompt=prompt, **given)
             signal.setitimer(signal.ITIMER_PROF, 0)
             if len(text) > most:
                 return {"overrun": f"makes more than {MAX_TEXT_BYTES >> 20} MiB of text"}

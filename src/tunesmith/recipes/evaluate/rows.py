@@ -10,8 +10,9 @@ import numpy as np
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.packing import IGNORE
-from tunesmith.recipes.blocks.data import load_rows, split_rows
+from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.sft import within_context
+from tunesmith.recipes.blocks.split import contents_of, split_by_content, split_rows
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.evaluate.spec import EvaluateParams
 from tunesmith.recipes.hyperparameters import SftParams
@@ -52,21 +53,31 @@ def load_material(run: RunContext, data: DatasetRef, params: EvaluateParams, tok
         max_length=held_out.max_length if held_out.job_id else params.max_length,
         train_on=held_out.train_on,
         system_prompt=params.system_prompt,
+        tool_calls="text",
     )
     settings = within_context(run, wanted)
-    rows = load_rows(run, data, tokenizer, settings)
+    numbers = None
+    if held_out.job_id and held_out.split_by == "content":
+        numbers = split_by_content(contents_of(data.path, data.mapping), held_out.share, held_out.seed)[1]
+    rows = load_rows(run, data, tokenizer, settings, numbers)
     places = np.arange(len(rows))
-    if held_out.job_id:
+    if held_out.job_id and numbers is None:
         places = split_rows(len(rows), held_out.share, held_out.seed)[1]
-    places = drawn(rows, places, data.num_rows, params.seed)
+    places = drawn(rows, _one_of_each(rows, places), data.num_rows, params.seed)
     answered = rows
     if settings.train_on == "all" and data.shape != "text":
-        answered = load_rows(run, data, tokenizer, settings.model_copy(update={"train_on": "completions"}))
+        answered = load_rows(run, data, tokenizer, settings.model_copy(update={"train_on": "completions"}), numbers)
     looked_at = places[: max(params.max_samples, LOOKED_AT)]
     found = [] if data.shape == "text" else _questions(answered, rows.numbers[looked_at], tokenizer)
     measured = places[: params.max_samples]
     asked = found[: min(params.max_prompts, params.max_samples)]
     return Material(rows, measured, asked, [question.expected for question in found], settings.max_length)
+
+
+def _one_of_each(rows: TokenRows, places: np.ndarray) -> np.ndarray:
+    """Of rows that became several texts the last one, which is the whole conversation."""
+    _, from_behind = np.unique(rows.numbers[places][::-1], return_index=True)
+    return np.sort(places[len(places) - 1 - from_behind])
 
 
 def drawn(rows: TokenRows, places: np.ndarray, num_rows: int, seed: int) -> np.ndarray:

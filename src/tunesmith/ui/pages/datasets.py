@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from tunesmith.dataprep.shapes import SHAPES
+from tunesmith.features.catalog import service as catalog
 from tunesmith.features.datasets.service import Datasets
 from tunesmith.http.session import DbSession, State
 from tunesmith.schemas.datasets import DatasetRead, RepairRequest, ValidationReport, VersionRead
@@ -21,11 +22,12 @@ TYPES = ("text", "image", "audio", "video", "tabular")
 STATUSES = ("ready", "processing", "failed")
 SORTS = ("created", "name", "rows", "size")
 PAGE_ROWS = 30
-TABS = ("rows", "statistics", "validation", "columns", "versions")
+TABS = ("rows", "tokens", "statistics", "validation", "columns", "versions")
 SHAPE_WORDS = {
     "messages": "Chat: a list of messages with role and content",
     "conversations": "Chat: ShareGPT conversations",
     "preference": "Preference: a prompt with a better and a worse answer",
+    "kto": "Rated answers: a prompt, an answer, and whether it is good",
     "alpaca": "Instruction with optional input, and output",
     "prompt_completion": "Prompt and completion",
     "question_answer": "Question and answer",
@@ -43,6 +45,7 @@ MENDED_BY = {"empty_rows": "drop_empty", "duplicates": "drop_duplicates", "mojib
 """Finding → the repair that mends it."""
 CHANGE_WORDS = {
     "fix_encoding": "Mended wrongly decoded text",
+    "answer_lists": "One answer instead of a list of them",
     "strip": "Cut blanks from the ends",
     "drop_empty": "Dropped empty rows",
     "drop_duplicates": "Dropped duplicates",
@@ -175,6 +178,7 @@ def show(
         change_words=CHANGE_WORDS,
         origin_words=ORIGIN_WORDS,
         repairs=RepairRequest(),
+        model_names=[model.name for model in catalog.list_models(state.settings)] if tab == "tokens" else [],
         charts=_charts(report) if report and tab == "statistics" else [],
     )
 
@@ -185,6 +189,7 @@ def _tabs(
     problems = sum(finding.level != "info" for finding in report.findings) if report else 0
     return [
         ("rows", "Rows", None),
+        ("tokens", "What the model sees", None),
         ("statistics", "Statistics", None),
         ("validation", "Validation", problems or None),
         ("columns", "Columns", dataset.num_columns),

@@ -1,7 +1,7 @@
 // @ts-check
 /** One whole row in a dialog: to read, to edit, to delete. An edit makes a new version and can be undone. */
 import { call, post } from "./api.js";
-import { MEDIA, cells, chat, media, messagesOf, shown } from "./dataset-row.js";
+import { MEDIA, cells, chat, media, messagesOf, remember, shown } from "./dataset-row.js";
 import { icon, make, setText, showProblem, clearProblem, sure } from "./dom.js";
 import { toast, toastError } from "./toast.js";
 
@@ -49,7 +49,7 @@ export function openRow(data, columns, first, step, closed) {
     setText(title, `Row ${next.toLocaleString("en")}`);
     clearProblem(problem);
     try {
-      const answer = await call(`/datasets/${data.id}/preview?version=${data.version}&row=${next}`);
+      const answer = remember(await call(`/datasets/${data.id}/preview?version=${data.version}&row=${next}`));
       if (at !== next) return;
       row = answer.rows[0];
       read();
@@ -60,7 +60,7 @@ export function openRow(data, columns, first, step, closed) {
 
   function read() {
     editing = false;
-    const talk = messagesOf(row, data.shape, data.mapping);
+    const talk = messagesOf(row);
     body.replaceChildren();
     if (MEDIA.includes(data.type)) body.append(make("div", undefined, { class: "row-media" }, [media(data, row, true)]));
     if (talk) body.append(chat(talk));

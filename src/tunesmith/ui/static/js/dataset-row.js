@@ -4,47 +4,26 @@ import { icon, make } from "./dom.js";
 
 /** @typedef {{id: number, version: string, newest: boolean, type: string, shape: string, mapping: Record<string, string>, total: number}} Data */
 
-/** As dataprep/conversation.py has it. @type {Record<string, string>} */
-const ROLES = { system: "system", user: "user", human: "user", prompter: "user", assistant: "assistant", gpt: "assistant", bot: "assistant", chatgpt: "assistant", model: "assistant", tool: "tool", function: "tool", observation: "tool" };
-/** @type {Record<string, [string, string]>} */
-const PAIRS = { input_output: ["input", "output"], prompt_completion: ["prompt", "completion"], question_answer: ["question", "answer"] };
 export const MEDIA = ["image", "audio", "video"];
 const SHOWN_BY_BROWSERS = /\.(jpe?g|png|gif|bmp|webp|wav|flac|mp3|ogg|m4a|opus|mp4|webm|mov)$/;
 
 /** Whether rows of this shape are conversations. @param {string} shape */
-export const isChat = shape => ["messages", "conversations", "alpaca", "preference"].includes(shape) || shape in PAIRS;
+export const isChat = shape => ["messages", "conversations", "alpaca", "preference", "kto", "input_output", "prompt_completion", "question_answer"].includes(shape);
 
 /** @param {unknown} value */
 export const shown = value => value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
 
-/** @param {unknown} value @returns {{role: string, text: string}[] | null} */
-function turns(value) {
-  let list = value;
-  if (typeof value === "string" && value.trimStart().startsWith("[")) {
-    try { list = JSON.parse(value); } catch { return null; }
-  }
-  if (!Array.isArray(list)) return null;
-  return list.map(turn => ({ role: ROLES[String(turn?.role ?? turn?.from ?? "").trim().toLowerCase()] ?? String(turn?.role ?? turn?.from ?? "?"), text: shown(turn?.content ?? turn?.value) }));
+/** Rows → their conversations, as the server makes them by the function that training uses. @type {WeakMap<object, {role: string, text: string, note?: string}[]>} */
+const talks = new WeakMap();
+
+/** Keep the conversations that come with rows. @param {any} answer of a preview */
+export function remember(answer) {
+  answer.rows.forEach((/** @type {any} */ row, /** @type {number} */ place) => { const talk = answer.talks?.[place]; if (talk) talks.set(row, talk); });
+  return answer;
 }
 
-/** The row as messages; null when it is none, and is shown as cells. @param {any} row @param {string} shape @param {Record<string, string>} mapping @returns {{role: string, text: string, note?: string}[] | null} */
-export function messagesOf(row, shape, mapping) {
-  const text = (/** @type {string} */ role) => mapping[role] ? shown(row[mapping[role]]) : "";
-  const needed = { alpaca: ["instruction", "output"], preference: ["prompt", "chosen", "rejected"], ...PAIRS }[shape] ?? [];
-  if (needed.some(role => !mapping[role])) return null;
-  if (shape === "messages" || shape === "conversations") return turns(row[mapping[shape]]);
-  if (shape === "alpaca") return [{ role: "user", text: [text("instruction"), text("input")].filter(part => part.trim()).join("\n\n") }, { role: "assistant", text: text("output") }];
-  if (shape === "preference") {
-    const said = (/** @type {string} */ role, /** @type {string} */ note) => {
-      const list = turns(row[mapping[role]]);
-      return { role: "assistant", text: list ? list[list.length - 1]?.text ?? "" : text(role), note };
-    };
-    const asked = turns(row[mapping.prompt]) ?? [{ role: "user", text: text("prompt") }];
-    return [...asked, said("chosen", "better"), said("rejected", "worse")];
-  }
-  const pair = PAIRS[shape];
-  return pair ? [{ role: "user", text: text(pair[0]) }, { role: "assistant", text: text(pair[1]) }] : null;
-}
+/** The row as messages; null when it is none, and is shown as cells. @param {any} row */
+export const messagesOf = row => talks.get(row) ?? null;
 
 /** @param {{role: string, text: string, note?: string}[]} messages */
 export function chat(messages) {

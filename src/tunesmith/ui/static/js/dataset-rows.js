@@ -206,7 +206,7 @@ export class Rows {
   cellsOf(row) {
     const cell = (/** @type {Node | string} */ inside, kind = "") => make("div", undefined, { role: "gridcell", class: `cell ${kind}` }, [inside]);
     if (this.view === "sounds") return [cell(media(this.data, row, false)), cell(label(this.data, row)), cell(make("span", shown(row.file_name), { class: "muted small clip" }))];
-    const talk = this.view === "chat" ? messagesOf(row, this.data.shape, this.data.mapping) : null;
+    const talk = this.view === "chat" ? messagesOf(row) : null;
     if (this.view === "chat") return [cell(talk ? chat(talk.slice(0, 6)) : make("span", "This row is no conversation. Open it to see its cells.", { class: "muted" }), "chat-cell")];
     return this.columns.map(column => {
       const text = shown(row[column]);

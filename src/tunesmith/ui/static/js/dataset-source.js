@@ -1,13 +1,14 @@
 // @ts-check
 /** Where the rows of a view come from: all of a version by ranges, some by their numbers, or those that hold a text. */
 import { call } from "./api.js";
+import { remember } from "./dataset-row.js";
 
 const PAGE_ROWS = 60, MOST_PAGES = 60, SEARCH_ROWS = 100, WAIT_MS = 40;
 /** @typedef {{number: number, row: any}} Found */
 
 /** @param {string} address @param {Record<string, string | number>} query @param {AbortSignal} [signal] */
-function ask(address, query, signal) {
-  return call(`${address}&${new URLSearchParams(Object.entries(query).map(([key, value]) => [key, String(value)]))}`, { signal });
+async function ask(address, query, signal) {
+  return remember(await call(`${address}&${new URLSearchParams(Object.entries(query).map(([key, value]) => [key, String(value)]))}`, { signal }));
 }
 
 /** @param {any} answer @returns {Found[]} */

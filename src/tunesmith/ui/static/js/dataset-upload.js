@@ -2,7 +2,7 @@
 /** Files dropped or chosen: sent with a true bar, looked at, shown with what validation finds, and then saved. */
 import { Transfer } from "./dataset-transfer.js";
 import { mappingControls } from "./dataset-mapping.js";
-import { cells, chat, messagesOf, shown } from "./dataset-row.js";
+import { cells, chat, messagesOf, remember, shown } from "./dataset-row.js";
 import { $, announce, icon, make, setText, showProblem, throttle } from "./dom.js";
 import { toast, toastError } from "./toast.js";
 import { bytes, duration, number, plural } from "./words.js";
@@ -138,7 +138,7 @@ class Item {
   async look() {
     this.become("looking");
     this.bar.removeAttribute("value");
-    this.preview = await this.transfer.preview(this.reading ?? {});
+    this.preview = remember(await this.transfer.preview(this.reading ?? {}));
     this.bar.value = 1;
     this.become("ready");
     this.drawPreview();
@@ -157,7 +157,7 @@ class Item {
     for (let reading = null; reading !== this.reading;) {
       reading = this.reading;
       try {
-        this.preview = await this.transfer.preview(reading ?? {});
+        this.preview = remember(await this.transfer.preview(reading ?? {}));
         this.problem.hidden = true;
         if (reading === this.reading) this.drawFound();
       } catch (error) {
@@ -247,7 +247,7 @@ export function findings(found) {
 
 /** The first rows. @param {any} p */
 function sample(p) {
-  const talks = p.rows.slice(0, SHOWN_CHATS).map((/** @type {any} */ row) => messagesOf(row, p.shape, p.mapping));
+  const talks = p.rows.slice(0, SHOWN_CHATS).map((/** @type {any} */ row) => messagesOf(row));
   if (talks.length && talks.every(Boolean)) return make("div", undefined, { class: "sample-chats" }, talks.map((/** @type {any} */ talk) => chat(talk)));
   if (p.columns.length > SHOWN_COLUMNS && p.rows.length) return make("div", undefined, { class: "sample-cells" }, [cells(p.rows[0], p.columns.slice(0, 40))]);
   const table = make("table", undefined, { class: "table" }, [make("thead", undefined, {}, [make("tr", undefined, {}, p.columns.map((/** @type {string} */ column) => make("th", column, { scope: "col" })))])]);

@@ -4,6 +4,7 @@ import { call } from "../api.js";
 import { $, make } from "../dom.js";
 import { bytes, number, percent, plural, signif } from "../words.js";
 import { timeOf } from "./new_job_plan.js";
+import { showRows } from "./new_job_rows.js";
 
 const USES = /** @type {Record<string, string>} */ ({ yaml: "Save as job.yaml, then: tunesmith train --config job.yaml", curl: "Paste into a terminal", python: "With pip install tunesmith", cli: "Paste into a terminal" });
 /** @type {Record<string, string>} */
@@ -12,6 +13,7 @@ let texts = {};
 /** @param {Record<string, any>} job @param {any} plan @param {Record<string, string>} names of dataset, model, method and the job to wait for */
 export function showWords(job, plan, names) {
   const place = $("words");
+  showRows(job, plan);
   if (!plan) {
     place.replaceChildren(make("p", "A few things are still missing; they are listed under “Your job”.", { class: "muted" }));
     return;
