@@ -72,7 +72,7 @@ def add_tiny_model(home: Path, tiny_model: Path) -> None:
 def train(server: ServerProcess, dataset_id: int, name: str, **params: Any) -> int:
     """Start a few steps of the tiny model; its number."""
     body = {"name": name, "model": TINY, "dataset_id": dataset_id, "method": "lora",
-            "hyperparameters": {"max_steps": 12, "learning_rate": 0.003, "max_length": 128, "eval_steps": 4, **params}}  # fmt: skip
+            "hyperparameters": {"max_steps": 12, "learning_rate": 0.003, "max_length": 192, "eval_steps": 4, **params}}  # fmt: skip
     answer = server.client.post("/jobs/", json=body)
     assert answer.status_code == 201, answer.text
     return int(answer.json()["id"])

@@ -74,6 +74,20 @@ def is_read_only(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and "readonly database" in str(error.orig)
 
 
+def machine_trouble(error: Exception) -> TunesmithError | None:
+    """What the machine lacks, where that is why something went wrong."""
+    if is_disk_full(error):
+        return DiskFull("The disk is full; nothing was changed.", hint="Free some space and try again.")
+    if is_out_of_files(error):
+        return Unavailable("The server has too many files open.", hint="Try again in a moment; ulimit -n raises it.")
+    if is_read_only(error):
+        return Unavailable(
+            "The home folder is read-only; nothing was changed.",
+            hint="Look in the system's log for a failing disk, and make the folder writable again.",
+        )
+    return None
+
+
 ErrorPage = Callable[[Request, TunesmithError], Response]
 
 
@@ -125,31 +139,13 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
         body = {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
         return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
-    @app.exception_handler(
-        OSError
-    )  # by itself too: what comes as a mere Exception is written down by the server once more
+    # OSError by itself too: what comes as a mere Exception is written down by the server once more
+    @app.exception_handler(OSError)
     @app.exception_handler(Exception)
     def unknown(request: Request, error: Exception) -> Response:
-        if is_disk_full(error):
-            log.error("the disk is full: %s %s", request.method, request.scope["path"])
-            return answer(
-                request, DiskFull("The disk is full; nothing was changed.", hint="Free some space and try again.")
-            )
-        if is_out_of_files(error):
-            log.error("no more files can be opened: %s %s", request.method, request.scope["path"])
-            full = Unavailable(
-                "The server has too many files open.", hint="Try again in a moment; ulimit -n raises it."
-            )
-            return answer(request, full)
-        if is_read_only(error):
-            log.error("the home folder is read-only: %s %s", request.method, request.scope["path"])
-            return answer(
-                request,
-                Unavailable(
-                    "The home folder is read-only; nothing was changed.",
-                    hint="Look in the system's log for a failing disk, and make the folder writable again.",
-                ),
-            )
+        if trouble := machine_trouble(error):
+            log.error("%s %s %s", trouble.message, request.method, request.scope["path"])
+            return answer(request, trouble)
         log.exception("unexpected error in %s %s", request.method, request.scope["path"], exc_info=error)
         hidden = TunesmithError("Something went wrong inside Tunesmith.", hint="The server's log has the details.")
         return answer(request, hidden)
