@@ -46,6 +46,8 @@ class Endpoint:
     token: str
     tools: bool = True
     """Whether the model can be told of tools."""
+    takes_turns: bool = False
+    """Whether the chat template insists on user and assistant by turns."""
 
 
 class ServingProcess:
@@ -102,7 +104,8 @@ class ServingProcess:
         told, pid = self._read("endpoint.json"), self.pid()
         if told is None or pid is None or told["pid"] != pid:
             return None
-        return Endpoint(f"http://127.0.0.1:{told['port']}", told["token"], told.get("tools", True))
+        url, turns = f"http://127.0.0.1:{told['port']}", bool(told.get("takes_turns", False))
+        return Endpoint(url, told["token"], bool(told.get("tools", True)), turns)
 
     def wait(self, within_s: float) -> Endpoint | None:
         """The endpoint as soon as there is one; None when the process ends or the time passes before."""

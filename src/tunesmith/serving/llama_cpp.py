@@ -38,18 +38,22 @@ def serve(process: Process) -> None:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise Unavailable("llama.cpp cannot load the model.", hint=str(error)[:300]) from None
-    process.ready(
-        int(server.listening_address.rpartition(":")[2]), tools=_takes_tools(server.listening_address, process)
-    )
+    tools, takes_turns = template_facts(server.listening_address, process.token)
+    process.ready(int(server.listening_address.rpartition(":")[2]), tools=tools, takes_turns=takes_turns)
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     over.wait()
 
 
-def _takes_tools(address: str, process: Process) -> bool:
-    """Whether the chat template has a place for tools, as llama.cpp has found."""
-    told = httpx.get(f"{address}/props", headers={"Authorization": f"Bearer {process.token}"}, trust_env=False)
-    return bool(told.json().get("chat_template_caps", {}).get("supports_tools", True))
+def template_facts(address: str, token: str) -> tuple[bool, bool]:
+    """Whether the chat template has a place for tools, as llama.cpp has found, and whether it insists on user and assistant
+    by turns: it refuses two questions, and not one."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=address, headers=headers, trust_env=False, timeout=60) as client:
+        caps = client.get("/props").json().get("chat_template_caps", {})
+        question = {"role": "user", "content": "x"}
+        two, one = (client.post("/apply-template", json={"messages": [question] * n}).status_code for n in (2, 1))
+    return bool(caps.get("supports_tools", True)), two >= 400 > one
 
 
 def _params(xllamacpp: Any, spec: ServingSpec, base: Path, adapters: list[Path]) -> Any:
@@ -58,6 +62,7 @@ def _params(xllamacpp: Any, spec: ServingSpec, base: Path, adapters: list[Path])
     params.port, params.hostnames = 0, ["127.0.0.1"]
     context = min(spec.context_tokens, trained_context(base) or spec.context_tokens)
     params.n_ctx, params.n_parallel = context * spec.parallel, spec.parallel
+    params.prefill_assistant = False  # an assistant's turn at the end is one, with every engine
     params.use_jinja, params.ui, params.endpoint_slots, params.verbosity = True, False, False, QUIET
     params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     for cpu in (params.cpuparams, params.cpuparams_batch):

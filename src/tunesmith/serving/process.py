@@ -26,10 +26,19 @@ class Process:
         self.folder, self.spec = folder, spec
         self.token = secrets.token_urlsafe(32)
 
-    def ready(self, port: int, idle_s: Callable[[], float] = lambda: 0.0, *, tools: bool = True) -> None:
+    def ready(
+        self,
+        port: int,
+        idle_s: Callable[[], float] = lambda: 0.0,
+        *,
+        tools: bool = True,
+        takes_turns: bool = False,
+    ) -> None:
         """Tell where it answers, and end it when it is idle (`idle_s` says for how long) or no longer wanted. `tools`: whether
-        the chat template has a place for them."""
-        endpoint = {"port": port, "token": self.token, "pid": os.getpid(), "tools": tools}
+        the chat template has a place for them; `takes_turns`: whether it insists on user and assistant by turns."""
+        endpoint = {
+            "port": port, "token": self.token, "pid": os.getpid(), "tools": tools, "takes_turns": takes_turns,
+        }  # fmt: skip
         write_atomic(self.folder / "endpoint.json", json.dumps(endpoint), mode=0o600)
         threading.Thread(target=self._end_when_over, args=(idle_s,), daemon=True).start()
 

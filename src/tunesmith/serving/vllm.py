@@ -41,7 +41,7 @@ def serve(process: Process) -> None:
     child = subprocess.Popen(command, env=environment)  # of this process's session, so that it ends with it
     while child.poll() is None:
         if _answers(port):
-            process.ready(port)
+            process.ready(port, takes_turns=_takes_turns(port, process.token))
             sys.exit(child.wait())
         time.sleep(LOOK_EVERY_S)
     raise Unavailable("vLLM ended while it was loading the model.", hint="Its log says why.")
@@ -52,3 +52,12 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _takes_turns(port: int, token: str) -> bool:
+    """Whether the chat template refuses two questions, one after the other, and not one."""
+    headers, question = {"Authorization": f"Bearer {token}"}, {"role": "user", "content": "x"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False) as client:
+        bodies = [{"model": "base", "messages": [question] * n} for n in (2, 1)]
+        two, one = (client.post("/tokenize", json=body).status_code for body in bodies)
+    return two >= 400 > one
