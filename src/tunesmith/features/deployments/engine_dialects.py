@@ -30,6 +30,7 @@ TOO_LONG = (
     ),
 )
 """How engines say that a prompt is too long."""
+SCHEMA_WORDS = "JSON schema error at"
 TEMPLATE_WORDS = ("jinja", "chat template", "chat_template", "raise_exception", "roles must alternate")
 
 
@@ -52,8 +53,8 @@ def chat_body(engine: str, ask: Ask, choice: int, *, takes_turns: bool) -> dict[
     body = sampled(engine, ask, choice)
     messages: list[Message] = without_empty_turns(ask.messages)
     body["messages"] = taking_turns(messages) if takes_turns else messages
-    if ask.decoding.logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": ask.decoding.logprobs}
+    if (logprobs := ask.decoding.logprobs) is not None:
+        body |= {"logprobs": True, "top_logprobs": _asked_for(engine, logprobs)}
     if ask.tools:
         body["tools"] = list(ask.tools)
         body["tool_choice"] = ask.tool_choice or "auto"
@@ -69,9 +70,13 @@ def chat_body(engine: str, ask: Ask, choice: int, *, takes_turns: bool) -> dict[
 def completion_body(engine: str, ask: Ask, prompt: Prompt, choice: int) -> dict[str, Any]:
     body = sampled(engine, ask, choice) | {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
     if (logprobs := ask.decoding.logprobs) is not None:
-        # llama.cpp tells none at all of zero likeliest tokens.
-        body |= {"n_probs": max(1, logprobs)} if engine == "llama.cpp" else {"logprobs": logprobs}
+        body["n_probs" if engine == "llama.cpp" else "logprobs"] = _asked_for(engine, logprobs)
     return body
+
+
+def _asked_for(engine: str, logprobs: int) -> int:
+    """So many likeliest tokens; llama.cpp tells nothing at all of zero."""
+    return max(1, logprobs) if engine == "llama.cpp" else logprobs
 
 
 def embedding_body(inputs: tuple[Prompt, ...]) -> dict[str, Any]:
@@ -135,6 +140,13 @@ def error_of(status: int, told: Mapping[str, Any], name: str) -> TunesmithError:
                 hint="Shorten it, or deploy the model with more context_tokens.",
                 details=[{"loc": "messages", "message": "too long", "limit": int(found["limit"])}],
             )
+    if SCHEMA_WORDS in message:
+        why = message.partition(SCHEMA_WORDS)[2].strip(" :#").partition("\n")[0][:300]
+        return InvalidInput(
+            "The JSON schema cannot be used.",
+            hint=why,
+            details=[{"loc": "response_format", "message": "cannot be used"}],
+        )
     if any(word in message.lower() for word in TEMPLATE_WORDS) and "hint" not in told:
         return InvalidInput(
             f"The chat template of the model behind {name} refuses this conversation: {_reason(message)}",

@@ -255,7 +255,7 @@ def _check_tools(ask: Ask | EmbeddingAsk, variant: Variant) -> None:
         return
     if ask.tools and variant.engine == "transformers":
         raise InvalidInput("Tools need the engine llama.cpp or vLLM.", hint="Deploy the model with one.")
-    called = any(message["role"] == "tool" or message.get("tool_calls") for message in ask.messages)
+    called = any(message.get("tool_calls") for message in ask.messages)
     if (ask.tools or called) and not variant.endpoint.tools:
         raise InvalidInput(
             f"The chat template of {variant.model} has no place for tools.",

@@ -232,6 +232,11 @@ def checked(ask: Ask) -> Ask:
         raise wrong("messages", "has nothing to answer")
     if ask.is_chat and len(ask.messages) > MAX_MESSAGES:
         raise wrong("messages", f"must have at most {MAX_MESSAGES} turns")
+    has_called = False
+    for number, message in enumerate(ask.messages):
+        if message["role"] == "tool" and not has_called:
+            raise wrong(f"messages.{number}", "answers a tool that no turn before it has called")
+        has_called = has_called or bool(message.get("tool_calls"))
     return ask
 
 
