@@ -27,10 +27,6 @@ TEMPLATES = {"plain": CHATML, "strict": STRICT, "tools": TOOL_TEMPLATE}
 ENGINES = ("llama.cpp", "transformers")
 SAY: list[Any] = [{"role": "user", "content": "the question"}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
-WEATHER = {
-    "name": "weather",
-    "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]},
-}
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"enum": ["xx"]}, "b": {"type": "boolean"}},
@@ -124,7 +120,7 @@ def test_contents_are_read_as_text(client: openai.OpenAI, bot: str) -> None:
     stopped = [*SAY, {"role": "assistant", "content": None}, {"role": "assistant", "content": " "}]
     assert chat(client, bot, messages=stopped).usage.prompt_tokens == chat(client, bot).usage.prompt_tokens
     ends_with_answer = [*SAY, {"role": "assistant", "content": "the"}]
-    assert chat(client, bot, messages=ends_with_answer).usage.prompt_tokens > told[0].usage.prompt_tokens - 3
+    assert chat(client, bot, messages=ends_with_answer).usage.prompt_tokens > chat(client, bot).usage.prompt_tokens
 
 
 def test_a_conversation_goes_on_after_an_answer_that_was_stopped(client: openai.OpenAI, engine: str) -> None:
@@ -134,8 +130,10 @@ def test_a_conversation_goes_on_after_an_answer_that_was_stopped(client: openai.
         turns = [*SAY, *stopped, {"role": "user", "content": "the answer"}]
         assert chat(client, strict, messages=turns).usage == joined.usage
         assert chat(client, f"{engine}-plain", messages=turns).usage.prompt_tokens > joined.usage.prompt_tokens
-    with pytest.raises(openai.BadRequestError, match="refuses this conversation"):
-        chat(client, strict, messages=[{"role": "system", "content": "the"}, *SAY])
+    led = [{"role": "system", "content": "the question"}, {"role": "user", "content": "the answer"}]
+    assert chat(client, strict, messages=led).usage == joined.usage, "its template has no place for a system message"
+    with pytest.raises(openai.BadRequestError, match="template refuses the conversation"):
+        chat(client, strict, messages=[{"role": "assistant", "content": "the"}, *SAY])
 
 
 def test_a_stream_begins_with_the_role_and_tells_usage_when_asked(client: openai.OpenAI, bot: str) -> None:
@@ -154,7 +152,7 @@ def test_a_stream_begins_with_the_role_and_tells_usage_when_asked(client: openai
 
 def test_several_answers_stream_side_by_side(client: openai.OpenAI, bot: str) -> None:
     whole = chat(client, bot, n=5, temperature=2, seed=3)
-    told = {number: "" for number in range(5)}
+    told = dict.fromkeys(range(5), "")
     ends = []
     for chunk in chat(client, bot, n=5, temperature=2, seed=3, stream=True, stream_options={"include_usage": True}):
         for choice in chunk.choices:
@@ -178,8 +176,9 @@ def test_logprobs_of_chats(client: openai.OpenAI, bot: str) -> None:
 
 def test_what_is_chosen_can_be_steered(client: openai.OpenAI, bot: str) -> None:
     assert chat(client, bot, logit_bias={"70": 100}).choices[0].message.content == "dddd"
-    once = chat(client, bot, logit_bias={"70": 50, "71": 49}, presence_penalty=2).choices[0].message.content
-    assert once[:2] == "de"
+    both = {"logit_bias": {"70": 50, "71": 48}, "max_tokens": 8}
+    assert chat(client, bot, **both).choices[0].message.content == "dddddddd"
+    assert set(chat(client, bot, **both, frequency_penalty=2).choices[0].message.content) == {"d", "e"}
     assert "d" not in chat(client, bot, stop=["d"], logit_bias={"70": 100}).choices[0].message.content
     assert chat(client, bot, top_p=0, temperature=2).choices == chat(client, bot).choices
 
@@ -303,7 +302,9 @@ def test_responses(client: openai.OpenAI, bot: str) -> None:
         told.status == "incomplete" and told.incomplete_details and told.metadata == {"a": "b"} and told.store is False
     )
     items: Any = [{"role": "user", "content": [{"type": "input_text", "text": "the question"}]}, *told.output]
-    more = client.responses.create(**asked, input=[*items, {"role": "user", "content": "the answer"}])
+    more = client.responses.create(
+        **asked, instructions="the answer", input=[*items, {"role": "user", "content": "the answer"}]
+    )
     assert more.output_text and more.usage and more.usage.input_tokens > told.usage.input_tokens
     form: Any = {"format": {"type": "json_schema", "name": "thing", "schema": SCHEMA}}
     whole = client.responses.create(**asked | {"max_output_tokens": 100}, input="the question", text=form)
@@ -330,28 +331,9 @@ def test_responses_stream(client: openai.OpenAI, bot: str) -> None:
     ]
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
     assert events[-1].response.output_text == whole.output_text and events[-1].response.usage == whole.usage
-    with client.responses.stream(**asked) as stream:
-        assert stream.get_final_response().output_text == whole.output_text
-
-
-def test_responses_call_tools(client: openai.OpenAI) -> None:
-    asked: Any = {"model": "llama.cpp-tools", "max_output_tokens": 150, "temperature": 0, "input": "the question"}
-    asked |= {"tools": [{"type": "function", **WEATHER}], "tool_choice": "required"}
-    told = client.responses.create(**asked)
-    [call] = [item for item in told.output if item.type == "function_call"]
-    assert call.name == "weather" and json.loads(call.arguments) == {"city": "Rome"}
-    events = list(client.responses.create(**asked, stream=True))
-    [done] = [event for event in events if event.type == "response.function_call_arguments.done"]
-    assert json.loads(done.arguments) == {"city": "Rome"}
-    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
-    assert "".join(deltas) == done.arguments
-    answer = {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees"}
-    more = client.responses.create(
-        model="llama.cpp-tools",
-        max_output_tokens=4,
-        input=[*SAY, *told.output, answer],  # type: ignore[list-item]
-    )
-    assert more.usage and more.usage.input_tokens > 20
+    form: Any = {"format": {"type": "json_schema", "name": "thing", "schema": SCHEMA}}
+    with client.responses.stream(**asked | {"max_output_tokens": 100, "text": form}) as stream:
+        assert set(json.loads(stream.get_final_response().output_text)) == {"a", "b"}
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

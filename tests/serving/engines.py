@@ -54,7 +54,7 @@ def running(app: Any) -> Iterator[str]:
 def transformers_engine(folder: Path) -> Iterator[Endpoint]:
     model = Model(str(folder), parallel=4, most_context_tokens=CONTEXT_TOKENS)
     with running(create_serving_app(model, "word", Activity())) as url:
-        yield Endpoint(url, "word", takes_turns=model.takes_turns)
+        yield Endpoint(url, "word", limits=model.limits)
 
 
 @contextlib.contextmanager
@@ -65,8 +65,8 @@ def llama_cpp_engine(gguf: Path) -> Iterator[Endpoint]:
     params = _params(xllamacpp, spec, gguf, [])
     params.api_keys = ["word"]
     server = xllamacpp.Server(params)
-    tools, takes_turns = template_facts(server.listening_address, "word")
-    yield Endpoint(server.listening_address, "word", tools, takes_turns)
+    tools, limits = template_facts(server.listening_address, "word")
+    yield Endpoint(server.listening_address, "word", tools, limits)
 
 
 def route(name: str, engine: str, endpoint: Endpoint, number: int = 1, **more: Any) -> Route:

@@ -114,7 +114,7 @@ def test_what_torch_cannot_compute_is_told(model: Model, monkeypatch: pytest.Mon
 
 
 def test_what_does_not_fit_and_who_comes_too_late_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidInput, match="over the model.s 512"):
+    with pytest.raises(InvalidInput, match="over the model's 512"):
         model.generate([{"role": "user", "content": "x " * 1000}], None, Sampling(), lambda: False)
     monkeypatch.setattr(Model, "most_waiting", 0)
     with pytest.raises(TooMany):

@@ -6,7 +6,7 @@ from which the public API's form is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -170,9 +170,37 @@ def without_empty_turns(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def taking_turns(messages: Sequence[Message]) -> list[Message]:
-    """For templates that insist on user and assistant by turns: neighbors of one role become one turn, a blank line between
-    them. Calls and answers of tools stay as they are."""
+@dataclass(frozen=True)
+class TemplateLimits:
+    """What a model's chat template does not take."""
+
+    takes_turns: bool = False
+    """It insists on user and assistant by turns."""
+    no_system: bool = False
+    """It has no place for a system message."""
+
+    def fitted(self, messages: Sequence[Message]) -> list[Message]:
+        """The same conversation as the template takes it: without empty answers, a system message at the start of the first
+        question, neighbors of one role as one turn, a blank line between what is joined."""
+        told = without_empty_turns(messages)
+        if self.no_system:
+            lead = next((number for number, message in enumerate(told) if message["role"] != "system"), len(told))
+            if lead < len(told) and told[lead]["role"] == "user":
+                texts = [message["content"] for message in told[: lead + 1]]
+                told[: lead + 1] = [told[lead] | {"content": "\n\n".join(filter(None, texts))}]
+        return _joined(told) if self.takes_turns else told
+
+
+def found_limits(refuses: Callable[[list[Message]], bool]) -> TemplateLimits:
+    """Tries a template: `refuses` says of a conversation whether it does."""
+    question, system = {"role": "user", "content": "x"}, {"role": "system", "content": "x"}
+    if refuses([question]):
+        return TemplateLimits()
+    return TemplateLimits(takes_turns=refuses([question, question]), no_system=refuses([system, question]))
+
+
+def _joined(messages: Sequence[Message]) -> list[Message]:
+    """Neighbors of one role as one turn. Calls and answers of tools stay as they are."""
     made: list[Message] = []
     for message in messages:
         last = made[-1] if made else None

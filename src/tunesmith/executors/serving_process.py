@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from tunesmith.core.inference import TemplateLimits
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.identity import boot_id, is_alive, start_time
@@ -46,8 +47,8 @@ class Endpoint:
     token: str
     tools: bool = True
     """Whether the model can be told of tools."""
-    takes_turns: bool = False
-    """Whether the chat template insists on user and assistant by turns."""
+    limits: TemplateLimits = TemplateLimits()
+    """What else its chat template does not take."""
 
 
 class ServingProcess:
@@ -104,8 +105,8 @@ class ServingProcess:
         told, pid = self._read("endpoint.json"), self.pid()
         if told is None or pid is None or told["pid"] != pid:
             return None
-        url, turns = f"http://127.0.0.1:{told['port']}", bool(told.get("takes_turns", False))
-        return Endpoint(url, told["token"], bool(told.get("tools", True)), turns)
+        url, limits = f"http://127.0.0.1:{told['port']}", TemplateLimits(**told.get("limits", {}))
+        return Endpoint(url, told["token"], bool(told.get("tools", True)), limits)
 
     def wait(self, within_s: float) -> Endpoint | None:
         """The endpoint as soon as there is one; None when the process ends or the time passes before."""

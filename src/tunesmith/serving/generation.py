@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tunesmith.core.errors import BadData, InvalidInput, JobFailure, TooMany, TunesmithError
-from tunesmith.core.inference import Message, Prompt, taking_turns, without_empty_turns
+from tunesmith.core.inference import Message, Prompt, found_limits
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
@@ -56,24 +56,19 @@ class Model:
         ends = base.generation_config.eos_token_id
         self.end_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         self.grammars = Grammars(self.tokenizer, self.end_ids)
-        self.takes_turns = self._takes_turns()
+        self.limits = found_limits(self._refuses)
 
     @property
     def most_waiting(self) -> int:
         """Requests that wait before others are refused: at least as many as are let through to it."""
         return max(MAX_WAITING, self.parallel)
 
-    def _takes_turns(self) -> bool:
-        """Whether the chat template refuses two turns of one role, one after the other."""
-
-        def refused(turns: int) -> bool:
-            try:
-                self.template.render([{"role": "user", "content": "x"}] * turns, prompt=True)
-            except (BadData, JobFailure):
-                return True
-            return False
-
-        return refused(2) and not refused(1)
+    def _refuses(self, messages: list[Message]) -> bool:
+        try:
+            self.template.render(messages, prompt=True)
+        except (BadData, JobFailure):
+            return True
+        return False
 
     def generate(
         self,
@@ -133,8 +128,7 @@ class Model:
 
     def _rendered(self, messages: Sequence[Message]) -> str:
         """Raises `InvalidInput` for what the template refuses, and for calls and answers of tools that it leaves out."""
-        told = without_empty_turns(messages)
-        told = taking_turns(told) if self.takes_turns else told
+        told = self.limits.fitted(messages)
         try:
             text = self.template.render([_for_template(message) for message in told], prompt=True)
         except (BadData, JobFailure) as error:

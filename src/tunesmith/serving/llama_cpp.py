@@ -9,12 +9,14 @@ import hashlib
 import json
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tunesmith.core.errors import Unavailable
+from tunesmith.core.inference import TemplateLimits, found_limits
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.recipes.gguf import read_gguf
 from tunesmith.serving.process import Process
@@ -38,22 +40,24 @@ def serve(process: Process) -> None:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise Unavailable("llama.cpp cannot load the model.", hint=str(error)[:300]) from None
-    tools, takes_turns = template_facts(server.listening_address, process.token)
-    process.ready(int(server.listening_address.rpartition(":")[2]), tools=tools, takes_turns=takes_turns)
+    tools, limits = template_facts(server.listening_address, process.token)
+    process.ready(int(server.listening_address.rpartition(":")[2]), tools=tools, limits=limits)
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     over.wait()
 
 
-def template_facts(address: str, token: str) -> tuple[bool, bool]:
-    """Whether the chat template has a place for tools, as llama.cpp has found, and whether it insists on user and assistant
-    by turns: it refuses two questions, and not one."""
+def template_facts(address: str, token: str) -> tuple[bool, TemplateLimits]:
+    """Whether the chat template has a place for tools, as llama.cpp has found, and what else it does not take."""
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(base_url=address, headers=headers, trust_env=False, timeout=60) as client:
         caps = client.get("/props").json().get("chat_template_caps", {})
-        question = {"role": "user", "content": "x"}
-        two, one = (client.post("/apply-template", json={"messages": [question] * n}).status_code for n in (2, 1))
-    return bool(caps.get("supports_tools", True)), two >= 400 > one
+        limits = found_limits(
+            lambda messages: client.post("/apply-template", json={"messages": messages}).status_code >= 400
+        )
+    # llama.cpp puts a system message elsewhere by itself where the template has no place for it.
+    no_system = limits.no_system or not caps.get("supports_system_role", True)
+    return bool(caps.get("supports_tools", True)), replace(limits, no_system=no_system)
 
 
 def _params(xllamacpp: Any, spec: ServingSpec, base: Path, adapters: list[Path]) -> Any:

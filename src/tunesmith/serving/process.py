@@ -9,8 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+from tunesmith.core.inference import TemplateLimits
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import HEARTBEAT, ServingSpec
 
@@ -32,12 +34,12 @@ class Process:
         idle_s: Callable[[], float] = lambda: 0.0,
         *,
         tools: bool = True,
-        takes_turns: bool = False,
+        limits: TemplateLimits = TemplateLimits(),
     ) -> None:
         """Tell where it answers, and end it when it is idle (`idle_s` says for how long) or no longer wanted. `tools`: whether
-        the chat template has a place for them; `takes_turns`: whether it insists on user and assistant by turns."""
+        the chat template has a place for them; `limits`: what else it does not take."""
         endpoint = {
-            "port": port, "token": self.token, "pid": os.getpid(), "tools": tools, "takes_turns": takes_turns,
+            "port": port, "token": self.token, "pid": os.getpid(), "tools": tools, "limits": asdict(limits),
         }  # fmt: skip
         write_atomic(self.folder / "endpoint.json", json.dumps(endpoint), mode=0o600)
         threading.Thread(target=self._end_when_over, args=(idle_s,), daemon=True).start()

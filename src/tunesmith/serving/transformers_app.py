@@ -21,6 +21,6 @@ def serve(process: Process) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     # Connections inherit it: without it, each token may wait for the acknowledgement of the one before.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    process.ready(listener.getsockname()[1], activity.idle_s, takes_turns=model.takes_turns)
+    process.ready(listener.getsockname()[1], activity.idle_s, limits=model.limits)
     app = create_serving_app(model, process.token, activity)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listener])

@@ -52,9 +52,7 @@ def _way(ask: Ask, piece: Piece) -> tuple[str, Build]:
     """The engine's endpoint, and what makes its body."""
     prompt = piece.prompt
     if prompt is None:
-        return CHAT, lambda endpoint, variant: chat_body(
-            variant.engine, ask, piece.choice, takes_turns=endpoint.takes_turns
-        )
+        return CHAT, lambda endpoint, variant: chat_body(variant.engine, ask, piece.choice, endpoint.limits)
     return COMPLETIONS, lambda _endpoint, variant: completion_body(variant.engine, ask, prompt, piece.choice)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.core.errors import InvalidInput, TunesmithError, Unavailable
-from tunesmith.core.inference import USUAL, Ask, Message, Prompt, Reply, Usage, taking_turns, without_empty_turns
+from tunesmith.core.inference import USUAL, Ask, Prompt, Reply, TemplateLimits, Usage
 
 CHAT, COMPLETIONS, EMBEDDINGS, DETOKENIZE = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/detokenize"
 UNLIMITED = {
@@ -48,11 +48,10 @@ def sampled(engine: str, ask: Ask, choice: int) -> dict[str, Any]:
     return body
 
 
-def chat_body(engine: str, ask: Ask, choice: int, *, takes_turns: bool) -> dict[str, Any]:
-    """`takes_turns`: the chat template insists on user and assistant by turns."""
+def chat_body(engine: str, ask: Ask, choice: int, limits: TemplateLimits) -> dict[str, Any]:
+    """`limits` are those of the model's chat template."""
     body = sampled(engine, ask, choice)
-    messages: list[Message] = without_empty_turns(ask.messages)
-    body["messages"] = taking_turns(messages) if takes_turns else messages
+    body["messages"] = limits.fitted(ask.messages)
     if (logprobs := ask.decoding.logprobs) is not None:
         body |= {"logprobs": True, "top_logprobs": _asked_for(engine, logprobs)}
     if ask.tools:
@@ -149,7 +148,7 @@ def error_of(status: int, told: Mapping[str, Any], name: str) -> TunesmithError:
         )
     if any(word in message.lower() for word in TEMPLATE_WORDS) and "hint" not in told:
         return InvalidInput(
-            f"The chat template of the model behind {name} refuses this conversation: {_reason(message)}",
+            f"The model's chat template refuses the conversation: {_reason(message)}",
             hint="Leave out the system message, or let user and assistant take turns.",
             details=[{"loc": "messages", "message": "refused"}],
         )

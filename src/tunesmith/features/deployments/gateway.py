@@ -36,6 +36,8 @@ READ_TIMEOUT_S = 600.0
 BACK_WITHIN_S = 30.0
 """How long a request waits for a process that is being started."""
 LOOK_AGAIN_S = 0.05
+TEXT_TOKENS = 16
+"""How long a text goes on where nobody says; OpenAI's."""
 MAX_RECORDED_CHARS = 200_000
 
 Build = Callable[[Endpoint, Variant], dict[str, Any]]
@@ -269,7 +271,10 @@ def _completed(ask: Ask | EmbeddingAsk, route: Route) -> Ask | EmbeddingAsk:
     if isinstance(ask, EmbeddingAsk):
         return ask
     messages = system_and(ask.messages, route.system_prompt) if ask.is_chat else ()
-    return replace(ask, decoding=ask.decoding.completed(route.sampling), messages=messages)
+    decoding = ask.decoding.completed(route.sampling)
+    if not ask.is_chat:
+        decoding = decoding.completed({"max_tokens": TEXT_TOKENS})
+    return replace(ask, decoding=decoding, messages=messages)
 
 
 def _cache_key(call: Call) -> str | None:

@@ -25,13 +25,11 @@ from tunesmith.features.deployments.dialects.base import (
 from tunesmith.http.errors import openai_error
 
 REFUSED = {"suffix": Refused("text is not filled in between.", ("",))}
-MAX_TOKENS = 16
-"""OpenAI's default here."""
 
 
 class CompletionFields(SamplingFields):
     prompt: Any = None
-    max_tokens: int = Field(MAX_TOKENS, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
     best_of: int | None = None
@@ -48,12 +46,11 @@ def parse(body: Body) -> Ask:
         )
     if told.echo and told.stream:
         raise wrong("echo", "cannot be had in a stream", "Show the prompt yourself, or leave stream out.")
-    said = "max_tokens" in told.model_fields_set
     return checked(
         Ask(
             model=told.model,
             prompts=prompts(told.prompt, "prompt", MAX_CHOICES),
-            decoding=told.decoding(told.max_tokens if said else None, told.logprobs),
+            decoding=told.decoding(told.max_tokens, told.logprobs),
             n=told.n,
             echo=told.echo,
             stream=told.stream,
