@@ -191,11 +191,14 @@ class TemplateLimits:
         return _joined(told) if self.takes_turns else told
 
 
+NO_LIMITS = TemplateLimits()
+
+
 def found_limits(refuses: Callable[[list[Message]], bool]) -> TemplateLimits:
     """Tries a template: `refuses` says of a conversation whether it does."""
     question, system = {"role": "user", "content": "x"}, {"role": "system", "content": "x"}
     if refuses([question]):
-        return TemplateLimits()
+        return NO_LIMITS
     return TemplateLimits(takes_turns=refuses([question, question]), no_system=refuses([system, question]))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from tunesmith.core.inference import TemplateLimits
+from tunesmith.core.inference import NO_LIMITS, TemplateLimits
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.identity import boot_id, is_alive, start_time
@@ -47,7 +47,7 @@ class Endpoint:
     token: str
     tools: bool = True
     """Whether the model can be told of tools."""
-    limits: TemplateLimits = TemplateLimits()
+    limits: TemplateLimits = NO_LIMITS
     """What else its chat template does not take."""
 
 

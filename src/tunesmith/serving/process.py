@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tunesmith.core.inference import TemplateLimits
+from tunesmith.core.inference import NO_LIMITS, TemplateLimits
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import HEARTBEAT, ServingSpec
 
@@ -34,7 +34,7 @@ class Process:
         idle_s: Callable[[], float] = lambda: 0.0,
         *,
         tools: bool = True,
-        limits: TemplateLimits = TemplateLimits(),
+        limits: TemplateLimits = NO_LIMITS,
     ) -> None:
         """Tell where it answers, and end it when it is idle (`idle_s` says for how long) or no longer wanted. `tools`: whether
         the chat template has a place for them; `limits`: what else it does not take."""

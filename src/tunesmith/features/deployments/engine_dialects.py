@@ -23,6 +23,7 @@ SENT = (
     "logit_bias",
 )  # fmt: skip
 TOO_LONG = (
+    re.compile(r"passed (?P<has>\d+) input tokens.*context length is only (?P<limit>\d+)", re.S),
     re.compile(r"request \((?P<has>\d+) tokens\) exceeds the available context size \((?P<limit>\d+) tokens\)"),
     re.compile(r"input \((?P<has>\d+) tokens\) is too large to process.*batch size: (?P<limit>\d+)"),
     re.compile(
