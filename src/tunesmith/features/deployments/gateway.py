@@ -239,7 +239,7 @@ class Gateway:
                 "input_chars": len(asked), "unknown_words": unknown_share(words, call.variant.known_words),
                 "cached": cached, "shadow": call.shadow, "caller": call.who.name, "rating": None,
                 "messages": list(messages) if messages and len(asked) < MAX_RECORDED_CHARS else None,
-                "answer": text if messages else None,
+                "answer": (text or None) if messages else None,
             }
         )  # fmt: skip
 
