@@ -171,7 +171,7 @@ class ServingProcess:
 
     def _bury(self) -> None:
         for pid, child in list(self._children.items()):
-            if (code := child.poll()) is not None and self._children.pop(pid, None):
+            if (code := child.poll()) is not None and self._children.pop(pid, None) is not None:
                 self._codes[pid] = code
                 while len(self._codes) > MAX_CODES:
                     self._codes.pop(next(iter(self._codes)))

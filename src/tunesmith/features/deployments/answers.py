@@ -34,7 +34,8 @@ T = TypeVar("T")
 class Piece(NamedTuple):
     """One answer of a request."""
 
-    index: int
+    number: int
+    """Its place among them."""
     choice: int
     """Which of the `n` answers to its prompt."""
     prompt: Prompt | None
@@ -45,7 +46,7 @@ def pieces_of(ask: Ask) -> list[Piece]:
     """In the order in which they are told."""
     prompts: Sequence[Prompt | None] = ask.prompts or (None,)
     pairs = [(choice, prompt) for prompt in prompts for choice in range(ask.n)]
-    return [Piece(index, choice, prompt) for index, (choice, prompt) in enumerate(pairs)]
+    return [Piece(number, choice, prompt) for number, (choice, prompt) in enumerate(pairs)]
 
 
 def _way(ask: Ask, piece: Piece) -> tuple[str, Build]:
@@ -202,13 +203,13 @@ async def _parts(
                 text.append(part.text if ask.wants_json else "")
                 part.usage = None
                 if part.text or part.reasoning or part.tool_calls or part.logprobs:
-                    yield piece.index, part
+                    yield piece.number, part
         except httpx.HTTPError:
             raise _died() from None
     if end.finish_reason is None:
         raise _died()
     so_far.text, so_far.finish_reason = "".join(text), end.finish_reason
-    yield piece.index, Reply(finish_reason=finished(ask, so_far).finish_reason, usage=end.usage)
+    yield piece.number, Reply(finish_reason=finished(ask, so_far).finish_reason, usage=end.usage)
 
 
 def _died() -> TunesmithError:

@@ -188,7 +188,7 @@ async def _whole(gateway: Gateway, call: Call) -> Response:
     headers = {"X-Request-Id": call.uid, "X-Tunesmith-Model": call.variant.model}
     if (kept := gateway.kept(call)) is not None:
         told = json.loads(kept)
-        gateway.finish(call, 200, _usage_of(told), told.get("answer"), cached=True)
+        gateway.finish(call, 200, Usage(*told["usage"]), told["answer"], cached=True)
         return JSONResponse(told["body"], 200, {**headers, "X-Cache": "hit"})
     async with gateway.admitted(call):
         try:
@@ -197,13 +197,9 @@ async def _whole(gateway: Gateway, call: Call) -> Response:
             gateway.finish(call, 400 if error.status == 422 else error.status)
             raise
     gateway.finish(call, 200, usage, text)
-    kept = {"body": body, "answer": text, "usage": [usage.prompt_tokens, usage.completion_tokens]}
-    gateway.keep(call, json.dumps(kept).encode())
+    record = {"body": body, "answer": text, "usage": [usage.prompt_tokens, usage.completion_tokens]}
+    gateway.keep(call, json.dumps(record).encode())
     return JSONResponse(body, 200, headers)
-
-
-def _usage_of(kept: dict[str, Any]) -> Usage:
-    return Usage(*kept["usage"])
 
 
 async def _computed(gateway: Gateway, call: Call) -> tuple[dict[str, Any], Usage, str | None]:
