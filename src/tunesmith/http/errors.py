@@ -110,11 +110,13 @@ def wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "") and not path.startswith("/api/")
 
 
-def _plain_openai(status: int, detail: str, code: str) -> dict[str, Any]:
+def _plain_body(path: str, error: HTTPException) -> dict[str, Any]:
     """What the framework refuses: an address that is none, or a method that it has not."""
-    told = {404: "There is no such address here.", 405: "This address does not take that method."}.get(status, detail)
-    kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    message = f"{told} docs/deployments.md lists what there is."
+    code = STATUS_CODES.get(error.status_code, "http_error")
+    if not path.startswith(OPENAI_PATHS):
+        return {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
+    message = f"{error.detail}. docs/deployments.md lists what there is under /v1."
+    kind = OPENAI_TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "code": code, "param": None, "details": []}}
 
 
@@ -156,13 +158,7 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
     def plain(request: Request, error: HTTPException) -> Response:
         if page and error.status_code == 404 and wants_page(request):
             return page(request, NotFound("There is no such page.", hint="Look for it in the navigation."))
-        code = STATUS_CODES.get(error.status_code, "http_error")
-        if request.scope["path"].startswith(OPENAI_PATHS):
-            return JSONResponse(
-                _plain_openai(error.status_code, str(error.detail), code), error.status_code, error.headers
-            )
-        body = {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        return JSONResponse(_plain_body(request.scope["path"], error), error.status_code, error.headers)
 
     @app.exception_handler(
         OSError
