@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -410,6 +411,28 @@ def test_errors_have_one_shape(client: openai.OpenAI) -> None:
         httpx.post(f"{base}/completions", content=b"{"),
     ):
         assert answer.status_code in (400, 404, 405) and answer.json()["error"]["message"], answer.text
+
+
+def test_who_leaves_takes_no_place_from_others(client: openai.OpenAI, engine: str, served: tuple[str, Records]) -> None:
+    """More leave than may be inside at once."""
+    body = {"model": f"{engine}-plain", "prompt": ["the answer"] * 100, "max_tokens": 200, "stream": True}
+    before = len(served[1].rows)
+    for _ in range(5):
+        with httpx.stream("POST", f"{str(client.base_url).rstrip('/')}/completions", json=body, timeout=60) as answer:
+            next(answer.iter_lines())
+    assert chat(client, f"{engine}-plain", timeout=60).usage.completion_tokens == 4
+    deadline_s = time.monotonic() + 20
+    while len(served[1].rows) < before + 6 and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert sorted(row["status"] for row in served[1].rows[before:]) == [200, *[499] * 5]
+
+
+def test_what_is_no_json_is_said(client: openai.OpenAI, bot: str) -> None:
+    for content in (b'{"model": NaN}', b'{"model": "x", "a": "\\ud800"}', b"\xff", b"[1]"):
+        answer = httpx.post(f"{str(client.base_url).rstrip('/')}/chat/completions", content=content)
+        assert answer.status_code == 400 and "not" in answer.json()["error"]["message"]
+    huge = post(client, "/chat/completions", model=bot, messages=SAY, max_tokens=10**30)
+    assert huge.status_code == 400 and "max_tokens" in huge.json()["error"]["message"]
 
 
 def test_a_deployments_own_settings_and_what_is_written_down(

@@ -161,6 +161,7 @@ async def _body(request: Request) -> Body:
     """Raises `BadRequest` for what is no JSON object, and `InvalidInput` for one that names no model."""
     try:
         body = json.loads(await request.body())
+        json.dumps(body, allow_nan=False, ensure_ascii=False).encode()  # engines take neither NaN nor half characters
     except (ValueError, RecursionError):
         raise BadRequest("The request is not JSON.") from None
     if not isinstance(body, dict):
@@ -245,7 +246,8 @@ async def _events(
     status, last = LEFT, DIALECTS[call.path].last  # until the end is reached, it is the caller who left
     usages, text = [Usage() for _ in answers.pieces_of(ask)], list[str]()
     try:
-        yield _written(writer.begin())
+        if told := _written(writer.begin()):
+            yield told
         async for index, part in parts:
             usages[index] = part.usage or usages[index]
             text.append(part.text if index == 0 else "")
@@ -258,9 +260,9 @@ async def _events(
         gateway.routes.wake()
         yield _written(writer.error(error)) + last
     finally:
-        await parts.aclose()
-        await release.aclose()
         gateway.finish(call, status, answers.total(ask, usages), "".join(text))
+        await release.aclose()
+        await parts.aclose()  # the last: in a task that is being cancelled, nothing comes after what waits
 
 
 def _written(events: Iterable[Event]) -> str:

@@ -14,6 +14,8 @@ from tunesmith.core.inference import Ask, Decoding, Message, Prompt, Reply, Usag
 from tunesmith.core.validation import message_of
 
 MAX_STOPS = 16
+MAX_NUMBER = 2**31 - 1
+"""Of tokens: what engines can count to."""
 MAX_CHOICES = 128
 """Answers to one request, all prompts together."""
 MAX_MESSAGES = 10_000
@@ -70,7 +72,7 @@ class SamplingFields(Fields):
     stream_options: dict[str, Any] | None = None
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     user: str | None = None
-    top_k: int | None = Field(None, ge=1)
+    top_k: int | None = Field(None, ge=1, le=MAX_NUMBER)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=5)
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.inference import Ask, Message, Reply, Usage
 from tunesmith.features.deployments.dialects.base import (
+    MAX_NUMBER,
     Body,
     Event,
     Refused,
@@ -53,8 +54,8 @@ empty one is taken, thoughts apart: templates drop those of earlier turns."""
 
 class ChatFields(SamplingFields):
     messages: list[Any] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Any] = Field(default_factory=list)

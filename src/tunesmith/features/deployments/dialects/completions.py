@@ -11,6 +11,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.inference import Ask, Reply, Usage
 from tunesmith.features.deployments.dialects.base import (
     MAX_CHOICES,
+    MAX_NUMBER,
     Body,
     Event,
     Refused,
@@ -29,7 +30,7 @@ REFUSED = {"suffix": Refused("text is not filled in between.", ("",))}
 
 class CompletionFields(SamplingFields):
     prompt: Any = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
     best_of: int | None = None

@@ -10,6 +10,7 @@ from pydantic import Field
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.inference import Ask, Decoding, Message, Reply, Usage
 from tunesmith.features.deployments.dialects.base import (
+    MAX_NUMBER,
     Body,
     Event,
     Fields,
@@ -59,7 +60,7 @@ STREAM_OPTIONS = {"include_obfuscation"}
 class ResponseFields(Fields):
     input: Any = None
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_output_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -73,7 +74,7 @@ class ResponseFields(Fields):
     stream_options: dict[str, Any] | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    top_k: int | None = Field(None, ge=1)
+    top_k: int | None = Field(None, ge=1, le=MAX_NUMBER)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=5)
     seed: int | None = None
