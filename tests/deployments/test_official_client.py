@@ -413,14 +413,15 @@ def test_errors_have_one_shape(client: openai.OpenAI) -> None:
         assert answer.status_code in (400, 404, 405) and answer.json()["error"]["message"], answer.text
 
 
-def test_who_leaves_takes_no_place_from_others(client: openai.OpenAI, engine: str, served: tuple[str, Records]) -> None:
+def test_who_leaves_takes_no_place_from_others(client: openai.OpenAI, served: tuple[str, Records]) -> None:
     """More leave than may be inside at once."""
-    body = {"model": f"{engine}-plain", "prompt": ["the answer"] * 100, "max_tokens": 200, "stream": True}
+    bot = "transformers-plain"
+    body = {"model": bot, "prompt": ["the answer"] * 100, "max_tokens": 200, "stream": True}
     before = len(served[1].rows)
     for _ in range(5):
         with httpx.stream("POST", f"{str(client.base_url).rstrip('/')}/completions", json=body, timeout=60) as answer:
             next(answer.iter_lines())
-    assert chat(client, f"{engine}-plain", timeout=60).usage.completion_tokens == 4
+    assert chat(client, bot, timeout=60).usage.completion_tokens == 4
     deadline_s = time.monotonic() + 20
     while len(served[1].rows) < before + 6 and time.monotonic() < deadline_s:
         time.sleep(0.05)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import signal
 import threading
 from dataclasses import replace
@@ -45,6 +46,7 @@ def serve(process: Process) -> None:
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     over.wait()
+    os._exit(0)  # llama.cpp's own way to its end may wait for requests whose callers have left
 
 
 def template_facts(address: str, token: str) -> tuple[bool, TemplateLimits]:
