@@ -101,6 +101,18 @@ def test_the_official_client_has_a_tool_called(served: Served, smol: openai.Open
     for chunk in smol.chat.completions.create(**asked, **more, stream=True):
         pieces += (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []
     assert "".join(piece.function.arguments or "" for piece in pieces) == made.arguments
+    items: list[Any] = []
+    for turn in turns[:-1]:
+        items += [{"role": "user", "content": turn["content"]}] if turn["role"] == "user" else []
+        items += [
+            {"type": "function_call", "call_id": call["id"], **call["function"]} for call in turn.get("tool_calls", [])
+        ]
+    functions: Any = [{"type": "function", **weather}]
+    same: Any = {"model": "tools", "input": items, "tools": functions, "max_output_tokens": 60, "temperature": 0}
+    [call] = [item for item in smol.responses.create(**same).output if item.type == "function_call"]
+    assert (call.name, call.arguments) == (made.name, made.arguments)
+    done = [event for event in smol.responses.create(**same, stream=True) if event.type.endswith("arguments.done")]
+    assert [event.arguments for event in done] == [made.arguments]
     told = {"role": "tool", "tool_call_id": "Paris", "content": "Sunny, 21 degrees."}
     assert ask(smol, "tools", messages=[*turns, told])
     served.forget(tools)
@@ -287,6 +299,10 @@ def test_the_engine_of_transformers_does_what_it_can(served: Served) -> None:
         assert "Paris" in done.choices[0].text
         vectors = client.embeddings.create(model="plain", input=["a cat", "a kitten"]).data
         assert len(vectors) == 2 and len(vectors[0].embedding) > 100
+        schema = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+        person = json.loads(ask(client, "plain", response_format=schema, max_tokens=60))
+        assert set(person) == {"name", "age"} and isinstance(person["age"], int)
+        tool: Any = {"type": "function", "function": {"name": "x", "parameters": {"type": "object", "properties": {}}}}
         with pytest.raises(openai.BadRequestError, match=r"llama\.cpp"):
-            ask(client, "plain", response_format={"type": "json_object"})
+            ask(client, "plain", tools=[tool])
     served.forget(deployment_id)

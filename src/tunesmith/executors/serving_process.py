@@ -22,6 +22,7 @@ import psutil
 
 from tunesmith.core import confinement
 from tunesmith.core.credentials import HUB_TOKEN, is_hub_id
+from tunesmith.core.inference import NO_LIMITS, TemplateLimits
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.identity import boot_id, is_alive, start_time
@@ -46,6 +47,8 @@ class Endpoint:
     token: str
     tools: bool = True
     """Whether the model can be told of tools."""
+    limits: TemplateLimits = NO_LIMITS
+    """What else its chat template does not take."""
 
 
 class ServingProcess:
@@ -104,7 +107,8 @@ class ServingProcess:
         told, pid = self._read("endpoint.json"), self.pid()
         if told is None or pid is None or told["pid"] != pid:
             return None
-        return Endpoint(f"http://127.0.0.1:{told['port']}", told["token"], told.get("tools", True))
+        url, limits = f"http://127.0.0.1:{told['port']}", TemplateLimits(**told.get("limits", {}))
+        return Endpoint(url, told["token"], bool(told.get("tools", True)), limits)
 
     def wait(self, within_s: float) -> Endpoint | None:
         """The endpoint as soon as there is one; None when the process ends or the time passes before."""

@@ -88,6 +88,40 @@ def machine_trouble(error: Exception) -> TunesmithError | None:
     return None
 
 
+OPENAI_PATHS = "/v1/"
+"""Where errors have the form that OpenAI's clients read."""
+OPENAI_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+def openai_error(error: TunesmithError) -> dict[str, Any]:
+    """As OpenAI's clients read it, with our own words beside."""
+    status = 400 if error.status == 422 else error.status
+    kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    message = f"{error.message} {error.hint}".strip()
+    param = error.details[0].get("loc") if error.details else None
+    return {"error": {"message": message, "type": kind, "code": error.code, "param": param, "details": error.details}}
+
+
+def openai_answer(error: TunesmithError) -> JSONResponse:
+    """The same as an answer; what cannot be used is 400 here."""
+    status = 400 if error.status == 422 else error.status
+    headers = {"Retry-After": "1"} if status in (429, 503) else None
+    return JSONResponse(openai_error(error), status_code=status, headers=headers)
+
+
+def error_answer(path: str, error: TunesmithError) -> JSONResponse:
+    """In the form of the API that `path` belongs to."""
+    if path.startswith(OPENAI_PATHS):
+        return openai_answer(error)
+    return JSONResponse(error.body(), status_code=error.status, headers=retry_after(error))
+
+
 ErrorPage = Callable[[Request, TunesmithError], Response]
 
 
@@ -97,13 +131,23 @@ def wants_page(request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "") and not path.startswith("/api/")
 
 
+def _plain_body(path: str, error: HTTPException) -> dict[str, Any]:
+    """What the framework refuses: an address that is none, or a method that it has not."""
+    code = STATUS_CODES.get(error.status_code, "http_error")
+    if not path.startswith(OPENAI_PATHS):
+        return {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
+    message = f"{error.detail}. docs/deployments.md lists what there is under /v1."
+    kind = OPENAI_TYPES.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "code": code, "param": None, "details": []}}
+
+
 def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
     """Register the handlers; the last one hides what the error says and logs it. `page` draws an error for a browser."""
 
     def answer(request: Request, error: TunesmithError) -> Response:
         if page and wants_page(request):
             return page(request, error)
-        return JSONResponse(error.body(), status_code=error.status, headers=retry_after(error))
+        return error_answer(request.scope["path"], error)
 
     @app.exception_handler(DatabaseAway)
     def away(request: Request, error: DatabaseAway) -> Response:
@@ -135,9 +179,7 @@ def install_error_handlers(app: FastAPI, page: ErrorPage | None = None) -> None:
     def plain(request: Request, error: HTTPException) -> Response:
         if page and error.status_code == 404 and wants_page(request):
             return page(request, NotFound("There is no such page.", hint="Look for it in the navigation."))
-        code = STATUS_CODES.get(error.status_code, "http_error")
-        body = {"error": code, "message": str(error.detail), "hint": "The API is described at /docs.", "details": []}
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        return JSONResponse(_plain_body(request.scope["path"], error), error.status_code, error.headers)
 
     # OSError by itself too: what comes as a mere Exception is written down by the server once more
     @app.exception_handler(OSError)

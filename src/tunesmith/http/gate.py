@@ -13,14 +13,14 @@ from urllib.parse import quote
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.core.acting import ANONYMOUS, LOCAL, Act, Identity, acting
 from tunesmith.core.errors import NotLoggedIn, PermissionDenied, TunesmithError, Unavailable
 from tunesmith.core.plain_text import one_line
 from tunesmith.http.client_address import IS_LOCAL
-from tunesmith.http.errors import ErrorPage, retry_after, wants_page
+from tunesmith.http.errors import ErrorPage, error_answer, wants_page
 from tunesmith.http.policy import SAFE_METHODS, Access, Policies, Policy, refusal
 from tunesmith.storage.outage import DatabaseAway
 
@@ -124,7 +124,7 @@ class Gate:
             raise PermissionDenied("The page is too old, or another site has sent this.", hint="Load the page again.")
 
     async def _refuse(self, error: TunesmithError, scope: Scope, receive: Receive, send: Send) -> None:
-        answer: Response = JSONResponse(error.body(), status_code=error.status, headers=retry_after(error))
+        answer: Response = error_answer(scope["path"], error)
         if scope["type"] == "websocket" and error.status == Unavailable.status:
             await answer(scope, receive, send)  # instead of the handshake
             return

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.core.errors import BadRequest, PermissionDenied, TunesmithError
+from tunesmith.http.errors import error_answer
 from tunesmith.settings import Settings
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -45,7 +45,7 @@ class HostOriginGuard:
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
                 problem = problem or BadRequest("An address must not hold NUL characters.", hint="Remove %00 from it.")
             if problem and scope["type"] == "http":
-                await JSONResponse(problem.body(), status_code=problem.status)(scope, receive, send)
+                await error_answer(scope["path"], problem)(scope, receive, send)
                 return
             if problem:
                 await send({"type": "websocket.close", "code": 1008, "reason": "host or origin refused"})

@@ -21,13 +21,19 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.core.errors import InvalidInput, TunesmithError
+from tunesmith.core.inference import Prompt
 from tunesmith.core.validation import message_of
 from tunesmith.serving.generation import Model, Piece, Sampling
 
 
-class Message(BaseModel):
-    role: Literal["system", "user", "assistant"]
-    content: str
+class Turn(BaseModel):
+    """One of a conversation; see `core/inference.py`."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
 
 class Generation(BaseModel):
@@ -37,17 +43,25 @@ class Generation(BaseModel):
 
     model: str = "base"
     adapter_path: str | None = None
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     top_k: int | None = None
+    min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0)
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    response_format: dict[str, Any] | None = None
     seed: int | None = None
     stop: list[str] | str | None = None
     stream: bool = False
 
     def sampling(self, logprobs: int | None) -> Sampling:
-        fields = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+        fields = (
+            "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty",
+            "presence_penalty", "logit_bias", "seed",
+        )  # fmt: skip
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         told = {field: getattr(self, field) for field in fields}
         return Sampling(stop=tuple(text for text in stop if text), logprobs=logprobs, **told)
@@ -56,25 +70,23 @@ class Generation(BaseModel):
 class ChatCompletion(Generation):
     """The body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Turn], Field(min_length=1)]
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
-    response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Raises `InvalidInput` for what this engine cannot do."""
-        if self.tools or (self.response_format or {}).get("type", "text") != "text":
-            raise InvalidInput(
-                "Tools and JSON schemas need the engine llama.cpp or vLLM.", hint="Deploy the model with one."
-            )
+        if self.tools or self.chat_template_kwargs:
+            what = "Tools need" if self.tools else "chat_template_kwargs needs"
+            raise InvalidInput(f"{what} the engine llama.cpp or vLLM.", hint="Deploy the model with one.")
 
 
 class TextCompletion(Generation):
     """The body of `/v1/completions`."""
 
-    prompt: str
-    max_tokens: int = Field(16, ge=1)
+    prompt: str | list[int]
     logprobs: int | None = Field(None, ge=0, le=20)
 
 
@@ -83,9 +95,15 @@ class Embedding(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    input: Annotated[list[str], Field(min_length=1, max_length=2048)] | str
+    input: Annotated[list[str | list[int]], Field(min_length=1, max_length=2048)] | str
     model: str = "base"
     adapter_path: str | None = None
+
+
+class Tokens(BaseModel):
+    """The body of `/detokenize`."""
+
+    tokens: list[int]
 
 
 class Activity:
@@ -188,25 +206,33 @@ def _add_answers(app: FastAPI, model: Model, activity: Activity) -> None:
     @app.post("/v1/chat/completions")
     async def chat(body: ChatCompletion, request: Request) -> Any:
         body.check()
-        messages = [message.model_dump() for message in body.messages]
+        messages = [turn.model_dump(exclude_none=True) for turn in body.messages]
         return await answered(body, messages, body.top_logprobs if body.logprobs else None, CHAT, request)
 
     @app.post("/v1/completions")
     async def complete(body: TextCompletion, request: Request) -> Any:
-        return await answered(body, body.prompt, body.logprobs, TEXT, request)
+        return await answered(body, _prompt(body.prompt), body.logprobs, TEXT, request)
 
     @app.post("/v1/embeddings")
     async def embed(body: Embedding) -> dict[str, Any]:
-        texts = [body.input] if isinstance(body.input, str) else body.input
+        inputs = [body.input] if isinstance(body.input, str) else [_prompt(each) for each in body.input]
         with activity.busy():
-            vectors = await run_in_threadpool(model.embed, texts, body.adapter_path)
+            vectors, tokens = await run_in_threadpool(model.embed, inputs, body.adapter_path)
         data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(vectors)]
-        return {"object": "list", "model": body.model, "data": data, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "model": body.model, "data": data, "usage": usage}
+
+    @app.post("/detokenize")
+    def detokenize(body: Tokens) -> dict[str, str]:
+        known = [token for token in body.tokens if token < len(model.tokenizer)]
+        return {"content": model.tokenizer.decode(known)}
 
     async def answered(body: Generation, asked: Any, logprobs: int | None, form: Form, request: Request) -> Any:
         gone = asyncio.Event()
         sampling = body.sampling(logprobs)
-        pieces = await run_in_threadpool(model.generate, asked, body.adapter_path, sampling, gone.is_set)
+        pieces = await run_in_threadpool(
+            model.generate, asked, body.adapter_path, sampling, gone.is_set, body.response_format
+        )
         if body.stream:
             stream = _stream(pieces, body.model, form, gone, activity)
             return StreamingResponse(stream, media_type="text/event-stream")
@@ -224,6 +250,10 @@ def _add_answers(app: FastAPI, model: Model, activity: Activity) -> None:
             "usage": _usage(last),
             "timings": _timings(last),
         }
+
+
+def _prompt(given: str | list[int]) -> Prompt:
+    return given if isinstance(given, str) else tuple(given)
 
 
 async def _watch(request: Request, gone: asyncio.Event) -> None:

@@ -21,8 +21,9 @@ from transformers import DynamicCache
 
 from tunesmith.core.errors import TunesmithError, Unavailable
 from tunesmith.serving.adapters import Adapters
+from tunesmith.serving.grammar import Grammar
 from tunesmith.serving.rows import RowsCache, rows_of
-from tunesmith.serving.sampling import Sampling, choose, logprob
+from tunesmith.serving.sampling import Sampling, biased, choose, logprob
 from tunesmith.serving.text import Text
 
 PREFILL_TOKENS = 512
@@ -80,8 +81,9 @@ class Answer:
         stopped: Callable[[], bool],
         tokenizer: Any,
         end_ids: set[int],
+        grammar: Grammar | None = None,
     ) -> None:
-        """`prompt` is (1, tokens)."""
+        """`prompt` is (1, tokens); what `grammar` rules out is not chosen."""
         self.prompt, self.adapter, self.sampling, self.stopped = prompt, adapter, sampling, stopped
         self.pieces: queue.SimpleQueue[Piece | TunesmithError | None] = queue.SimpleQueue()
         """What became certain; an error ends it, and None when it was cancelled."""
@@ -94,25 +96,31 @@ class Answer:
         self._generator = sampling.generator(prompt.device)
         self._text, self._pace = Text(tokenizer, sampling.stop), Pace()
         self._logprobs: list[dict[str, Any]] = []
+        self._grammar = grammar
 
     def take(self, logits: torch.Tensor) -> bool:
         """Choose the next token from `logits` (vocabulary,); whether it was the last one."""
         so_far = self.prompt[0]
         if self.sampling.repetition_penalty != 1.0:
             so_far = torch.cat([so_far, torch.tensor(self.made, dtype=torch.long, device=so_far.device)])
-        token = choose(logits, so_far, self.sampling, self._generator)
+        weighed = biased(logits, self.made, self.sampling)
+        if self._grammar is not None:
+            weighed = self._grammar.allowed(weighed)
+        token = choose(weighed, so_far, self.sampling, self._generator)
         self.made.append(token)
         self._pace.token()
         if self.sampling.logprobs is not None:
             self._logprobs.append(logprob(logits, token, self.sampling.logprobs, self._tokenizer))
         if token in self._end_ids:
             return self._end("stop")
+        is_whole = self._grammar is not None and self._grammar.take(token)
         if new := self._text.add(token):
             self.pieces.put(Piece(new, logprobs=self._logprobs))
             self._logprobs = []
-        if self._text.stopped:
+        if self._text.stopped or is_whole:
             return self._end("stop")
-        return len(self.made) >= self.sampling.max_tokens and self._end("length")
+        most = self.sampling.max_tokens
+        return most is not None and len(self.made) >= most and self._end("length")
 
     def _end(self, reason: str) -> bool:
         tokens, pace = (self.prompt.shape[1], len(self.made)), self._pace

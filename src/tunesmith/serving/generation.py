@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from tunesmith.core.errors import BadData, InvalidInput, JobFailure, TooMany, TunesmithError
+from tunesmith.core.inference import Message, Prompt, found_limits
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.endings import ends_in
@@ -16,6 +19,7 @@ from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.serving.adapters import Adapters
 from tunesmith.serving.batching import Answer, Batcher, Piece, not_computed
+from tunesmith.serving.grammar import Grammar, Grammars
 from tunesmith.serving.sampling import Sampling
 
 MAX_ROWS = 16
@@ -35,6 +39,8 @@ class Model:
     parallel: int = 8
     merged_adapter: str | None = None
     """One that cannot lie over the base beside others: it is in the base from the beginning."""
+    most_context_tokens: int | None = None
+    """Of one request, prompt and answer together; no more than the model has."""
 
     def __post_init__(self) -> None:
         set_threads(self.threads)
@@ -48,32 +54,45 @@ class Model:
         self.adapters = Adapters(base)
         self.batcher = Batcher(self.adapters, self.device, min(self.parallel, MAX_ROWS))
         config = base.config.get_text_config()
-        self.context_tokens = int(getattr(config, "max_position_embeddings", 2048))
+        trained = int(getattr(config, "max_position_embeddings", 2048))
+        self.context_tokens = min(trained, self.most_context_tokens or trained)
         ends = base.generation_config.eos_token_id
         self.end_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        self.grammars = Grammars(self.tokenizer, self.end_ids)
+        self.limits = found_limits(self._refuses)
 
     @property
     def most_waiting(self) -> int:
         """Requests that wait before others are refused: at least as many as are let through to it."""
         return max(MAX_WAITING, self.parallel)
 
+    def _refuses(self, messages: list[Message]) -> bool:
+        try:
+            self.template.render(messages, prompt=True)
+        except (BadData, JobFailure):
+            return True
+        return False
+
     def generate(
         self,
-        asked: list[dict[str, str]] | str,
+        asked: Sequence[Message] | Prompt,
         adapter_path: str | None,
         sampling: Sampling,
         stopped: Callable[[], bool],
+        response_format: Mapping[str, Any] | None = None,
     ) -> Iterator[Piece]:
         """Pieces of the answer as they come: to a conversation, or of a text that goes on. Raises `TooMany` when too many
         wait, `InvalidInput` when it cannot fit or the model's chat template refuses it."""
-        prompt = self._prompt(asked, sampling.max_tokens)
+        prompt = self._prompt(asked, answers=True)
+        room = self.context_tokens - prompt.shape[1]
+        sampling = replace(sampling, max_tokens=min(room, sampling.max_tokens or room))
         if self.batcher.waiting >= self.most_waiting:
             raise TooMany("Too many requests are waiting for this model.", hint="Try again in a moment.")
-        return self._pieces(prompt, adapter_path, sampling, stopped)
+        return self._pieces(prompt, adapter_path, sampling, stopped, self.grammars.of(response_format))
 
-    def embed(self, texts: list[str], adapter_path: str | None) -> list[list[float]]:
-        """One vector a text, of length 1: the mean of the last layer over its tokens. Raises `InvalidInput` when one is too
-        long."""
+    def embed(self, texts: Sequence[Prompt], adapter_path: str | None) -> tuple[list[list[float]], int]:
+        """One vector a text, of length 1: the mean of the last layer over its tokens; and how many tokens these are. Raises
+        `InvalidInput` when one is too long."""
 
         def vector(ids: torch.Tensor) -> list[float]:
             if adapter_path is not None:
@@ -85,42 +104,66 @@ class Model:
                 return [float(number) for number in torch.nn.functional.normalize(mean, dim=0)]
 
         try:
-            return [self.batcher.call(vector, self._prompt(text, 0)) for text in texts]
+            prompts = [self._prompt(text, answers=False) for text in texts]
+            return [self.batcher.call(vector, prompt) for prompt in prompts], sum(each.shape[1] for each in prompts)
         except RuntimeError as error:
             raise not_computed(error) from error
 
-    def _prompt(self, asked: list[dict[str, str]] | str, max_tokens: int) -> torch.Tensor:
-        """(1, tokens)"""
+    def _prompt(self, asked: Sequence[Message] | Prompt, *, answers: bool) -> torch.Tensor:
+        """(1, tokens), with room for an answer of one at least."""
+        if isinstance(asked, tuple):
+            ids = torch.tensor([asked], dtype=torch.long)
+            if ids.numel() and int(ids.max()) >= self.adapters.base.get_input_embeddings().num_embeddings:
+                raise InvalidInput("A token's number is over the model's vocabulary.", details=[{"loc": "prompt"}])
+        else:
+            text = asked if isinstance(asked, str) else self._rendered(asked)
+            ids = self.tokenizer(text, add_special_tokens=text is asked, return_tensors="pt")["input_ids"]
+        if ids.shape[1] == 0:
+            raise InvalidInput("The text is empty.", details=[{"loc": "prompt", "message": "empty"}])
+        if ids.shape[1] + answers > self.context_tokens:
+            raise InvalidInput(
+                f"The prompt has {ids.shape[1]} tokens{' and needs room for an answer' if answers else ''}; that is over the "
+                f"model's {self.context_tokens}.",
+                hint="Shorten it.",
+                details=[{"loc": "messages", "message": "too long", "limit": self.context_tokens}],
+            )
+        return ids.long().to(self.device)
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        """Raises `InvalidInput` for what the template refuses, and for calls and answers of tools that it leaves out."""
+        told = self.limits.fitted(messages)
         try:
-            text = asked if isinstance(asked, str) else self.template.render(asked, prompt=True)
+            text = self.template.render([_for_template(message) for message in told], prompt=True)
         except (BadData, JobFailure) as error:
             hint = error.hint or "Leave out the system message, or let user and assistant take turns."
             raise InvalidInput(error.message, hint=hint, details=[{"loc": "messages", "message": "refused"}]) from None
-        ids: torch.Tensor = self.tokenizer(text, add_special_tokens=text is asked, return_tensors="pt")["input_ids"]
-        if ids.shape[1] == 0:
-            raise InvalidInput("The text is empty.", details=[{"loc": "prompt", "message": "empty"}])
-        if ids.shape[1] + max_tokens > self.context_tokens:
-            raise InvalidInput(
-                f"The conversation has {ids.shape[1]} tokens; with max_tokens {max_tokens} that is over the model's "
-                f"{self.context_tokens}.",
-                hint="Shorten the conversation or lower max_tokens.",
-                details=[{"loc": "messages", "message": "too long"}],
-            )
-        return ids.to(self.device)
+        for message in told:
+            parts = [call["function"]["name"] for call in message.get("tool_calls") or []]
+            parts += [message["content"].strip()] if message["role"] == "tool" else []
+            if not all(part in text for part in parts):
+                raise InvalidInput(
+                    "The chat template of this model has no place for tools.",
+                    hint="Leave them out, or deploy a model that was trained to call tools.",
+                    details=[{"loc": "messages", "message": "no place for tools"}],
+                )
+        return text
 
     def _pieces(
-        self, prompt: torch.Tensor, adapter_path: str | None, sampling: Sampling, stopped: Callable[[], bool]
+        self,
+        prompt: torch.Tensor,
+        adapter_path: str | None,
+        sampling: Sampling,
+        stopped: Callable[[], bool],
+        grammar: Grammar | None,
     ) -> Iterator[Piece]:
         """Begins when the first piece is asked for; whoever closes it cancels the answer."""
         closed = False
-        answer = Answer(
-            prompt,
-            adapter_path,
-            sampling,
-            lambda: closed or stopped(),
-            self.tokenizer,
-            self.end_ids | ends_in(adapter_path),
-        )
+
+        def over() -> bool:
+            return closed or stopped()
+
+        ends = self.end_ids | ends_in(adapter_path)
+        answer = Answer(prompt, adapter_path, sampling, over, self.tokenizer, ends, grammar)
         self.batcher.submit(answer)
         try:
             while (piece := answer.pieces.get()) is not None:
@@ -131,3 +174,16 @@ class Model:
                     return
         finally:
             closed = True
+
+
+def _for_template(message: Message) -> dict[str, Any]:
+    """With the arguments of calls as values, as templates expect them, where they are JSON."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = call["function"]["arguments"]
+        with contextlib.suppress(ValueError):
+            arguments = json.loads(arguments)
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**message, "tool_calls": calls}

@@ -7,14 +7,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tunesmith.core.errors import Unavailable
+from tunesmith.core.inference import TemplateLimits, found_limits
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.recipes.gguf import read_gguf
 from tunesmith.serving.process import Process
@@ -38,18 +41,25 @@ def serve(process: Process) -> None:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise Unavailable("llama.cpp cannot load the model.", hint=str(error)[:300]) from None
-    process.ready(
-        int(server.listening_address.rpartition(":")[2]), tools=_takes_tools(server.listening_address, process)
-    )
+    tools, limits = template_facts(server.listening_address, process.token)
+    process.ready(int(server.listening_address.rpartition(":")[2]), tools=tools, limits=limits)
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     over.wait()
+    os._exit(0)  # llama.cpp's own way to its end may wait for requests whose callers have left
 
 
-def _takes_tools(address: str, process: Process) -> bool:
-    """Whether the chat template has a place for tools, as llama.cpp has found."""
-    told = httpx.get(f"{address}/props", headers={"Authorization": f"Bearer {process.token}"}, trust_env=False)
-    return bool(told.json().get("chat_template_caps", {}).get("supports_tools", True))
+def template_facts(address: str, token: str) -> tuple[bool, TemplateLimits]:
+    """Whether the chat template has a place for tools, as llama.cpp has found, and what else it does not take."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=address, headers=headers, trust_env=False, timeout=60) as client:
+        caps = client.get("/props").json().get("chat_template_caps", {})
+        limits = found_limits(
+            lambda messages: client.post("/apply-template", json={"messages": messages}).status_code >= 400
+        )
+    # llama.cpp puts a system message elsewhere by itself where the template has no place for it.
+    no_system = limits.no_system or not caps.get("supports_system_role", True)
+    return bool(caps.get("supports_tools", True)), replace(limits, no_system=no_system)
 
 
 def _params(xllamacpp: Any, spec: ServingSpec, base: Path, adapters: list[Path]) -> Any:
@@ -58,6 +68,7 @@ def _params(xllamacpp: Any, spec: ServingSpec, base: Path, adapters: list[Path])
     params.port, params.hostnames = 0, ["127.0.0.1"]
     context = min(spec.context_tokens, trained_context(base) or spec.context_tokens)
     params.n_ctx, params.n_parallel = context * spec.parallel, spec.parallel
+    params.prefill_assistant = False  # an assistant's turn at the end is one, with every engine
     params.use_jinja, params.ui, params.endpoint_slots, params.verbosity = True, False, False, QUIET
     params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     for cpu in (params.cpuparams, params.cpuparams_batch):

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
+from tunesmith.core.inference import NO_LIMITS, TemplateLimits
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.serving_spec import HEARTBEAT, ServingSpec
 
@@ -28,10 +30,19 @@ class Process:
         self.folder, self.spec = folder, spec
         self.token = secrets.token_urlsafe(32)
 
-    def ready(self, port: int, idle_s: Callable[[], float] = lambda: 0.0, *, tools: bool = True) -> None:
+    def ready(
+        self,
+        port: int,
+        idle_s: Callable[[], float] = lambda: 0.0,
+        *,
+        tools: bool = True,
+        limits: TemplateLimits = NO_LIMITS,
+    ) -> None:
         """Tell where it answers, and end it when it is idle (`idle_s` says for how long) or no longer wanted. `tools`: whether
-        the chat template has a place for them."""
-        endpoint = {"port": port, "token": self.token, "pid": os.getpid(), "tools": tools}
+        the chat template has a place for them; `limits`: what else it does not take."""
+        endpoint = {
+            "port": port, "token": self.token, "pid": os.getpid(), "tools": tools, "limits": asdict(limits),
+        }  # fmt: skip
         write_atomic(self.folder / "endpoint.json", json.dumps(endpoint), mode=0o600)
         threading.Thread(target=self._end_when_over, args=(idle_s,), daemon=True).start()
 

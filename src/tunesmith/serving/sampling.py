@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,11 +20,19 @@ CANDIDATES = 256
 class Sampling:
     """How the next token is chosen."""
 
-    max_tokens: int = 256
+    max_tokens: int | None = 256
+    """None: as many as the context has room for."""
     temperature: float = 0.7
     top_p: float = 0.95
     top_k: int | None = None
+    min_p: float = 0.0
+    """Least probability of a token as a share of the likeliest one's."""
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that the answer has it already."""
+    presence_penalty: float = 0.0
+    """Taken once from that of each token that the answer has already."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -53,8 +63,10 @@ def choose(logits: torch.Tensor, so_far: torch.Tensor, sampling: Sampling, gener
         )
     if sampling.temperature < GREEDY_BELOW:
         return int(logits.argmax())
-    logits = torch.nan_to_num(logits)  # an extreme penalty leaves infinities
+    logits = torch.nan_to_num(logits)  # an extreme penalty leaves infinities, and a grammar rules tokens out with them
     probabilities, order = _likeliest((logits - logits.max()) / sampling.temperature, sampling)
+    if sampling.min_p > 0:
+        probabilities = probabilities.masked_fill(probabilities < sampling.min_p * probabilities.max(), 0.0)
     if sampling.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
@@ -62,6 +74,19 @@ def choose(logits: torch.Tensor, so_far: torch.Tensor, sampling: Sampling, gener
     drawn = torch.rand(1, generator=generator, device=logits.device) * kept[-1]
     place = torch.searchsorted(kept, drawn, right=True).clamp(max=int((kept < kept[-1]).sum()))
     return int(order[place])
+
+
+def biased(logits: torch.Tensor, made: Sequence[int], sampling: Sampling) -> torch.Tensor:
+    """`logits` (vocabulary,) with what the request adds to single tokens, and takes from those that the answer, `made`, has."""
+    tokens = {token: bias for token, bias in sampling.logit_bias.items() if token < len(logits)}
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        for token, times in Counter(made).items():
+            taken = sampling.frequency_penalty * times + sampling.presence_penalty
+            tokens[token] = tokens.get(token, 0.0) - taken
+    if not tokens:
+        return logits
+    places = torch.tensor(list(tokens), device=logits.device)
+    return logits.index_add(0, places, torch.tensor(list(tokens.values()), dtype=logits.dtype, device=logits.device))
 
 
 def _likeliest(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:

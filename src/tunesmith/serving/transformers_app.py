@@ -16,11 +16,11 @@ def serve(process: Process) -> None:
     spec, activity = process.spec, Activity()
     model = Model(
         spec.base_path, offline=spec.offline, revision=spec.revision, threads=spec.threads, parallel=spec.parallel,
-        merged_adapter=spec.merged_adapter,
+        merged_adapter=spec.merged_adapter, most_context_tokens=spec.context_tokens if spec.idle_s is None else None,
     )  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0))
     # Connections inherit it: without it, each token may wait for the acknowledgement of the one before.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    process.ready(listener.getsockname()[1], activity.idle_s)
+    process.ready(listener.getsockname()[1], activity.idle_s, limits=model.limits)
     app = create_serving_app(model, process.token, activity)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listener])

@@ -12,6 +12,7 @@ import time
 import httpx
 
 from tunesmith.core.errors import Unavailable
+from tunesmith.core.inference import TemplateLimits, found_limits
 from tunesmith.serving.process import Process
 
 LOOK_EVERY_S = 0.5
@@ -41,7 +42,7 @@ def serve(process: Process) -> None:
     child = subprocess.Popen(command, env=environment)  # of this process's session, so that it ends with it
     while child.poll() is None:
         if _answers(port):
-            process.ready(port)
+            process.ready(port, limits=_limits(port, process.token))
             sys.exit(child.wait())
         time.sleep(LOOK_EVERY_S)
     raise Unavailable("vLLM ended while it was loading the model.", hint="Its log says why.")
@@ -52,3 +53,12 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _limits(port: int, token: str) -> TemplateLimits:
+    """What the chat template does not take."""
+    address, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=address, headers=headers, timeout=60, trust_env=False) as client:
+        return found_limits(
+            lambda messages: client.post("/tokenize", json={"model": "base", "messages": messages}).status_code >= 400
+        )

@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import re
 import time
 import uuid
-from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, cast
 
 import httpx
@@ -24,7 +23,10 @@ from starlette.requests import HTTPConnection
 from tunesmith.core.acting import Identity
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import InvalidInput, NotFound, TooMany, Unavailable
+from tunesmith.core.inference import Ask, EmbeddingAsk, Usage
 from tunesmith.executors.serving_process import Endpoint
+from tunesmith.features.deployments.answer_cache import AnswerCache
+from tunesmith.features.deployments.dialects.base import system_and
 from tunesmith.features.deployments.drift import unknown_share, words_of
 from tunesmith.features.deployments.recorder import Recorder
 from tunesmith.features.deployments.routing import Route, Routes, Variant
@@ -34,16 +36,12 @@ READ_TIMEOUT_S = 600.0
 BACK_WITHIN_S = 30.0
 """How long a request waits for a process that is being started."""
 LOOK_AGAIN_S = 0.05
-CACHE_BYTES = 64 * 1024**2
-"""Of all kept answers together."""
-MAX_KEPT_BYTES = 1024**2
-"""Of one kept answer."""
+TEXT_TOKENS = 16
+"""How long a text goes on where nobody says; OpenAI's."""
 MAX_RECORDED_CHARS = 200_000
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop")
-COUNTS = re.compile(rb'"(prompt_tokens|completion_tokens|prompt_n|cache_n|predicted_n)":\s*(\d+)')
-TAIL_BYTES = 8192
-"""The end of an answer, in which its counts stand."""
-CHAT = "/v1/chat/completions"
+
+Build = Callable[[Endpoint, Variant], dict[str, Any]]
+"""Makes the body for the engine that answers, but for what names the adapter."""
 
 
 @dataclass
@@ -51,8 +49,9 @@ class Call:
     """One request on its way."""
 
     path: str
-    body: dict[str, Any]
-    """As the engine is asked, but for what names the adapter."""
+    """Of the public API."""
+    ask: Ask | EmbeddingAsk
+    """With the deployment's own settings where the request has none."""
     route: Route
     variant: Variant
     who: Identity
@@ -61,8 +60,8 @@ class Call:
     began_s: float = field(default_factory=time.monotonic)
     first_s: float | None = None
     shadow: bool = False
-    text: str = ""
-    """What is asked: the last message, the prompt or the input."""
+    body: dict[str, Any] = field(default_factory=dict)
+    """As it came; some APIs tell parts of it again."""
 
 
 class Gateway:
@@ -74,22 +73,21 @@ class Gateway:
         self._turns: dict[tuple[int, int], asyncio.Semaphore] = {}
         self._inside: dict[int, int] = defaultdict(int)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._kept: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
-        self._kept_bytes = 0
-        self._shadows: set[asyncio.Task[None]] = set()
+        self._cache = AnswerCache()
+        self._copies: set[asyncio.Task[None]] = set()
 
     # -- where it goes ------------------------------------------------------------------------------------------------
 
-    async def begin(self, path: str, body: dict[str, Any], who: Identity, session: str) -> Call:
-        """Waits a while for a model that is just starting. Raises `NotFound`, `InvalidInput`, `TooMany` or `Unavailable`."""
-        name = body.get("model")
-        if not isinstance(name, str) or not name:
-            raise InvalidInput("Say which model: the name of a deployment.", hint="GET /v1/models lists them.")
+    async def begin(
+        self, path: str, ask: Ask | EmbeddingAsk, who: Identity, session: str, body: dict[str, Any]
+    ) -> Call:
+        """Waits a while for a model that is just starting. Raises `NotFound`, `TooMany` or `Unavailable`."""
+        name = ask.model
         route = self.routes.find(name, who)
         if route is None:
             raise self.unknown(name, who)
         self._limit(route, who)
-        sticky = session or str(body.get("user") or "") or who.credential or uuid.uuid4().hex
+        sticky = session or ask.user or who.credential or uuid.uuid4().hex
         deadline_s = time.monotonic() + BACK_WITHIN_S
         while (variant := route.choose(sticky)) is None:
             _check_not_failed(route)
@@ -97,11 +95,22 @@ class Gateway:
                 raise Unavailable(f"{name} is starting.", hint="Try again in a moment.")
             await asyncio.sleep(LOOK_AGAIN_S)
             route = self.routes.by_name.get(name, route)
-        asked = _completed(path, body, route)
-        call = Call(path, asked, route, variant, who, session, text=_asked(path, asked))
-        if copy := route.shadow(sticky):
-            self._send_copy(call, copy)
-        return call
+        return Call(path, _completed(ask, route), route, variant, who, session, body=body)
+
+    def copy_of(self, call: Call) -> Call | None:
+        """What a shadow is asked besides, of which nobody waits for the answer; None while it is busy, or without one."""
+        sticky = call.session or call.ask.user or call.who.credential or call.uid
+        variant = call.route.shadow(sticky)
+        if variant is None or self._inside[variant.revision_id] >= call.route.settings.max_concurrent:
+            return None
+        ask = replace(call.ask, stream=False) if isinstance(call.ask, Ask) else call.ask
+        return Call(call.path, ask, call.route, variant, call.who, call.session, shadow=True)
+
+    def start(self, work: Any) -> None:
+        """Have a copy answered beside the requests."""
+        task = asyncio.create_task(work)
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
 
     def unknown(self, name: str, who: Identity) -> NotFound:
         names = ", ".join(sorted(route.name for route in self.routes.seen(who))[:10])
@@ -115,66 +124,48 @@ class Gateway:
         ):
             raise TooMany(f"More than {per_minute} requests in a minute to {route.name}.", hint="Wait a little.")
 
-    def _send_copy(self, call: Call, variant: Variant) -> None:
-        """To a shadow, whose answer nobody waits for; left out while it is busy."""
-        if self._inside[variant.revision_id] >= call.route.settings.max_concurrent:
-            return
-        body = {key: value for key, value in call.body.items() if key != "stream_options"} | {"stream": False}
-        copy = Call(call.path, body, call.route, variant, call.who, call.session, shadow=True, text=call.text)
-
-        async def send() -> None:
-            try:
-                async with self.turn(copy):
-                    answer = await self.ask(copy)
-                self.finish(copy, answer.status_code, answer.content)
-            except (Unavailable, TooMany) as error:
-                self.finish(copy, error.status, b"")
-
-        task = asyncio.create_task(send())
-        self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
-
     # -- whose turn ---------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def turn(self, call: Call) -> AsyncIterator[None]:
-        """Wait until the model has room. Raises `TooMany` when too many wait already."""
+    async def admitted(self, call: Call) -> AsyncIterator[None]:
+        """Count a request among those inside. Raises `TooMany` when too many wait already."""
         settings, key = call.route.settings, call.variant.revision_id
         if self._inside[key] >= settings.max_concurrent + settings.queue_limit:
             raise TooMany(
                 f"{self._inside[key]} requests are being answered or wait for {call.route.name}.",
                 hint="Try again in a moment.",
             )
-        turns = self._turns.setdefault((key, settings.max_concurrent), asyncio.Semaphore(settings.max_concurrent))
         self._inside[key] += 1
         try:
-            async with turns:
-                yield
+            yield
         finally:
             self._inside[key] -= 1
 
+    def turn(self, call: Call) -> asyncio.Semaphore:
+        """To hold while one of its answers is computed."""
+        most, key = call.route.settings.max_concurrent, call.variant.revision_id
+        return self._turns.setdefault((key, most), asyncio.Semaphore(most))
+
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    async def ask(self, call: Call) -> httpx.Response:
+    async def post(self, call: Call, path: str, build: Build) -> httpx.Response:
         """The whole answer. A process that ends before it has answered is asked once more when it is back."""
-        for attempt in (1, 2):
-            endpoint, variant = await self._endpoint(call)
-            try:
-                return await self._client(endpoint).post(
-                    call.path, json=self._body(call, variant), headers=headers(endpoint)
-                )
-            except httpx.TransportError as error:
-                await self._lost(call, attempt, error)
-        raise Unavailable(f"{call.route.name} does not answer.", hint="Try again in a moment.")
+        return await self._send(call, path, build, stream=False)
 
-    async def open(self, call: Call) -> httpx.Response:
+    async def open(self, call: Call, path: str, build: Build) -> httpx.Response:
         """The same for a stream: returns when the model has begun to answer."""
+        return await self._send(call, path, build, stream=True)
+
+    async def _send(self, call: Call, path: str, build: Build, *, stream: bool) -> httpx.Response:
         for attempt in (1, 2):
             endpoint, variant = await self._endpoint(call)
+            body = with_adapter(
+                build(endpoint, variant), variant.engine, variant.adapter, variant.adapter_path, variant.num_adapters
+            )
             client = self._client(endpoint)
-            request = client.build_request("POST", call.path, json=self._body(call, variant), headers=headers(endpoint))
             try:
-                return await client.send(request, stream=True)
+                request = client.build_request("POST", path, json=body, headers=headers(endpoint))
+                return await client.send(request, stream=stream)
             except httpx.TransportError as error:
                 await self._lost(call, attempt, error)
         raise Unavailable(f"{call.route.name} does not answer.", hint="Try again in a moment.")
@@ -187,7 +178,7 @@ class Gateway:
 
     async def _endpoint(self, call: Call) -> tuple[Endpoint, Variant]:
         """Where the variant answers now; waits while its process is being started. Raises `Unavailable`, and `InvalidInput`
-        for tools that its model cannot be told of."""
+        for what its model cannot be told."""
         deadline_s = time.monotonic() + BACK_WITHIN_S
         while time.monotonic() < deadline_s:
             route = self.routes.by_name.get(call.route.name)
@@ -197,19 +188,12 @@ class Gateway:
             if route is None or found is None:
                 break
             if found.endpoint is not None:
-                if call.body.get("tools") and not found.endpoint.tools:
-                    raise InvalidInput(
-                        f"The chat template of {found.model} has no place for tools.",
-                        hint="Leave them out, or deploy a model that was trained to call tools.",
-                    )
+                _check_tools(call.ask, found)
                 return found.endpoint, found
             _check_not_failed(route)
             self.routes.wake()
             await asyncio.sleep(LOOK_AGAIN_S)
         raise Unavailable(f"{call.route.name} is not running.", hint="Try again in a moment.")
-
-    def _body(self, call: Call, variant: Variant) -> dict[str, Any]:
-        return with_adapter(call.body, variant.engine, variant.adapter, variant.adapter_path, variant.num_adapters)
 
     def _client(self, endpoint: Endpoint) -> httpx.AsyncClient:
         found = self._clients.get(endpoint.url)
@@ -222,51 +206,40 @@ class Gateway:
         return found
 
     async def close(self) -> None:
-        for task in list(self._shadows):
+        for task in list(self._copies):
             task.cancel()
         for client in self._clients.values():
             await client.aclose()
 
-    # -- the cache ----------------------------------------------------------------------------------------------------
+    # -- the cache, and writing down ----------------------------------------------------------------------------------
 
     def kept(self, call: Call) -> bytes | None:
         """The answer to the same request, if it is still fresh."""
-        found = self._kept.get(key) if (key := _cache_key(call)) else None
-        return found[1] if found and found[0] > time.monotonic() else None
+        return self._cache.find(_cache_key(call))
 
-    def _keep(self, call: Call, answer: bytes) -> None:
-        key = _cache_key(call)
-        if key is None or len(answer) > MAX_KEPT_BYTES:
-            return
-        if old := self._kept.pop(key, None):
-            self._kept_bytes -= len(old[1])
-        self._kept[key] = (time.monotonic() + call.route.settings.cache_s, answer)
-        self._kept_bytes += len(answer)
-        while self._kept_bytes > CACHE_BYTES:
-            _, (_until, oldest) = self._kept.popitem(last=False)
-            self._kept_bytes -= len(oldest)
+    def keep(self, call: Call, answer: bytes) -> None:
+        """For the same request to come again, where that may have the same answer."""
+        self._cache.keep(_cache_key(call), answer, call.route.settings.cache_s)
 
-    # -- writing down -------------------------------------------------------------------------------------------------
-
-    def finish(self, call: Call, status: int, answer: bytes, *, streamed: bool = False, cached: bool = False) -> None:
-        """Write the request down; an answer that may be asked for again is kept."""
-        now_s = time.monotonic()
-        if status == 200 and not streamed and not cached:
-            self._keep(call, answer)
-        counts = {name.decode(): int(number) for name, number in COUNTS.findall(answer[-TAIL_BYTES:])}
-        prompt = counts.get("prompt_tokens", counts.get("prompt_n", 0) + counts.get("cache_n", 0) or None)
-        records = call.route.settings.record_conversations and call.path == CHAT and status == 200
-        words = words_of(call.text) if call.variant.known_words else []
+    def finish(
+        self, call: Call, status: int, usage: Usage | None = None, text: str | None = None, *, cached: bool = False
+    ) -> None:
+        """Write the request down; `text` is what was answered."""
+        now_s, asked = time.monotonic(), call.ask.text
+        records = call.route.settings.record_conversations and status == 200
+        messages = call.ask.messages if records and isinstance(call.ask, Ask) and call.ask.is_chat else None
+        words = words_of(asked) if call.variant.known_words else []
         self.recorder.add(
             {
                 "uid": call.uid, "deployment_id": call.route.deployment_id, "revision_id": call.variant.revision_id,
                 "at": utc_now(), "path": call.path, "status": status, "latency_s": now_s - call.began_s,
-                "first_token_s": call.first_s - call.began_s if call.first_s else None, "prompt_tokens": prompt,
-                "completion_tokens": counts.get("completion_tokens", counts.get("predicted_n")),
-                "input_chars": len(call.text), "unknown_words": unknown_share(words, call.variant.known_words),
+                "first_token_s": call.first_s - call.began_s if call.first_s else None,
+                "prompt_tokens": usage.prompt_tokens if usage else None,
+                "completion_tokens": usage.completion_tokens if usage and isinstance(call.ask, Ask) else None,
+                "input_chars": len(asked), "unknown_words": unknown_share(words, call.variant.known_words),
                 "cached": cached, "shadow": call.shadow, "caller": call.who.name, "rating": None,
-                "messages": call.body.get("messages") if records and len(call.text) < MAX_RECORDED_CHARS else None,
-                "answer": _text_of(answer, streamed=streamed) if records else None,
+                "messages": list(messages) if messages and len(asked) < MAX_RECORDED_CHARS else None,
+                "answer": (text or None) if messages else None,
             }
         )  # fmt: skip
 
@@ -278,53 +251,41 @@ def _check_not_failed(route: Route) -> None:
         raise Unavailable(f"{route.name} has failed: {route.failed}", hint=hint)
 
 
-def _completed(path: str, body: dict[str, Any], route: Route) -> dict[str, Any]:
-    """With the deployment's own settings where the request has none. Raises `InvalidInput`."""
-    asked = dict(body)
-    if path == "/v1/embeddings":
-        return asked
-    asked |= {
-        name: value for name, value in route.sampling.items() if asked.get(name) is None and value not in (None, [])
-    }
-    if "repetition_penalty" in asked and "repeat_penalty" not in asked:
-        asked["repeat_penalty"] = asked["repetition_penalty"]
-    if path != CHAT:
-        return asked
-    messages = asked.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise InvalidInput("messages must be a list of objects with role and content.")
-    if route.system_prompt and messages[0].get("role") != "system":
-        asked["messages"] = [{"role": "system", "content": route.system_prompt}, *messages]
-    return asked
+def _check_tools(ask: Ask | EmbeddingAsk, variant: Variant) -> None:
+    """Raises `InvalidInput` where the engine or the model's chat template has no place for tools."""
+    if not isinstance(ask, Ask) or variant.endpoint is None:
+        return
+    if ask.tools and variant.engine == "transformers":
+        raise InvalidInput("Tools need the engine llama.cpp or vLLM.", hint="Deploy the model with one.")
+    called = any(message.get("tool_calls") for message in ask.messages)
+    if (ask.tools or called) and not variant.endpoint.tools:
+        raise InvalidInput(
+            f"The chat template of {variant.model} has no place for tools.",
+            hint="Leave them out, or deploy a model that was trained to call tools.",
+            details=[{"loc": "tools" if ask.tools else "messages", "message": "no place for tools"}],
+        )
 
 
-def _asked(path: str, body: dict[str, Any]) -> str:
-    told = body["messages"][-1].get("content") if path == CHAT else body.get("prompt", body.get("input"))
-    return told if isinstance(told, str) else json.dumps(told) if told is not None else ""
+def _completed(ask: Ask | EmbeddingAsk, route: Route) -> Ask | EmbeddingAsk:
+    """With the deployment's own settings where the request has none."""
+    if isinstance(ask, EmbeddingAsk):
+        return ask
+    messages = system_and(ask.messages, route.system_prompt) if ask.is_chat else ()
+    decoding = ask.decoding.completed(route.sampling)
+    if not ask.is_chat:
+        decoding = decoding.completed({"max_tokens": TEXT_TOKENS})
+    return replace(ask, decoding=decoding, messages=messages)
 
 
 def _cache_key(call: Call) -> str | None:
     """None for what may not be kept: an answer by chance, a stream, or where it is switched off."""
-    settings, body = call.route.settings, call.body
-    is_fixed = body.get("temperature") == 0 or body.get("seed") is not None or call.path == "/v1/embeddings"
-    if not settings.cache_s or not is_fixed or body.get("stream") or call.shadow:
+    ask = call.ask
+    is_fixed = isinstance(ask, EmbeddingAsk) or ask.decoding.temperature == 0 or ask.decoding.seed is not None
+    streams = isinstance(ask, Ask) and ask.stream
+    if not call.route.settings.cache_s or not is_fixed or streams or call.shadow:
         return None
-    told = json.dumps([call.path, call.variant.revision_id, body], sort_keys=True)
+    told = json.dumps([call.path, call.variant.revision_id, asdict(ask), call.body], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _text_of(answer: bytes, *, streamed: bool) -> str | None:
-    """What the model said, in one piece."""
-    try:
-        if not streamed:
-            return cast("str | None", json.loads(answer)["choices"][0]["message"].get("content"))
-        parts = []
-        for line in answer.split(b"\n"):
-            if line.startswith(b"data: {") and (choices := json.loads(line[6:]).get("choices")):
-                parts.append(choices[0].get("delta", {}).get("content") or "")
-        return "".join(parts)
-    except (ValueError, KeyError, IndexError):
-        return None
 
 
 def get_gateway(connection: HTTPConnection) -> Gateway:
