@@ -125,5 +125,5 @@ def up(
     gc.enable()
     typer.echo(f"Tunesmith is at http://{place}:{settings.port}  (Ctrl-C stops it)")
     if settings.auth == "on" and (link := app.state.doorkeeper.first_link()):
-        typer.echo(f"There are no accounts yet. The first one, an administrator's, is made here: {link}")
+        typer.echo(f"There are no accounts yet. Create the first one, an administrator's, here: {link}")
     uvicorn.Server(config).run(sockets=[listener])

@@ -24,7 +24,7 @@ from tunesmith.executors.zygote import MARK
 from tunesmith.recipes.catalog import RECIPES
 
 NO_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-"""Nobody watches a worker's progress bars: they fill the log, and draw from destructors, at moments when nothing should be
+"""A worker's progress bars have no audience: they fill the log, and draw from destructors, at moments when nothing should be
 printed. transformers goes by the first."""
 DUMP_S = 1.0
 KILL_WITHIN_S = 12.0

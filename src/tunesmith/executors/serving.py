@@ -80,5 +80,5 @@ class ServingPool:
 
 def _not_loaded(why: str) -> Unavailable:
     return Unavailable(
-        f"The model could not be loaded. {why}", hint="Choose another model, or mend this one, and try again."
+        f"The model could not be loaded. {why}", hint="Choose another model, or repair this one, and try again."
     )

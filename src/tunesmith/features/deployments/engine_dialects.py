@@ -129,7 +129,7 @@ def _about(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error_of(status: int, told: Mapping[str, Any], name: str) -> TunesmithError:
-    """What an engine says is wrong, in our words where it is the caller's to mend. `name` is the deployment's."""
+    """What an engine says is wrong, in our words where the caller can fix it. `name` is the deployment's."""
     said = told.get("error")
     message = str((said.get("message") if isinstance(said, dict) else told.get("message")) or "")
     for pattern in TOO_LONG:

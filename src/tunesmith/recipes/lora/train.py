@@ -21,7 +21,7 @@ def train(params: LoraParams, run: RunContext) -> str:
     device = pick_device()
     dtype = pick_dtype(device, params.bf16, params.fp16)
     if params.fp8 and (trouble := fp8.why_not(device)):
-        raise JobFailure(FailureCode.UNSUPPORTED, f"fp8 is not to be had: {trouble}.", hint="Set fp8: false.")
+        raise JobFailure(FailureCode.UNSUPPORTED, f"fp8 is not available here: {trouble}.", hint="Set fp8: false.")
     base = run.spec.model
     assert base is not None  # the service refuses a job without one
     # 2) What we train: the adapter only
