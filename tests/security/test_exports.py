@@ -67,7 +67,7 @@ def test_no_name_of_a_column_starts_a_formula(server: ServerProcess, dataset: in
 def test_no_cell_of_the_ratings_starts_a_formula(server: ServerProcess) -> None:
     for text in FORMULAS:
         body = {
-            "model": "tiny",
+            "model": "org/tiny",
             "messages": [{"role": "user", "content": text}],
             "answer": text,
             "verdict": "up",
