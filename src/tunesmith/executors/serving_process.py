@@ -34,9 +34,12 @@ LAST_LINES = 3
 LOG_TAIL_BYTES = 16 * 1024
 MAX_CODES = 100
 SIGNALS = {each.value: each.name for each in signal.Signals}
-FRAME = re.compile(r"\s+(File \"|\^|~)")
-"""A line of a traceback that says where, not what."""
 CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def _is_frame(line: str) -> bool:
+    """Whether a line of a traceback says where, not what."""
+    return line[:1].isspace() and line.lstrip().startswith(('File "', "^", "~"))
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class ServingProcess:
                 lines = re.split(r"[\r\n]+", log.read().decode(errors="replace"))
         except FileNotFoundError:
             return ""
-        frames = [number for number, line in enumerate(lines) if FRAME.match(line)]
+        frames = [number for number, line in enumerate(lines) if _is_frame(line)]
         # behind the last place comes its line of source, then the error, which may have several lines
         last = lines[frames[-1] + 1 :] if frames else lines
         told = [line for line in last if line.strip() and not (frames and line.startswith("    "))]
