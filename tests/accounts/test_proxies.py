@@ -143,7 +143,7 @@ def test_without_accounts_only_this_machine_is_answered(make: Make, tmp_path: Pa
     through = {"x-forwarded-for": "203.0.113.9"}
     for path in ("/api/v1/jobs/", "/api/v1/system/settings", "/v1/models"):
         answer = here.get(path, headers=through)
-        assert answer.status_code == 403 and "TUNESMITH_AUTH=on" in answer.json()["hint"], path
+        assert answer.status_code == 403 and "TUNESMITH_AUTH=on" in answer.text, path
     assert here.post("/api/v1/jobs/", json={}, headers=through).status_code == 403
     shown = here.get("/", headers={**through, "accept": "text/html"})
     assert shown.status_code == 403 and "TUNESMITH_AUTH=on" in shown.text

@@ -11,7 +11,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\
 """What terminals and readers of logs act on: C0 and C1 with ESC and CSI, the two separators of Unicode, overrides of direction, and
 halves of surrogate pairs, which no output bears."""
 BREAKS = re.compile("\r\n?")
-BUT_LINES = re.compile(CONTROL.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+BUT_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def one_line(text: str) -> str:

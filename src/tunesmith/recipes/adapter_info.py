@@ -30,11 +30,10 @@ WITHOUT_EFFECT = frozenset(
 )  # fmt: skip
 """Settings of the training, and what the names of the tensors say as well."""
 HOW_TO_MERGE = "Merge it into its base model with PEFT (merge_and_unload), and import the merged model."
-LORA_PARTS = (
-    "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector",
-    "token_adapter.trainable_tokens_delta",
-)  # fmt: skip
-PARTS = re.compile(r"^(?P<module>.+?)\.(?P<part>" + "|".join(map(re.escape, LORA_PARTS)) + r")$")
+PARTS = re.compile(
+    r"^(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
+    r"|token_adapter\.trainable_tokens_delta)$"
+)
 PAIRS = {"lora_A.weight": "lora_B.weight", "lora_embedding_A": "lora_embedding_B"}
 """Of which one without the other is half an adapter."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 BEGIN, END, CLOSE = "\ue0f0", "\ue0f1", "\ue0f2"
-MARK = re.compile(f"([{BEGIN}{END}])(\\d+)\\.(\\d+){CLOSE}")
+MARK = re.compile("([\ue0f0\ue0f1])(\\d+)\\.(\\d+)\ue0f2")
 THOUGHT_END = "</think>"
 THOUGHT = re.compile(r"\A(\s*<think>)?(.*?)(</think>)(.*)\Z", re.DOTALL)
 
