@@ -52,7 +52,7 @@ def test_a_second_server_says_what_stands_in_its_way(
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (("jobs", "show", "one"), "job_id"),
+    (("jobs", "set-lr", "1", "fast"), "learning_rate"),
     (("jobs",), "Missing command"),
     (("--nope",), "--nope"),
     (("train",), "--config"),

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.core import processor
+from tunesmith.core import confinement, processor
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.processor import processor_of
 from tunesmith.executors.base import Order
 from tunesmith.executors.local import worker_environment
-from tunesmith.features.datasets import child
 from tunesmith.settings import Settings
 
 AMX = {"fpu", "avx512_bf16", "amx_bf16"}
@@ -47,7 +46,7 @@ def test_every_child_of_the_server_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     told = worker_environment(JobDir(tmp_path), Order(attempt=1, cpu_threads=1))
     assert told[processor.VARIABLE] == "plain" and told["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-    assert set(processor.PASSED_ON) <= set(child.PASSED_ON)
+    assert set(processor.PASSED_ON) <= set(confinement.PASSED_ON)
 
 
 TELL = """

@@ -43,7 +43,7 @@ class AdapterInfo(NamedTuple):
 
     config: dict[str, Any]
     parts: dict[str, dict[str, str]]
-    """Layer → part (one of `LORA_PARTS`) → name of the tensor in the file."""
+    """Layer → part (one of those in `PARTS`) → name of the tensor in the file."""
     whole: dict[str, str]
     """Weight of the base model that the file holds in place of the base's → name of the tensor in the file."""
 
