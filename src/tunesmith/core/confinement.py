@@ -145,7 +145,7 @@ def _open(home: Path, closed: set[Path]) -> Iterator[tuple[Path, bool]]:
 
 
 def _is_disk(entry: os.DirEntry[str]) -> bool:
-    return entry.path.startswith("/dev/") and stat.S_ISBLK(entry.stat(follow_symlinks=False).st_mode)
+    return Path("/dev") in Path(entry.path).parents and stat.S_ISBLK(entry.stat(follow_symlinks=False).st_mode)
 
 
 class _PathBeneath(ctypes.Structure):

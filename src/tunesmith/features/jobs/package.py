@@ -77,7 +77,7 @@ def members(folder: JobDir, spec: JobSpec, produces: str, name: str, report: byt
     found = [
         Member(each.path, partial(files.artifact, folder, each.path))
         for each in files.artifacts(folder)
-        if each.path.startswith((f"{produces}/", "report/"))
+        if each.path.partition("/")[0] in (produces, "report")
     ]
     if report is not None:
         found = [Member(each.name, report) if each.name == REPORT else each for each in found]

@@ -21,12 +21,14 @@ def check(recipe: Recipe) -> None:
         raise PermissionDenied(why, hint="Ask an administrator to run it, or choose another method.")
 
 
-def check_request(settings: Settings, recipe: Recipe) -> None:
-    """As `check`, and for a method that is switched off on this server."""
+def check_request(settings: Settings, recipe: Recipe, *, runs: bool = True) -> None:
+    """As `check`, and for a method that is switched off on this server. Who only asks for a plan (`runs` is false) need not be
+    one of those who may train."""
     if _is_off(settings, recipe):
         hint = f"The administrator sets {variable_of(recipe.switch)}=true; the other methods need no such setting."
         raise PermissionDenied(f"{recipe.title} is switched off on this server.", hint=hint)
-    check(recipe)
+    if runs or recipe.permission != Scope.TRAIN:
+        check(recipe)
 
 
 def why_not(settings: Settings, recipe: Recipe) -> str:

@@ -24,7 +24,7 @@ LEAST_TRAINING_S = 1.0
 
 def plan(settings: Settings, session: Session, body: JobCreate) -> JobPlan:
     """Raises as `submission.check`, with every problem named."""
-    checked = check(settings, session, body)
+    checked = check(settings, session, body, runs=False)
     choice = checked.choice
     estimate = dict(choice.estimate)
     if estimate:

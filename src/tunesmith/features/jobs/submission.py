@@ -78,10 +78,11 @@ class Problems:
             )
 
 
-def check(settings: Settings, session: Session, body: JobCreate) -> Checked:
-    """Raises `InvalidInput` with every problem of `body`, or `PermissionDenied` for a method that is not allowed."""
+def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool = True) -> Checked:
+    """Raises `InvalidInput` with every problem of `body`, or `PermissionDenied` for a method that is not allowed. `runs` says
+    whether a job is to come of it."""
     recipe = get_recipe(body.method)
-    permission.check_request(settings, recipe)
+    permission.check_request(settings, recipe, runs=runs)
     problems = Problems()
     problems.details += _follow_up_problems(body.follow_up, body.method)
     try:
