@@ -123,7 +123,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     upload(server, PROBE[:100], "broken.parquet", PROBE)
     change = {"description": PROBE, "tags": [PROBE[:45]]}
     assert server.client.patch(f"/datasets/{first}", json=change).status_code == 200
-    job = train(server, first, PROBE[:200], max_steps=2, system_prompt=PROBE)
+    job = train(server, first, PROBE[:200], max_steps=2, max_length=448, system_prompt=PROBE)
     assert server.client.patch(f"/jobs/{job}", json={"tags": [PROBE[:45]]}).status_code == 200
     second = {"name": PROBE[:200], "model": TINY, "dataset_id": first, "start": "manual", "tags": [PROBE[:45]]}
     assert server.client.post("/jobs/", json=second).status_code == 201
