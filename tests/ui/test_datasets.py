@@ -299,7 +299,8 @@ def test_the_list_is_searched_sorted_tagged_and_cleared(server: ServerProcess, p
 
 
 def test_what_people_write_is_shown_and_never_run(server: ServerProcess, page: Any) -> None:
-    rows = [{"messages": [{"role": PROBE, "content": PROBE}, {"role": "assistant", "content": PROBE}]}] * 3
+    rows = [{"messages": [{"role": role, "content": PROBE}, {"role": "assistant", "content": PROBE}]}
+            for role in ("user", "user", PROBE)]  # fmt: skip
     dataset = upload(server, NAME, f"{NAME}.jsonl", lines(rows))
     table = upload(
         server, "probing", "t.csv", f'"{PROBE.replace(chr(34), chr(34) * 2)}",label\n' + 'x,"<b>y</b>"\n' * 5
