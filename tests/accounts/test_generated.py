@@ -50,11 +50,12 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[st
         tokens: dict[str, str | None] = {"anonymous": None}
         client.post("/auth/register", json={"username": "ada", "email": "ada@example.org", "password": PASSWORD})
         tokens["admin"] = log_in(client, "ada")
-        for name, role in (("bob", "member"), ("member", "member"), ("viewer", "viewer")):
+        for name, role in (("bob", "admin"), ("member", "member"), ("viewer", "viewer")):
             body = {"username": name, "password": PASSWORD, "role": role}
             client.post("/users/", json=body, headers=bearer(tokens["admin"])).raise_for_status()
             tokens[name] = log_in(client, name)
-        fill(client, home, bearer(tokens.pop("bob")))
+        fill(client, home, bearer(tokens.pop("bob")))  # a script of his own takes an administrator
+        client.patch("/users/2", json={"role": "member"}, headers=bearer(tokens["admin"])).raise_for_status()
         yield f"http://{host}", tokens
     kill_processes_of(home)
 
