@@ -64,7 +64,10 @@ def test_a_model_that_cannot_be_loaded_is_told_at_once_with_what_its_process_pri
         waiting = [pool.submit(ask_until_told, server, "broken", stream=n == 0) for n in range(2)]
         chats = [
             pool.submit(
-                server.client.post, "/models/chat", json={"model": "tests/broken", "messages": HELLO}, timeout=180
+                server.client.post,
+                "/models/chat",
+                json={"model": "tests/broken", "messages": HELLO, "stream": False},
+                timeout=180,
             )
             for _ in range(2)
         ]
