@@ -86,7 +86,7 @@ def kill_everywhere(settings: Settings) -> None:
 
 
 def strays(home: Path) -> list[str]:
-    kept = {".hidden-of-a-user", ".starter.lock"}
+    kept = {".hidden-of-a-user", ".starter.lock", ".lock"}
     found = [
         p
         for p in home.rglob("*")
