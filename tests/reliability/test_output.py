@@ -60,9 +60,10 @@ def has_ended(executor: LocalExecutor, job_dir: JobDir, launch: Launch) -> bool:
 
 def test_a_full_disk_takes_the_output_and_nothing_else(start: Start, small_disk: Path, tmp_path: Path) -> None:
     """Whoever prints, in whatever language, goes on; once there is room, the log says what is missing."""
-    begun, done = tmp_path / "begun", tmp_path / "done"
+    begun, done, room = tmp_path / "begun", tmp_path / "done", tmp_path / "room"
     wait = f"import os, time\nopen({str(begun)!r}, 'w').close()\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n"
-    started = start(small_disk / "job", wait + PRINT_IN_EVERY_WAY, done)
+    until_room = f"\nimport os, time\nopen({str(done)!r}, 'w').close()\nwhile not os.path.exists({str(room)!r}): time.sleep(0.01)\n"
+    started = start(small_disk / "job", wait + PRINT_IN_EVERY_WAY + until_room, tmp_path / "printed")
     until(begun.exists)
     filling = small_disk / "filling"
     with filling.open("wb") as file:
@@ -70,6 +71,7 @@ def test_a_full_disk_takes_the_output_and_nothing_else(start: Start, small_disk:
     (tmp_path / "go").touch()
     until(done.exists)
     filling.unlink()
+    room.touch()
     until(lambda: has_ended(*started))
     shim, log = started[1].read_shim(), started[1].log.read_text()
     assert shim and shim.exit_code == 0, log
