@@ -23,18 +23,18 @@ from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
-BESIDE = re.compile(r"\.(.+)\.([a-z0-9_]{8}|[0-9]{1,7})")
+BESIDE = re.compile(r"\.(.{1,250})\.([a-z0-9_]{8}|[0-9]{1,7})")
 """What `mkstemp` and its like make beside the final name, and what is named after a process."""
 DELETED = re.compile(r"\.trash-.+")
 PLACES = {
-    "*": re.compile(r"\.(.+)\.([a-z0-9_]{8}|[0-9]{1,7})|secret\.\d+\.tmp"),
+    "*": re.compile(r"\.(.{1,250})\.([a-z0-9_]{8}|[0-9]{1,7})|secret\.\d+\.tmp"),
     "datasets/*": DELETED,
     "datasets/*/*": BESIDE,
     "datasets/*/versions/*": BESIDE,
     "jobs/*": DELETED,
     "models/*": re.compile(r"\.starter\.[a-z0-9_]{8}"),
     "cache/*": BESIDE,
-    "cache/*/*": re.compile(r"\.(.+)\.([a-z0-9_]{8}|[0-9]{1,7})|\.?tmp[a-z0-9_]{8}|\.[a-z0-9_]{8}"),
+    "cache/*/*": re.compile(r"\.(.{1,250})\.([a-z0-9_]{8}|[0-9]{1,7})|\.?tmp[a-z0-9_]{8}|\.[a-z0-9_]{8}"),
     "downloads/*/*": BESIDE,
     "serving/*": BESIDE,
     "serving/*/*": BESIDE,
