@@ -247,7 +247,7 @@ class Gateway:
 def _check_not_failed(route: Route) -> None:
     """Raises `Unavailable` with the reason, for those too who have been waiting."""
     if route.failed:
-        hint = "Roll out another model, or mend the cause and deploy it again."
+        hint = "Roll out another model, or fix the cause and deploy it again."
         raise Unavailable(f"{route.name} has failed: {route.failed}", hint=hint)
 
 

@@ -204,7 +204,7 @@ def _unknown_settings(_settings: Settings) -> Iterator[DoctorCheck]:
 
 
 def _isolation(settings: Settings) -> Iterator[DoctorCheck]:
-    """What keeps training and custom scripts in bounds; a warning where a setting asks for what is not to be had."""
+    """What keeps training and custom scripts in bounds; a warning where a setting asks for what this machine lacks."""
     found = isolation_available()
     remedies = []
     if settings.worker_memory_bytes and not found.limits_memory:

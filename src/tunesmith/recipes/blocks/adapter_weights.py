@@ -1,6 +1,6 @@
 """A LoRA adapter as changes of its base model's weights, each made while the weight is read. NumPy only.
 
-What PEFT computes: `W + s B A`, with DoRA each row brought to a learnt length; rows of the embedding that were trained alone; biases;
+What PEFT computes: `W + s B A`, with DoRA each row brought to a learned length; rows of the embedding that were trained alone; biases;
 modules that were trained whole. A tensor of the adapter that fits none of these is refused by name.
 """
 
