@@ -124,7 +124,7 @@ class Model:
             raise InvalidInput(
                 f"The prompt has {ids.shape[1]} tokens{' and needs room for an answer' if answers else ''}; that is over the "
                 f"model's {self.context_tokens}.",
-                hint="Shorten it.",
+                hint="Shorten the conversation or the text.",
                 details=[{"loc": "messages", "message": "too long", "limit": self.context_tokens}],
             )
         return ids.long().to(self.device)
