@@ -81,7 +81,7 @@ def fill(client: httpx.Client) -> None:
     raise AssertionError(f"{job['status']}: {job['status_reason']}; {dataset}")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(7200 if IS_SOAK else 900)
 def test_no_request_is_answered_with_a_server_error(
     api: str, record_property: Callable[[str, Any], None], request: pytest.FixtureRequest
 ) -> None:

@@ -341,7 +341,7 @@ def test_anybody_can_use_it(server: ServerProcess, window: Callable[..., Any], t
     axe(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.reload()
-    assert page.locator("#review").is_visible(), "the layout is remembered"
+    page.locator("#review").wait_for()  # the layout is remembered
     assert not unexpected(page)
 
 
