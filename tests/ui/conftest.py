@@ -75,6 +75,8 @@ def axe(page: Any, *, include: str | None = None, colours_only: bool = False) ->
     assert AXE.is_file(), "axe-core is not there: run make .venv/.vendor"
     if not page.evaluate("Boolean(window.axe)"):
         page.evaluate(AXE.read_text())  # the page's policy forbids a script element
+    # What stays in sight at the top would cover what is scrolled beneath it.
+    page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
     run_only = {"type": "rule", "values": COLOURS} if colours_only else {"type": "tag", "values": STANDARD}
     options = {"runOnly": run_only, "resultTypes": ["violations"]}
     found = page.evaluate("([place, options]) => axe.run(place ?? document, options)", [include, options])
