@@ -101,7 +101,7 @@ def test_files_dropped_on_the_list_are_seen_before_they_are_saved(server: Server
         page.locator(f'.upload[aria-label="{name}"]') for name in ("rough.jsonl", "empty.csv", "odd.csv")
     )
     expect(rough).to_contain_text("not saved yet")
-    expect(rough).to_contain_text("Found 1 empty rows")
+    expect(rough).to_contain_text("1 empty row")
     expect(rough.locator(".bubble[data-role=user]").first).to_contain_text("what is 0")
     expect(empty).to_contain_text("The file is empty.")
     assert server.client.get("/datasets/", params={"q": "rough"}).json()["total"] == 0

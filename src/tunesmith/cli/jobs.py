@@ -63,6 +63,9 @@ def create(
         list[str] | None,
         typer.Option("--set", help="A hyperparameter, name=value or name=@file; may be repeated."),
     ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Train without the rows that cannot be used, and name them.")
+    ] = False,
     auto: Annotated[bool, typer.Option(help="Choose what is left out, or take the method's defaults.")] = True,
     version: Annotated[str | None, typer.Option("--dataset-version", help="Digest; the newest when left out.")] = None,
     held_out: Annotated[
@@ -96,8 +99,9 @@ def create(
     fields: dict[str, Any] = {"method": method, "priority": priority, "start": start, "auto": auto}
     fields |= {"after_failure": False} if only_after_success else {}
     fields |= {key: value for key, value in given.items() if value is not None}
+    hyperparameters = settings_from(settings or []) | ({"skip_bad_rows": True} if skip_bad_rows else {})
     with Client() as client:
-        job = client.jobs.create(**fields, hyperparameters=settings_from(settings or []))
+        job = client.jobs.create(**fields, hyperparameters=hyperparameters)
         if not follow:
             show(job.info, f"Job {job.id} is {job.info.status}. Watch it with: tunesmith jobs watch {job.id}")
             return

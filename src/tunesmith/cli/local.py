@@ -22,7 +22,8 @@ from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, Mod
 from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
-from tunesmith.recipes.row_check import OPTIONS, RowFacts, checks, rated_problem
+from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, bad_rows, checks, rated_problem
+from tunesmith.schemas.datasets import Finding
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
 
@@ -64,10 +65,13 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
     if reason := recipe.unavailable_reason():
         raise InvalidInput(reason)
     model, info = find_model(config)
-    data, lengths = read_data(config, folder)
+    data, lengths, bad = read_data(config, folder)
+    skips = config.settings().get("skip_bad_rows") is True
+    refuse_bad_rows(data, bad, skips=skips)
     rows = count_rows(config, model, data, folder)
     lengths = (rows and rows.row_lengths()) or lengths
-    facts = Facts(machine=read_machine(), model=info, num_rows=data.num_rows, lengths=lengths)
+    num_rows = data.num_rows - (bad.count if bad and skips else 0)
+    facts = Facts(machine=read_machine(), model=info, num_rows=num_rows, lengths=lengths)
     choice = choose(recipe, config.settings(), facts, auto=config.auto)
     refuse_harm(recipe.name, data.shape, rows, choice.params)
     spec = JobSpec(
@@ -125,8 +129,18 @@ def refuse_harm(method: str, shape: str, rows: RowFacts | None, params: dict[str
             raise InvalidInput(remark.message, hint=remark.hint)
 
 
-def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | None]:
-    """Read the file in a child process. Raises what is wrong with it."""
+def refuse_bad_rows(data: DatasetRef, bad: BadRows | None, *, skips: bool) -> None:
+    """Raises `InvalidInput` when there are some and they are not to be skipped, or when there are no others."""
+    if bad and not skips:
+        details = [{"loc": "training_data", "message": "cannot be used", "row": row} for row in bad.rows[:100]]
+        hint = "Add --skip-bad-rows to train without them, or fix the file."
+        raise InvalidInput(bad.problem(data.name), hint=hint, details=details)
+    if bad and bad.count >= data.num_rows:
+        raise InvalidInput(f"No row of {data.name} can be used for training. {bad.why}", hint="Fix the file.")
+
+
+def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | None, BadRows | None]:
+    """Read the file in a child process. Raises what is wrong with it, but for single rows."""
     data = config.training_data
     path = data.path if data else None
     if data is None or path is None:
@@ -170,7 +184,8 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
         name=path.name, path=str(out / "data.parquet"), digest=about["digest"], shape=about["shape"], mapping=about["mapping"],
         num_rows=about["num_rows"],
     )  # fmt: skip
-    return ref, Lengths(median, p99, longest) if tokens else None
+    bad = bad_rows([Finding.model_validate(finding) for finding in report["findings"]])
+    return ref, Lengths(median, p99, longest) if tokens else None, bad
 
 
 class Worker:

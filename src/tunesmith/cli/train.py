@@ -28,11 +28,16 @@ def train(
     local: Annotated[bool, typer.Option("--local", help="Train here even when a server answers.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for a run without a server.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Train without the rows that cannot be used, and name them.")
+    ] = False,
 ) -> None:
     """Train from a configuration file."""
     if not is_first():
         return
     settings = read_config(config)
+    if skip_bad_rows:
+        settings.set("skip_bad_rows", True)
     if not (num_ranks() or local or resume):
         with Client() as client:
             if _answers(client):

@@ -147,6 +147,9 @@ class SftParams(BaseModel):
     )
     """Preference pairs and rows with a good-or-bad label: refuse them, or learn the good answers and leave the bad ones out."""
 
+    skip_bad_rows: bool = Field(False, title="Skip bad rows", json_schema_extra=about("data"))
+    """Train without the rows that cannot be used, and name them in the job; otherwise a job on data with errors is refused."""
+
     @model_validator(mode="before")
     @classmethod
     def _names_of_others(cls, given: Any) -> Any:

@@ -115,6 +115,7 @@ def _add_bad(found: RowFacts, told: dict[str, Any], is_refused: bool) -> None:
         found.bad.append(told)
     if is_refused:
         found.num_refused += 1
+        found.refused_rows.append(told["row"])
         found.refused = found.refused or told
 
 

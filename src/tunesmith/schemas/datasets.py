@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 from tunesmith.core.acting import Visibility
 from tunesmith.schemas.common import Wire
@@ -72,6 +72,18 @@ class DatasetUpdate(Wire):
     """`team`: everybody with an account sees it and may train on it; changing it stays its owner's."""
 
 
+REPAIRS = {
+    "empty_rows": "drop_empty",
+    "bad_rows": "drop_bad_rows",
+    "bad_conversation": "drop_bad_rows",
+    "tags_do_not_fit": "drop_bad_rows",
+    "answer_lists": "answer_lists",
+    "duplicates": "drop_duplicates",
+    "mojibake": "fix_encoding",
+}
+"""Code of a finding → the repair that fixes it."""
+
+
 class Finding(BaseModel):
     """One thing that validation found."""
 
@@ -79,12 +91,18 @@ class Finding(BaseModel):
     code: str
     """Stable name, e.g. `missing_column`, `empty_rows`, `duplicates`."""
     message: str
-    """For a person, e.g. "Found 5 empty rows"."""
+    """For a person, e.g. "5 empty rows"."""
     hint: str = ""
     column: str | None = None
     rows: list[int] = Field(default_factory=list)
-    """Row numbers, from 1, of the first such rows (at most 100)."""
+    """Row numbers, from 1; of more than 10,000 such rows the first."""
     count: int = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def repair(self) -> str | None:
+        """Which repair fixes it: a field of the repairs; null where it takes a person."""
+        return REPAIRS.get(self.code)
 
 
 class ValidationReport(BaseModel):
@@ -184,6 +202,8 @@ class RepairRequest(Wire):
     """Cut blanks from both ends of every text."""
     drop_empty: bool = False
     """Drop rows in which a required column is empty."""
+    drop_bad_rows: bool = False
+    """Drop rows that cannot be used for training, empty ones too: those that a job with `skip_bad_rows` leaves out."""
     drop_duplicates: bool = False
     """Keep the first of equal rows."""
     length_bounds: bool = False

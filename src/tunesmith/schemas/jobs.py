@@ -281,7 +281,7 @@ class PlanCheck(BaseModel):
     """One thing about the rows under this model and these settings."""
 
     code: str
-    """`rows_cut`, `rows_left_out`, `lost_turns`, `lost_text`, `rewritten_turns`, `no_end_mark`, `doubled_marks`, …"""
+    """`rows_cut`, `rows_left_out`, `lost_turns`, `lost_text`, `rewritten_turns`, `no_end_mark`, `doubled_marks`, `rows_skipped`, …"""
     level: Literal["info", "warning", "error"]
     message: str
     hint: str = ""

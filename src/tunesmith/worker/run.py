@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,10 +78,16 @@ class Run:
             self.report(ProgressEvent(phase=self._phase, done=done, total=total, unit=unit))
 
     def notice(
-        self, message: str, *, hint: str = "", level: Literal["info", "warning", "error"] = "info", code: str = ""
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        level: Literal["info", "warning", "error"] = "info",
+        code: str = "",
+        rows: Sequence[int] = (),
     ) -> None:
         """Something a person should read."""
-        self.report(NoticeEvent(message=message, hint=hint, level=level, code=code))
+        self.report(NoticeEvent(message=message, hint=hint, level=level, code=code, rows=list(rows)))
 
     def control(self) -> Control:
         """What is asked of the worker now. SIGTERM and a passed time limit count as `pause`. Raises `Fenced`."""

@@ -479,6 +479,6 @@ def training_ref(settings: Settings, session: Session, dataset_id: int, digest: 
     )  # fmt: skip
 
 
-def version_lengths(settings: Settings, session: Session, dataset_id: int, digest: str) -> dict[str, Any]:
-    """Lengths by role, from the version's validation report."""
-    return Datasets(settings, session, Bus()).validation(dataset_id, digest).lengths
+def version_report(settings: Settings, session: Session, dataset_id: int, digest: str) -> ValidationReport:
+    """What validation found in a version: bad rows, and lengths by role."""
+    return Datasets(settings, session, Bus()).validation(dataset_id, digest)

@@ -28,7 +28,7 @@ from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
 MODULE = "tunesmith.recipes.inspection"
-VERSION = 1
+VERSION = 2
 """Raised when the same rows would be told of in another way."""
 TOKENIZER_FILES = (
     "tokenizer*",

@@ -24,7 +24,7 @@ from tunesmith.engine.packing import IGNORE
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
-from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.data import find_bad, load_rows
 from tunesmith.recipes.blocks.endings import join_ends, write_ends
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop
@@ -32,7 +32,7 @@ from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, la
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.neftune import apply_neftune
 from tunesmith.recipes.blocks.report import write_report
-from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_by_content, split_rows
+from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_rows, split_usable
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
@@ -139,6 +139,8 @@ def fit(
         return outcome
     metrics = {"train_steps": float(loop.state.step), "tokens_seen": float(loop.state.tokens_seen)}
     metrics["training_s"] = round(loop.state.elapsed_s, 3)
+    if params.skip_bad_rows:
+        metrics["rows_skipped"] = float(len(rows.skipped))
     if len(held_out[1]):
         run.phase("evaluating")
         metrics |= loop.evaluate()
@@ -185,15 +187,13 @@ def load_split(
         train, held_out = split_rows(len(rows), params.validation_split, params.seed)
         return rows, train, _held_out(run, params, tokenizer, rows, held_out)
     contents = contents_of(data.path, data.mapping)
+    bad = find_bad(run, data) if params.skip_bad_rows else np.zeros(0, dtype=np.int64)
     share = 0.0 if run.spec.eval_dataset else params.validation_split
-    split = (
-        split_by_content(contents, share, params.seed)
-        if params.split_by == "content"
-        else split_rows(len(contents), share, params.seed)
-    )
+    split = split_usable(contents, bad, share, params.seed, by_content=params.split_by == "content")
     wanted = needed_rows(split[0], rows_read(params), params.seed)
-    numbers = None if len(wanted) == len(split[0]) else np.sort(np.concatenate([wanted, split[1]]))
-    rows = load_rows(run, data, tokenizer, params, numbers)
+    is_whole = len(wanted) == len(split[0]) and not len(bad)
+    numbers = None if is_whole else np.sort(np.concatenate([wanted, split[1]]))
+    rows = load_rows(run, data, tokenizer, params, numbers, bad.tolist())
     is_held_out = np.isin(rows.numbers, split[1])
     train, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     if not len(train):

@@ -41,6 +41,15 @@ def split_by_content(contents: np.ndarray, share: float, seed: int) -> tuple[np.
     return np.flatnonzero(~found), np.flatnonzero(found)
 
 
+def split_usable(
+    contents: np.ndarray, bad: np.ndarray, share: float, seed: int, *, by_content: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the rows but for those of `bad`, (bad rows,) from 1: they are on neither side and count nowhere."""
+    usable = np.setdiff1d(np.arange(len(contents)), bad - 1)
+    split = split_by_content(contents[usable], share, seed) if by_content else split_rows(len(usable), share, seed)
+    return usable[split[0]], usable[split[1]]
+
+
 def _num_held_out(num_rows: int, share: float) -> int:
     return min(max(1, round(num_rows * share)), num_rows - 1) if share > 0 and num_rows > 1 else 0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ class TokenRows:
 
     table: pa.Table
     """Of `SCHEMA`."""
+    skipped: Sequence[int] = ()
+    """Rows of the data, from 1, that cannot be learned from and were left out."""
 
     @classmethod
     def open(cls, path: Path) -> TokenRows:

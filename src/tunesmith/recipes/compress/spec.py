@@ -72,6 +72,8 @@ class CompressParams(BaseModel):
     """Rows that `calibrate`, `awq` and `gptq` look at."""
     seed: int = Field(42, ge=0, le=2**32 - 1, json_schema_extra=about("data"))
     """Chooses the rows."""
+    skip_bad_rows: bool = Field(False, title="Skip bad rows", json_schema_extra=about("data"))
+    """Measure without the rows that cannot be used, and name them in the job; otherwise data with errors is refused."""
 
     @field_validator("formats")
     @classmethod

@@ -50,6 +50,8 @@ class HeldOut(BaseModel):
     """What the job learnt from."""
     split_by: Literal["content", "rows"] = Field("rows", title="It held out by")
     """The job's `split_by`."""
+    skip_bad_rows: bool = Field(False, title="It skipped bad rows")
+    """The job's `skip_bad_rows`."""
 
 
 class Judge(BaseModel):
@@ -121,6 +123,8 @@ class EvaluateParams(BaseModel):
     """Rows of each benchmark; null takes all."""
     judge: Judge = Field(Judge(), json_schema_extra=about("basic"))
     """Another model that judges the answers."""
+    skip_bad_rows: bool = Field(False, title="Skip bad rows", json_schema_extra=about("data"))
+    """Measure without the rows that cannot be used, and name them in the job; otherwise data with errors is refused."""
     held_out: HeldOut = Field(HeldOut(), json_schema_extra=about("data"))
     """The rows that a training job held out; filled in by the server."""
 
