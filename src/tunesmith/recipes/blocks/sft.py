@@ -32,7 +32,7 @@ from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, la
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.neftune import apply_neftune
 from tunesmith.recipes.blocks.report import write_report
-from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_by_content, split_rows
+from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_by_content, split_of_file, split_rows
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
@@ -186,11 +186,13 @@ def load_split(
         return rows, train, _held_out(run, params, tokenizer, rows, held_out)
     contents = contents_of(data.path, data.mapping)
     share = 0.0 if run.spec.eval_dataset else params.validation_split
-    split = (
-        split_by_content(contents, share, params.seed)
-        if params.split_by == "content"
-        else split_rows(len(contents), share, params.seed)
-    )
+    split = split_of_file(data) if params.split_by == "file" else None
+    if split is not None and run.spec.eval_dataset:
+        split = split[0], split[1][:0]
+    elif split is None and params.split_by == "rows":
+        split = split_rows(len(contents), share, params.seed)
+    elif split is None:
+        split = split_by_content(contents, share, params.seed)
     wanted = needed_rows(split[0], rows_read(params), params.seed)
     numbers = None if len(wanted) == len(split[0]) else np.sort(np.concatenate([wanted, split[1]]))
     rows = load_rows(run, data, tokenizer, params, numbers)

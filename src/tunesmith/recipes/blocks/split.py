@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tunesmith.core.job_spec import DatasetRef
+
 SPARE_ROWS = 1.1
 """More rows than a run of few steps needs: some may be left out."""
 
@@ -43,6 +45,16 @@ def split_by_content(contents: np.ndarray, share: float, seed: int) -> tuple[np.
 
 def _num_held_out(num_rows: int, share: float) -> int:
     return min(max(1, round(num_rows * share)), num_rows - 1) if share > 0 and num_rows > 1 else 0
+
+
+def split_of_file(data: DatasetRef) -> tuple[np.ndarray, np.ndarray] | None:
+    """The same as the data itself says; None where it does not."""
+    from tunesmith.dataprep.splits import held_out
+
+    if data.split_column is None:
+        return None
+    is_held_out = held_out(data.path, data.split_column).to_numpy()
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def contents_of(path: str | Path, mapping: Mapping[str, str]) -> np.ndarray:

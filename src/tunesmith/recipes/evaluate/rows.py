@@ -12,7 +12,7 @@ from tunesmith.core.recipe import RunContext
 from tunesmith.engine.packing import IGNORE
 from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.sft import within_context
-from tunesmith.recipes.blocks.split import contents_of, split_by_content, split_rows
+from tunesmith.recipes.blocks.split import contents_of, split_by_content, split_of_file, split_rows
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.evaluate.spec import EvaluateParams
 from tunesmith.recipes.hyperparameters import SftParams
@@ -57,7 +57,9 @@ def load_material(run: RunContext, data: DatasetRef, params: EvaluateParams, tok
     )
     settings = within_context(run, wanted)
     numbers = None
-    if held_out.job_id and held_out.split_by == "content":
+    if held_out.job_id and held_out.split_by == "file" and (own := split_of_file(data)) is not None:
+        numbers = own[1]
+    elif held_out.job_id and held_out.split_by != "rows":
         numbers = split_by_content(contents_of(data.path, data.mapping), held_out.share, held_out.seed)[1]
     rows = load_rows(run, data, tokenizer, settings, numbers)
     places = np.arange(len(rows))
