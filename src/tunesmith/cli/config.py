@@ -16,6 +16,7 @@ from tunesmith.core.job_status import Priority
 from tunesmith.core.validation import message_of
 from tunesmith.core.words import plural
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.schemas.read_options import ReadOptions
 
 SECTIONS = ("hyperparameters", "optimization", "evaluation")
 """One set of names: which section a parameter stands in does not matter."""
@@ -33,8 +34,8 @@ class ModelSection(_Section):
     revision: str | None = None
 
 
-class DataSection(_Section):
-    """`training_data`: a file, or a dataset that the server has."""
+class DataSection(ReadOptions):
+    """`training_data`: a file, or a dataset that the server has; and how it is read."""
 
     path: Path | None = None
     """A file; a relative path starts at the YAML file."""
@@ -44,8 +45,6 @@ class DataSection(_Section):
     """Digest of one version."""
     validation_dataset: int | None = Field(None, ge=1)
     """Number of the server's dataset that is held out instead of a share of this one."""
-    shape: str | None = None
-    mapping: dict[str, str] | None = None
 
 
 class DeploymentSection(_Section):

@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli.output import Output, say, show, size, table, transfer, waiting
+from tunesmith.cli.read_options import takes_read_options
 from tunesmith.cli.references import DatasetId, DatasetIds
 from tunesmith.cli.tokens import tokens_told
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.schemas.datasets import DatasetRead
+from tunesmith.schemas.read_options import ReadOptions
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Upload, look at, check and repair files of examples.")
@@ -20,12 +22,15 @@ Id = DatasetId
 
 
 @app.command()
+@takes_read_options
 def upload(
     files: Annotated[
         list[Path], typer.Argument(help="CSV, TSV, JSON, JSONL, Parquet, XLSX, text, CoNLL, or ZIP of media.")
     ],
     name: Annotated[str | None, typer.Option(help="Its name; the file's when left out.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is read.")] = True,
+    *,
+    options: ReadOptions,
 ) -> None:
     """Upload files as datasets."""
     if name and len(files) > 1:
@@ -34,7 +39,7 @@ def upload(
         if not path.is_file():
             raise InvalidInput(f"There is no file {path}.", hint="Check the path.")
     with Client() as client:
-        made = [upload_file(client, path, name, wait=wait) for path in files]
+        made = [upload_file(client, path, name, options, wait=wait) for path in files]
     rows = [(d.id, d.name, d.status, d.shape, d.num_rows, d.num_errors, d.num_warnings) for d in made]
     show(made, table(("id", "name", "status", "shape", "rows", "errors", "warnings"), rows))
     for dataset in made:
@@ -42,10 +47,13 @@ def upload(
             say(f"See what is wrong with: tunesmith datasets validate {dataset.id}", "dim")
 
 
-def upload_file(client: Client, path: Path, name: str | None = None, *, wait: bool = True) -> DatasetRead:
+def upload_file(
+    client: Client, path: Path, name: str | None = None, options: ReadOptions | None = None, *, wait: bool = True
+) -> DatasetRead:
     """Upload with a bar; with `wait`, another one until it is read."""
+    given = options.given() if options else {}
     with transfer(path.name) as sent:
-        made = client.datasets.upload(path, name, progress=sent, wait=False)
+        made = client.datasets.upload(path, name, progress=sent, wait=False, **given)
     if not wait:
         return made
     with waiting(f"reading {path.name}") as done:
@@ -53,15 +61,18 @@ def upload_file(client: Client, path: Path, name: str | None = None, *, wait: bo
 
 
 @app.command()
+@takes_read_options
 def fetch(
     url: Annotated[str, typer.Argument(help="Where the file is, http:// or https://; the server fetches it.")],
     name: Annotated[str | None, typer.Option(help="Its name; the file's when left out.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is read.")] = True,
+    *,
+    options: ReadOptions,
 ) -> None:
     """Let the server fetch a file from an address and make it a dataset."""
     with Client() as client:
         with waiting("fetching"):
-            made = client.datasets.from_url(url, name, wait=False)
+            made = client.datasets.from_url(url, name, wait=False, **options.given())
         if wait:
             with waiting(f"reading {made.file_name}") as done:
                 made = client.datasets.wait(made.id, progress=done)
@@ -132,9 +143,44 @@ def validate(dataset_id: Id) -> None:
     """What is right and wrong with it. Ends with code 1 when there are errors."""
     with Client() as client:
         report = client.datasets.validation(dataset_id)
-    rows = [(f.level, f.message, ", ".join(map(str, f.rows[:8])), f.hint) for f in report.findings]
-    show(report, table(("level", "finding", "rows", "what to do"), rows) if rows else "Nothing is wrong with it.")
+    rows = [(f.level, f.message, _few(f.rows, f.count), _few(f.lines, f.count), f.hint) for f in report.findings]
+    heads = ("level", "finding", "rows", "lines of the file", "what to do")
+    show(report, table(heads, rows) if rows else "Nothing is wrong with it.")
     raise typer.Exit(0 if report.valid else 1)
+
+
+def _few(numbers: list[int], count: int) -> str:
+    more = ", …" if len(numbers) > 8 or (numbers and count > len(numbers)) else ""
+    return ", ".join(map(str, numbers[:8])) + more
+
+
+@app.command()
+@takes_read_options
+def update(
+    dataset_id: Id,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    description: Annotated[str | None, typer.Option(help="Another description.")] = None,
+    detect: Annotated[
+        list[str] | None,
+        typer.Option("--detect", metavar="OPTION", help="Detect this again, such as sheet; may be repeated."),
+    ] = None,
+    *,
+    options: ReadOptions,
+) -> None:
+    """Change its name, or read its file again in another way: makes a new version, the old one stays."""
+    again = [word.strip().lstrip("-").replace("-", "_") for word in detect or ()]
+    if wrong := [word for word in again if word not in ReadOptions.model_fields]:
+        raise InvalidInput(
+            f"There is no option {wrong[0]!r}.", hint=f"Choose of: {', '.join(ReadOptions.model_fields)}."
+        )
+    changes = {key: value for key, value in (("name", name), ("description", description)) if value is not None}
+    changes |= {**options.given(), **dict.fromkeys(again)}
+    if not changes:
+        raise InvalidInput("Nothing is to be changed.", hint="See: tunesmith datasets update --help")
+    with Client() as client, waiting("updating"):
+        found = client.datasets.update(dataset_id, **changes)
+    row = (found.id, found.name, found.status, found.shape, found.num_rows, found.num_errors, found.num_warnings)
+    show(found, table(("id", "name", "status", "shape", "rows", "errors", "warnings"), [row]))
 
 
 @app.command("map")
@@ -153,8 +199,8 @@ def map_(
         found = client.datasets.get(dataset_id)
         if columns or shape:
             mapping = dict(_role(text) for text in columns or ())
-            client.datasets.update(dataset_id, shape=shape or found.shape, **({"mapping": mapping} if mapping else {}))
-            found = client.datasets.wait(dataset_id)
+            given = {"mapping": mapping} if mapping else {}
+            found = client.datasets.update(dataset_id, shape=shape or found.shape, **given)
     rows = [("shape", found.shape or "not known"), *found.mapping.items()]
     show({"shape": found.shape, "mapping": found.mapping}, table(("role", "column"), rows))
 

@@ -70,8 +70,10 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
     refuse_bad_rows(data, bad, skips=skips)
     rows = count_rows(config, model, data, folder)
     lengths = (rows and rows.row_lengths()) or lengths
-    num_rows = data.num_rows - (bad.count if bad and skips else 0)
-    facts = Facts(machine=read_machine(), model=info, num_rows=num_rows, lengths=lengths)
+    facts = Facts(
+        machine=read_machine(), model=info, num_rows=data.num_rows - (bad.count if bad and skips else 0), lengths=lengths,
+        num_held_out=data.num_held_out,
+    )  # fmt: skip
     choice = choose(recipe, config.settings(), facts, auto=config.auto)
     refuse_harm(recipe.name, data.shape, rows, choice.params)
     spec = JobSpec(
@@ -155,7 +157,7 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     out = folder.resolve() / "data"
     request = {
         "action": "ingest", "source": str(path.resolve()), "file_name": path.name, "out_dir": str(out),
-        "shape": data.shape, "mapping": data.mapping,
+        "options": data.given(),
     }  # fmt: skip
     request_path = folder / "data-request.json"
     write_atomic(request_path, request)
@@ -182,7 +184,8 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     median, p99, longest = (16 + sum(int(t.get(key) or 0) for t in tokens) for key in ("p50", "p99", "max"))
     ref = DatasetRef(
         name=path.name, path=str(out / "data.parquet"), digest=about["digest"], shape=about["shape"], mapping=about["mapping"],
-        num_rows=about["num_rows"],
+        num_rows=about["num_rows"], split_column=about["layout"]["split_column"],
+        num_held_out=about["layout"]["num_held_out"],
     )  # fmt: skip
     bad = bad_rows([Finding.model_validate(finding) for finding in report["findings"]])
     return ref, Lengths(median, p99, longest) if tokens else None, bad

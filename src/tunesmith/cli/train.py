@@ -19,6 +19,7 @@ from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.core.job_status import JobStatus
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.schemas.read_options import ReadOptions
 from tunesmith.sdk.client import Client
 from tunesmith.sdk.connection import ServerUnreachable
 
@@ -89,17 +90,17 @@ def _request(client: Client, config: TrainConfig) -> dict[str, Any]:
 
 def _dataset(client: Client, data: DataSection) -> int:
     """The number of the dataset to train on: uploaded, or found, and mapped as the file says."""
-    if data.path is None:
-        dataset_id = _find_dataset(client, data.dataset)
-    elif data.path.is_file():
-        dataset_id = upload_file(client, data.path).id
-    else:
-        details = [{"loc": "training_data.path", "message": "no such file"}]
-        raise InvalidInput(f"There is no file {data.path}.", details=details)
-    if data.shape or data.mapping:
-        client.datasets.update(dataset_id, **{k: v for k, v in (("shape", data.shape), ("mapping", data.mapping)) if v})
-        with waiting("applying the mapping") as done:
-            client.datasets.wait(dataset_id, progress=done)
+    options = ReadOptions(**data.given())
+    if data.path is not None:
+        if not data.path.is_file():
+            details = [{"loc": "training_data.path", "message": "no such file"}]
+            raise InvalidInput(f"There is no file {data.path}.", details=details)
+        return upload_file(client, data.path, options=options).id
+    dataset_id = _find_dataset(client, data.dataset)
+    now = client.datasets.get(dataset_id).reading.given()
+    if changes := {name: value for name, value in options.given().items() if now.get(name) != value}:
+        with waiting("reading the data as said"):
+            client.datasets.update(dataset_id, **changes)
     return dataset_id
 
 

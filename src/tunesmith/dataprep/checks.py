@@ -38,6 +38,7 @@ def validate(
     *,
     max_context_tokens: int = 2048,
     tokenizer_path: str | None = None,
+    split_column: str | None = None,
 ) -> ValidationReport:
     """All findings on a stored version."""
     columns = pl.read_parquet_schema(data)
@@ -52,7 +53,7 @@ def validate(
     findings += _empty_rows(rows, required) + _unreadable(rows) + _duplicates(rows)
     if shape in (*CONVERSATIONAL, *TEXTS) and not missing:
         findings += _unusable(data, shape, usable)
-        findings += _unused(list(columns), usable)
+        findings += _unused([name for name in columns if name != split_column], usable)
     if shape == "tokens_tags" and len(usable) == 2:
         findings += _tags(data, usable)
     if rows.height < FEW_ROWS:

@@ -67,6 +67,8 @@ class Facts:
     num_rows: int = 0
     lengths: Lengths | None = None
     has_eval_dataset: bool = False
+    num_held_out: int = 0
+    """Rows that the data itself holds out."""
 
 
 class Choice(NamedTuple):
@@ -84,6 +86,7 @@ def choose(recipe: Recipe, given: Mapping[str, Any], facts: Facts, *, auto: bool
     if not facts.num_rows or "learning_rate" not in recipe.params.model_fields:
         return Choice(checked.model_dump(mode="json"), {}, {})
     picker = _Picker(recipe, given, checked.model_dump(), facts)
+    picker.own_split()
     if auto:
         picker.pick_all()
     params = check_params(recipe, {**given, **picker.picked}).model_dump(mode="json")
@@ -103,6 +106,17 @@ class _Picker:
             self.picked[name] = self.params[name] = value
             self.reasons[name] = reason
 
+    def own_split(self) -> None:
+        """What the data itself holds out is held out, whatever share is asked for, unless `split_by` is another."""
+        facts = self.facts
+        if not facts.num_held_out or self.params.get("split_by") != "file" or facts.has_eval_dataset:
+            return
+        share = round(facts.num_held_out / facts.num_rows, 6)
+        self.picked["validation_split"] = self.params["validation_split"] = share
+        self.reasons["validation_split"] = (
+            f"The data itself holds out {facts.num_held_out:,} of {facts.num_rows:,} rows; split_by: content draws others."
+        )
+
     def pick_all(self) -> None:
         self.held_out()
         if self.params["max_steps"] is None:
@@ -114,6 +128,8 @@ class _Picker:
 
     def held_out(self) -> None:
         rows = self.facts.num_rows
+        if "validation_split" in self.picked:
+            return
         if self.facts.has_eval_dataset:
             self.set("validation_split", 0.0, "A separate held-out dataset is given, so all rows are trained on.")
         elif rows < 10:

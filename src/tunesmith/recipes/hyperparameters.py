@@ -130,8 +130,9 @@ class SftParams(BaseModel):
     """Noise on the input embeddings while training (NEFTune, arXiv:2310.05914); 5 to 15 is usual."""
     system_prompt: str | None = Field(None, max_length=20_000, json_schema_extra=about("data"))
     """Put before every conversation that has no system message."""
-    split_by: Literal["content", "rows"] = Field("content", title="Hold out by", json_schema_extra=about("data"))
-    """`content` keeps equal rows on one side, so that no held-out row is learned too; `rows` draws each row by itself."""
+    split_by: Literal["file", "content", "rows"] = Field("file", title="Hold out by", json_schema_extra=about("data"))
+    """`file` holds out what the data itself calls validation or test, else as `content`, which keeps equal rows on one side,
+    so that no held-out row is learned too; `rows` draws each row by itself."""
     allow_truncation: bool = Field(False, title="Allow rows to lose something", json_schema_extra=about("data"))
     """Train even when more than 3 % of the rows lose their end of turn or an answer; without it such a job is refused."""
     tool_calls: Literal["template", "ready", "text"] = Field(

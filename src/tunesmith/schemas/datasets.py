@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from tunesmith.core.acting import Visibility
 from tunesmith.schemas.common import Wire
+from tunesmith.schemas.read_options import FileLayout, ReadOptions
 
 
 class DatasetStatus(StrEnum):
@@ -51,6 +52,10 @@ class DatasetRead(BaseModel):
     """Recognised row shape, e.g. `question_answer`."""
     mapping: dict[str, str]
     """Role → column."""
+    reading: ReadOptions = Field(default_factory=ReadOptions)
+    """How it was said that the file is read; empty where all was detected."""
+    layout: FileLayout = Field(default_factory=FileLayout)
+    """What was found in the file."""
     num_rows: int | None
     num_columns: int | None
     columns: list[str]
@@ -60,14 +65,13 @@ class DatasetRead(BaseModel):
     updated_at: datetime
 
 
-class DatasetUpdate(Wire):
-    """Fields to change; absent ones stay. A new mapping makes a new version."""
+class DatasetUpdate(ReadOptions):
+    """Fields to change; absent ones stay. Another shape or mapping makes a new version; any other reading option reads the
+    original file again, without the repairs and edits made since, and null there goes back to what is detected."""
 
     name: str | None = Field(None, min_length=1, max_length=200)
     description: str | None = Field(None, max_length=10_000)
     tags: list[str] | None = Field(None, max_length=50)
-    shape: str | None = Field(None, max_length=50)
-    mapping: dict[str, str] | None = None
     visibility: Visibility | None = None
     """`team`: everybody with an account sees it and may train on it; changing it stays its owner's."""
 
@@ -96,6 +100,8 @@ class Finding(BaseModel):
     column: str | None = None
     rows: list[int] = Field(default_factory=list)
     """Row numbers, from 1; of more than 10,000 such rows the first."""
+    lines: list[int] = Field(default_factory=list)
+    """Where those rows begin in the file: lines, or rows of a sheet. Empty where that is not known, or the same."""
     count: int = 0
 
     @computed_field  # type: ignore[prop-decorator]
@@ -154,6 +160,7 @@ class UploadPreview(BaseModel):
     format: str
     encoding: str | None
     """What the text was in; null for binary formats."""
+    layout: FileLayout
     shape: str
     mapping: dict[str, str]
     columns: list[str]
@@ -183,14 +190,6 @@ class UploadState(BaseModel):
     """Bytes that have come."""
 
 
-class UploadRead(Wire):
-    """How an upload is to be read. What is left out is told by its content."""
-
-    shape: str | None = Field(None, max_length=50)
-    mapping: dict[str, str] | None = None
-    """Role → column; needs `shape`."""
-
-
 class RepairRequest(Wire):
     """Which repairs to make; they run in the order of the fields."""
 
@@ -214,7 +213,7 @@ class RepairRequest(Wire):
     max_output_chars: int = Field(1024, ge=1)
 
 
-class FromUrl(Wire):
+class FromUrl(ReadOptions):
     """A file that the server fetches itself."""
 
     url: str = Field(min_length=1, max_length=2048, examples=["https://example.org/support.jsonl"])
@@ -224,7 +223,7 @@ class FromUrl(Wire):
     description: str = Field("", max_length=10_000)
 
 
-class UploadCommit(UploadRead):
+class UploadCommit(ReadOptions):
     """The dataset that an upload becomes."""
 
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
@@ -309,7 +308,7 @@ class VersionRead(BaseModel):
     size_bytes: int
     shape: str | None
     mapping: dict[str, str]
-    origin: Literal["upload", "repair", "mapping", "edit"]
+    origin: Literal["upload", "reading", "repair", "mapping", "edit"]
     base: str | None = None
     """Digest of the version that it was made from; null for an upload."""
     changes: list[RepairStep]

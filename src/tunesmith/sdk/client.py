@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from tunesmith.core.errors import BadData, JobFailure
+from pydantic import ValidationError
+
+from tunesmith.core.errors import BadData, InvalidInput, JobFailure
 from tunesmith.core.errors import FailureCode as Code
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.validation import message_of
 from tunesmith.schemas.datasets import (
     BulkResult,
     DatasetPreview,
@@ -33,6 +36,7 @@ from tunesmith.schemas.models import (
     RatingRead,
     RecommendationList,
 )
+from tunesmith.schemas.read_options import ReadOptions, as_query
 from tunesmith.sdk.accounts import Account, Audit, Users
 from tunesmith.sdk.connection import Connection, Progress, error_from, json_of, pages
 from tunesmith.sdk.deployments import Deployments
@@ -81,6 +85,16 @@ class Client:
         self.close()
 
 
+def _reading(options: dict[str, Any]) -> ReadOptions:
+    """Raises `InvalidInput` for options that do not exist or have wrong values."""
+    try:
+        return ReadOptions(**options)
+    except ValidationError as error:
+        details = [{"loc": ".".join(map(str, p["loc"])), "message": message_of(p)} for p in error.errors()]
+        said = "; ".join(f"{each['loc']} {each['message']}" for each in details)
+        raise InvalidInput(f"The file cannot be read so: {said}.", details=details) from None
+
+
 class Datasets:
     """`client.datasets`."""
 
@@ -88,18 +102,28 @@ class Datasets:
         self._connection = connection
 
     def upload(
-        self, path: str | Path, name: str | None = None, *, progress: Progress | None = None, wait: bool = True
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        progress: Progress | None = None,
+        wait: bool = True,
+        **options: Any,
     ) -> DatasetRead:
-        """Upload a file; with `wait` until it is read. Raises `BadData` when it cannot be read."""
+        """Upload a file; with `wait` until it is read. `options` say how: the fields of `ReadOptions`, such as
+        `sheet="FAQ", header_row=3`. Raises `BadData` when it cannot be read."""
+        params = {"name": name, **as_query(_reading(options))}
         made = DatasetRead.model_validate(
-            self._connection.upload("/datasets/upload", Path(path), progress, params={"name": name})
+            self._connection.upload("/datasets/upload", Path(path), progress, params=params)
         )
         return self.wait(made.id) if wait else made
 
-    def from_url(self, url: str, name: str | None = None, *, description: str = "", wait: bool = True) -> DatasetRead:
-        """Let the server fetch a file from an address; with `wait` until it is read. Raises `InvalidInput` for an address
-        that it may not fetch from, `BadData` when the file cannot be read."""
-        body = {"url": url, "name": name, "description": description}
+    def from_url(
+        self, url: str, name: str | None = None, *, description: str = "", wait: bool = True, **options: Any
+    ) -> DatasetRead:
+        """Let the server fetch a file from an address; with `wait` until it is read. `options` as of `upload`. Raises
+        `InvalidInput` for an address that it may not fetch from, `BadData` when the file cannot be read."""
+        body = {"url": url, "name": name, "description": description, **_reading(options).given()}
         answer = self._connection.request("POST", "/datasets/from-url", json=body, timeout=FETCH_TIMEOUT_S)
         made = DatasetRead.model_validate(json_of(answer))
         return self.wait(made.id) if wait else made
@@ -147,8 +171,17 @@ class Datasets:
 
     def repair(self, dataset_id: int, **repairs: Any) -> DatasetRead:
         """Make a new version, e.g. `repair(1, drop_empty=True, strip=True)`; waits until it is ready."""
-        self._connection.post(f"/datasets/{dataset_id}/repair", repairs)
-        return self.wait(dataset_id)
+        return self._changed(dataset_id, "POST", f"/datasets/{dataset_id}/repair", repairs)
+
+    def _changed(self, dataset_id: int, method: str, path: str, json: Any) -> DatasetRead:
+        """A change, made once the processing that is under way is over, and waited for. Raises `BadData` when it cannot be."""
+        while (before := self.get(dataset_id)).status == DatasetStatus.PROCESSING:
+            time.sleep(LOOK_EVERY_S)
+        self._connection.request(method, path, json=json)
+        after = self.wait(dataset_id)
+        if after.error and after.version == before.version and after.error != before.error:
+            raise error_from(after.error, BadData.status)
+        return after
 
     def preview_repair(self, dataset_id: int, **repairs: Any) -> RepairPreview:
         """What `repair` would change, with some rows before and after. Nothing is changed."""
@@ -159,12 +192,8 @@ class Datasets:
 
         Raises `BadData` when a value does not fit its column.
         """
-        before = self.get(dataset_id)
-        self._connection.post(f"/datasets/{dataset_id}/edit", {"cells": list(cells), "drop_rows": list(drop_rows)})
-        after = self.wait(dataset_id)
-        if after.error and after.version == before.version:
-            raise BadData(after.error.get("message"), hint=after.error.get("hint", ""))
-        return after
+        body = {"cells": list(cells), "drop_rows": list(drop_rows)}
+        return self._changed(dataset_id, "POST", f"/datasets/{dataset_id}/edit", body)
 
     def restore(self, dataset_id: int, digest: str) -> DatasetRead:
         """Show an older version again; undoes a repair, an edit or a mapping."""
@@ -178,8 +207,10 @@ class Datasets:
         return [BulkResult.model_validate(item) for item in answer["items"]]
 
     def update(self, dataset_id: int, **changes: Any) -> DatasetRead:
-        answer = self._connection.request("PATCH", f"/datasets/{dataset_id}", json=changes)
-        return DatasetRead.model_validate(json_of(answer))
+        """Change `name`, `description`, `tags`, or how it is read, e.g. `update(1, sheet="FAQ")`; waits until that is done.
+
+        Raises `BadData` when it cannot be read so; then the version before stays."""
+        return self._changed(dataset_id, "PATCH", f"/datasets/{dataset_id}", changes)
 
     def delete(self, dataset_id: int) -> None:
         self._connection.request("DELETE", f"/datasets/{dataset_id}")

@@ -108,6 +108,7 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
         num_rows=_num_usable(data, rows, body.hyperparameters) if data else 0,
         lengths=(rows and rows.row_lengths()) or (data.lengths if data else None),
         has_eval_dataset=eval_data is not None,
+        num_held_out=data.ref.num_held_out if data else 0,
     )
     choice = Choice({}, {}, {})
     try:

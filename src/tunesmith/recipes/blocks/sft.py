@@ -189,7 +189,9 @@ def load_split(
     contents = contents_of(data.path, data.mapping)
     bad = find_bad(run, data) if params.skip_bad_rows else np.zeros(0, dtype=np.int64)
     share = 0.0 if run.spec.eval_dataset else params.validation_split
-    split = split_usable(contents, bad, share, params.seed, by_content=params.split_by == "content")
+    split = split_usable(data, contents, bad, share, params.seed, by=params.split_by)
+    if run.spec.eval_dataset:
+        split = split[0], split[1][:0]
     wanted = needed_rows(split[0], rows_read(params), params.seed)
     is_whole = len(wanted) == len(split[0]) and not len(bad)
     numbers = None if is_whole else np.sort(np.concatenate([wanted, split[1]]))

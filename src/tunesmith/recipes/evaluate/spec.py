@@ -48,7 +48,7 @@ class HeldOut(BaseModel):
     """The job's `max_length`, tokens."""
     train_on: Literal["completions", "all"] = Field("completions", title="It learnt from")
     """What the job learnt from."""
-    split_by: Literal["content", "rows"] = Field("rows", title="It held out by")
+    split_by: Literal["file", "content", "rows"] = Field("rows", title="It held out by")
     """The job's `split_by`."""
     skip_bad_rows: bool = Field(False, title="It skipped bad rows")
     """The job's `skip_bad_rows`."""
