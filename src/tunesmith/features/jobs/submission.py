@@ -17,6 +17,7 @@ from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceReque
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.validation import message_of
+from tunesmith.features.catalog import existence
 from tunesmith.features.catalog import service as catalog
 from tunesmith.features.jobs import held_out, inspection, permission, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -245,13 +246,12 @@ def _model(
         return None
     try:
         found = catalog.resolve_model(settings, session, body.model)
+        if recipe.kind == "training":
+            catalog.check_trainable(found)
+        existence.check(settings, found.path, found.revision)
     except TunesmithError as error:
         problems.add_error("model", error)
         return None
-    if recipe.kind == "training" and found.path.lower().endswith(".gguf"):
-        problems.add(
-            "model", "a GGUF file can be talked to and deployed, not trained", "Train its safetensors version."
-        )
     return found
 
 
