@@ -107,6 +107,7 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
         num_rows=data.ref.num_rows if data else 0,
         lengths=(rows and rows.row_lengths()) or (data.lengths if data else None),
         has_eval_dataset=eval_data is not None,
+        num_eval_rows=eval_data.ref.num_rows if eval_data else 0,
     )
     choice = Choice({}, {}, {})
     try:
