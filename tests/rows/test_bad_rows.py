@@ -18,6 +18,7 @@ from tunesmith.core.errors import BadData
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import Control
 from tunesmith.core.words import plural, rows_named
+from tunesmith.core.job_spec import DatasetRef
 from tunesmith.dataprep.bad_rows import bad_rows, bad_rows_of
 from tunesmith.dataprep.conversion import convert
 from tunesmith.dataprep.repair import repair
@@ -86,9 +87,10 @@ def test_nulls_inside_a_conversation_are_repairable(tmp_path: Path) -> None:
 
 def test_bad_rows_are_on_neither_side_of_the_split() -> None:
     contents = np.array([7, 1, 2, 3, 1, 4, 5, 6, 8, 9], dtype=np.uint64)
-    train, held_out = split_usable(contents, np.array([1, 4]), 0.25, 3, by_content=True)
+    data = DatasetRef(name="numbers", path="", digest="", shape="text", mapping={}, num_rows=len(contents))
+    train, held_out = split_usable(data, contents, np.array([1, 4]), 0.25, 3, by="content")
     assert sorted([*train, *held_out]) == [1, 2, 4, 5, 6, 7, 8, 9] and len(held_out) == 2
-    same = split_usable(contents, np.zeros(0, dtype=np.int64), 0.25, 3, by_content=True)
+    same = split_usable(data, contents, np.zeros(0, dtype=np.int64), 0.25, 3, by="content")
     assert all(np.array_equal(a, b) for a, b in zip(same, split_by_content(contents, 0.25, 3), strict=True))
 
 

@@ -13,19 +13,22 @@ import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli.config import TrainConfig
-from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
+from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithError, Unavailable
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
 from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, ModelRef
 from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.recipes.model_info import ModelInfo, read_model_info
+from tunesmith.recipes.model_info import ModelInfo
 from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, bad_rows, checks, rated_problem
 from tunesmith.schemas.datasets import Finding
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
+
+if TYPE_CHECKING:
+    from tunesmith.storage.database import Session
 
 LOOK_EVERY_S = 0.2
 OF_A_RANK = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
@@ -86,17 +89,48 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
 
 
 def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
-    """A folder, a model in the home or in the hub's cache; else the hub id for the worker to fetch."""
+    """A folder, or what a server with this home would find under that name: models of its folders, of the hub's cache, of its
+    jobs and its registry; else the hub id for the worker to fetch. Raises as a server does for what is nowhere."""
     if config.model is None:
         raise InvalidInput(f"Method {config.method} needs a server.", hint="Start one with: tunesmith up")
-    name = config.model.name
-    homely = Settings().models_dir / name.replace("/", "--")
-    for folder in (Path(name).expanduser(), homely):
-        if (folder / "config.json").is_file():
-            return ModelRef(name=name, path=str(folder.resolve())), read_model_info(folder)
-    if name.startswith("job:"):
-        raise InvalidInput("job:<id> names a model of a server.", hint="Start one with tunesmith up, or name a folder.")
-    return ModelRef(name=name, path=name, revision=config.model.revision), None
+    from tunesmith.features.catalog import existence
+    from tunesmith.features.catalog import service as catalog
+
+    settings, name = Settings(), config.model.name
+    folder = Path(name).expanduser()
+    if (folder / catalog.WHOLE_MODEL_FILE).is_file() or (folder.suffix.lower() == ".gguf" and folder.is_file()):
+        model = ModelRef(name=name, path=str(folder.resolve()))
+    elif name.startswith(("/", "./", "../", "~")):
+        raise NotFound(f"There is no model in {name}.", hint="A model's folder has config.json and safetensors.")
+    else:
+        with _registry(settings, name) as session:
+            model = catalog.resolve_model(settings, session, name)
+        existence.check(settings, model.path, config.model.revision)
+    catalog.check_trainable(model)
+    if not Path(model.path).is_absolute():
+        model = model.model_copy(update={"revision": config.model.revision})
+    return model, catalog.model_info(model)
+
+
+@contextlib.contextmanager
+def _registry(settings: Settings, name: str) -> Generator[Session | None, None, None]:
+    """A look into the database of this home for registered models; None where there is none, and for names of other kinds."""
+    from tunesmith.storage.database import Database, DatabaseError
+
+    if "/" in name or not (settings.database_url or (settings.home / "tunesmith.db").is_file()):
+        yield None
+        return
+    database = Database(settings.sqlalchemy_url)
+    try:
+        with database.unit_of_work(readonly=True) as session:
+            yield session
+    except DatabaseError:
+        raise Unavailable(
+            f"The registry of {settings.home} cannot be read.",
+            hint="Start the server once, which brings its database up to date, or name the model's folder.",
+        ) from None
+    finally:
+        database.close()
 
 
 def count_rows(config: TrainConfig, model: ModelRef, data: DatasetRef, folder: Path) -> RowFacts | None:

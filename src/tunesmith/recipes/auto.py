@@ -1,4 +1,4 @@
-"""Chooses the settings that a user left out, and says why. Pure but for `read_machine`; imports no torch.
+"""Chooses the settings that a user left out, and says why. Pure but for `read_machine` and the number of cores; imports no torch.
 
 The rules: smaller models bear larger learning rates, small data sets need more passes, and the batch must fit the memory
 that is there.
@@ -7,12 +7,14 @@ that is there.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.cadence import Work, cadence
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
 
@@ -32,6 +34,10 @@ USABLE = 0.8
 HEAD_CHUNK_TOKENS = 512
 """Positions whose logits exist at the same time (`engine/loss.py`)."""
 MAX_EVAL_ROWS = 2000
+CORE_FLOPS = 30e9
+"""What a core of a current CPU does in fp32 while training, operations a second; a guess until a job has finished here."""
+GPU_FLOPS = 60e12
+"""The same of a current GPU in bf16."""
 
 
 class Machine(NamedTuple):
@@ -69,6 +75,8 @@ class Facts:
     has_eval_dataset: bool = False
     num_held_out: int = 0
     """Rows that the data itself holds out."""
+    num_eval_rows: int = 0
+    """Rows of the dataset that is for evaluation alone."""
 
 
 class Choice(NamedTuple):
@@ -196,10 +204,27 @@ class _Picker:
         ratio = 0.03 if total >= 200 else 0.1
         if self.params["warmup_steps"] is None:
             self.set("warmup_ratio", ratio, f"{max(1, round(total * ratio))} of {total:,} steps to warm up.")
-        tenth = max(1, total // 10)
+        often = cadence(self._work(total))
         if self.params["validation_split"] or self.facts.has_eval_dataset:
-            self.set("eval_steps", tenth, f"About ten evaluations in {total:,} steps.")
-        self.set("save_steps", tenth, f"About ten checkpoints in {total:,} steps: at most a tenth is ever repeated.")
+            self.set("eval_steps", often.eval_steps, often.eval_reason)
+        self.set("save_steps", often.save_steps, often.save_reason)
+
+    def _work(self, total: int) -> Work:
+        params, facts = self.params, self.facts
+        batches = params["gradient_accumulation_steps"]
+        held_out = facts.num_eval_rows or round(facts.num_rows * params["validation_split"])
+        model = facts.model
+        trained = trained_weights(self.recipe, params, model) if model else 0
+        step_s = 0.0
+        if model:
+            length = min(facts.lengths.mean or facts.lengths.median, params["max_length"]) if facts.lengths else 0
+            flop = params["batch_size"] * batches * length * flop_per_token(self.recipe, params, model)
+            step_s = flop / guessed_flops(facts.machine.device)
+        return Work(
+            total_steps=total, held_out_rows=held_out, batch_rows=params["batch_size"], batches=batches,
+            forward_share=1 / 2 if is_adapter(self.recipe) else 1 / 3, step_s=step_s,
+            checkpoint_bytes=int(trained * (4 + OPTIMIZER_BYTES[params["optimizer"]])), keeps_best=params["save_best_model"],
+        )  # fmt: skip
 
 
 def is_adapter(recipe: Recipe) -> bool:
@@ -245,6 +270,11 @@ def total_steps(params: Mapping[str, Any], facts: Facts) -> int:
 def trained_weights(recipe: Recipe, params: Mapping[str, Any], model: ModelInfo) -> int:
     """How many weights the run changes; for named `target_modules` an upper bound."""
     return params["lora_r"] * model.linear_width if is_adapter(recipe) else model.num_parameters
+
+
+def flop_per_token(recipe: Recipe, params: Mapping[str, Any], model: ModelInfo) -> float:
+    """Operations of one token, forward and backward: see `duration.py`."""
+    return 4.0 * model.num_parameters + 2.0 * trained_weights(recipe, params, model)
 
 
 def memory_parts(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dict[str, int]:
@@ -299,6 +329,11 @@ def estimate(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dict[st
         "fits": None if facts.model is None else parts["total"] <= facts.machine.memory_bytes,
         "disk_bytes": disk,
     }
+
+
+def guessed_flops(device: str) -> float:
+    """Operations a second in training, before any job has finished here."""
+    return GPU_FLOPS if device == "cuda" else CORE_FLOPS * (os.cpu_count() or 1)
 
 
 def read_machine() -> Machine:

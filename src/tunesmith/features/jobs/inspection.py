@@ -15,6 +15,7 @@ from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import DatasetRef, ModelRef
 from tunesmith.core.recipe import Recipe
+from tunesmith.features.catalog import existence
 from tunesmith.features.catalog import service as catalog
 from tunesmith.features.datasets import asking
 from tunesmith.features.jobs.training_data import find_data
@@ -44,8 +45,9 @@ WAIT_S, LOOK_S = 20.0, 90.0
 
 
 def look(settings: Settings, database: Database, body: JobCreate) -> None:
-    """Count the tokens of the job's rows and keep what was found for `known`. Whatever hinders it is for the checks of the
-    job to say: lengths are estimated then."""
+    """Ask the hub for a model that is not here, and count the tokens of the job's rows, keeping what was found for `known`.
+    Whatever hinders it is for the checks of the job to say: lengths are estimated then."""
+    existence.look(settings, body.model)
     with contextlib.suppress(TunesmithError):
         recipe = get_recipe(body.method)
         options = options_of(recipe, body.hyperparameters)

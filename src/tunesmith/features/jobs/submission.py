@@ -18,6 +18,7 @@ from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.validation import message_of
 from tunesmith.core.words import plural
+from tunesmith.features.catalog import existence
 from tunesmith.features.catalog import service as catalog
 from tunesmith.features.jobs import held_out, inspection, permission, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -109,6 +110,7 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
         lengths=(rows and rows.row_lengths()) or (data.lengths if data else None),
         has_eval_dataset=eval_data is not None,
         num_held_out=data.ref.num_held_out if data else 0,
+        num_eval_rows=eval_data.ref.num_rows if eval_data else 0,
     )
     choice = Choice({}, {}, {})
     try:
@@ -279,13 +281,12 @@ def _model(
         return None
     try:
         found = catalog.resolve_model(settings, session, body.model)
+        if recipe.kind == "training":
+            catalog.check_trainable(found)
+        existence.check(settings, found.path, found.revision)
     except TunesmithError as error:
         problems.add_error("model", error)
         return None
-    if recipe.kind == "training" and found.path.lower().endswith(".gguf"):
-        problems.add(
-            "model", "a GGUF file can be talked to and deployed, not trained", "Train its safetensors version."
-        )
     return found
 
 

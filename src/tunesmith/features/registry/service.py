@@ -42,6 +42,8 @@ from tunesmith.storage.database import Session
 KINDS = ("adapter", "model", "gguf")
 CHAMPION = "champion"
 LEFT_OUT = (*PICKLE_SUFFIXES, *CODE_SUFFIXES)
+MAX_NAMES = 1000
+"""Names that are looked through for one that is nearly the one asked for."""
 MAX_TAGS = 50
 MAX_TAG = 100
 
@@ -237,6 +239,11 @@ def aliased(session: Session, name: str, alias: str) -> VersionRow | None:
 def has_name(session: Session, name: str) -> bool:
     """Whether there is a registered model of that name that may be seen."""
     return NameRepository(session).named(name) is not None
+
+
+def known_names(session: Session) -> list[str]:
+    """Those that may be seen, newest first."""
+    return NameRepository(session).newest(MAX_NAMES)
 
 
 def of_job(session: Session, job_id: int) -> VersionRow | None:

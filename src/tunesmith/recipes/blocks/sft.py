@@ -138,12 +138,12 @@ def fit(
     if outcome != Outcome.COMPLETED:
         return outcome
     metrics = {"train_steps": float(loop.state.step), "tokens_seen": float(loop.state.tokens_seen)}
-    metrics["training_s"] = round(loop.state.elapsed_s, 3)
+    times = {"training_s": "elapsed_s", "evaluation_s": "evaluation_s", "checkpoint_s": "checkpoint_s"}
+    metrics |= {name: round(getattr(loop.state, field), 3) for name, field in times.items()}
     if params.skip_bad_rows:
         metrics["rows_skipped"] = float(len(rows.skipped))
     if len(held_out[1]):
-        run.phase("evaluating")
-        metrics |= loop.evaluate()
+        metrics |= loop.final_scores()
     run.metrics(metrics)
     sharding.gather_trained(model, keep=run.is_main)
     if run.is_main:
