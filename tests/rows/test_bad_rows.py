@@ -16,9 +16,8 @@ import pytest
 from tests.worker.job import Job, wait_until
 from tunesmith.core.errors import BadData
 from tunesmith.core.job_dir import write_atomic
-from tunesmith.core.job_spec import Control
+from tunesmith.core.job_spec import Control, DatasetRef
 from tunesmith.core.words import plural, rows_named
-from tunesmith.core.job_spec import DatasetRef
 from tunesmith.dataprep.bad_rows import bad_rows, bad_rows_of
 from tunesmith.dataprep.conversion import convert
 from tunesmith.dataprep.repair import repair

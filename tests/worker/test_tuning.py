@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.worker.job import Job, wait_until
+from tunesmith.core import log_lines
 
 PARAMS = {"max_steps": 12, "batch_size": 4, "max_length": 64, "learning_rate": 1e-3, "lora_r": 4, "lora_alpha": 8,
           "save_steps": 2, "eval_steps": 4, "warmup_steps": 1, "bf16": False, "validation_split": 0.1}  # fmt: skip
@@ -80,7 +81,9 @@ def test_a_job_leaves_a_model_that_plain_libraries_load(whole: Job) -> None:
     assert job.exit().metrics["eval_loss"] > 0
 
 
-def test_killed_and_started_again_it_takes_the_same_steps(make_job: Callable[..., Job], whole: Job) -> None:
+@pytest.fixture(scope="module")
+def broken(make_job: Callable[..., Job]) -> Job:
+    """A job that was killed twice and then ran to its end."""
     broken = make_job("broken")
     for attempt, until in ((1, 3), (2, 7)):
         broken.launch(attempt)
@@ -90,9 +93,25 @@ def test_killed_and_started_again_it_takes_the_same_steps(make_job: Callable[...
         process.wait()
     broken.launch(3)
     assert broken.run(3) == 0, broken.log()
+    return broken
+
+
+def test_killed_and_started_again_it_takes_the_same_steps(broken: Job, whole: Job) -> None:
     assert losses(broken) == losses(whole)
     weights = "artifacts/lora_model/adapter_model.safetensors"
     assert (broken.dir.path / weights).read_bytes() == (whole.dir.path / weights).read_bytes()
+
+
+def test_the_log_has_one_line_for_each_step_evaluation_and_checkpoint(broken: Job) -> None:
+    lines = [line for line in broken.log().splitlines() if log_lines.level_of(line.encode()) == "info"]
+    for step in range(1, 13):
+        assert len([line for line in lines if f" Step {step} of 12: loss " in line]) == 1, broken.log()
+    evaluations = [line for line in lines if " Evaluation at step " in line]
+    assert [line.split("step ")[1].split(":")[0] for line in evaluations] == ["4", "8", "12"]
+    assert sum(" Checkpoint of step 12 written to checkpoints/step-000012, " in line for line in lines) == 1
+    assert [line.count("Repeating steps") for line in lines].count(1) <= 2
+    assert lines[-1].endswith("INFO    The job is completed.")
+    assert any("lora_model written" in line for line in lines)
 
 
 def test_sigterm_keeps_a_checkpoint(make_job: Callable[..., Job]) -> None:

@@ -12,6 +12,7 @@ from tunesmith.cli.output import FAILED, Output, duration, say, show, table, tra
 from tunesmith.cli.references import JobId, JobIds, dataset_number, job_number
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.log_lines import LogFilter
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.sdk.client import Client, Job
 
@@ -220,12 +221,17 @@ def set_lr(job_id: Id, learning_rate: Annotated[float, typer.Argument(min=0.0, m
 
 @app.command()
 def logs(
-    job_id: Id, search: Annotated[str | None, typer.Option(help="Only the lines that hold this text.")] = None
+    job_id: Id,
+    search: Annotated[str | None, typer.Option(help="Only the lines that hold this text.")] = None,
+    level: Annotated[
+        LogFilter | None, typer.Option(help="Only lines of at least this level; output: only what the process printed.")
+    ] = None,
 ) -> None:
-    """What the training process printed."""
+    """A line for each logged step, evaluation, checkpoint and warning, and what the process printed."""
     with Client() as client:
         job = client.jobs.get(job_id)
-        text = "\n".join(match.line for match in job.search_log(search)) if search else job.logs()
+        found = (match.line for match in job.search_log(search, level)) if search else None
+        text = "\n".join(found) if found is not None else job.logs(level=level)
     show({"text": text}, text)
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tunesmith.core.errors import BadData, InvalidInput, JobFailure
 from tunesmith.core.errors import FailureCode as Code
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.log_lines import LogFilter
 from tunesmith.core.validation import message_of
 from tunesmith.schemas.datasets import (
     BulkResult,
@@ -340,19 +341,22 @@ class Job:
         """The curves; `points`, `only`, `after`, `from_step` and `to_step` say how much of them."""
         return JobMetrics.model_validate(self._connection.get(f"{self._path}/metrics", **options))
 
-    def search_log(self, text: str) -> Iterator[LogMatch]:
-        """Every line of the log that holds `text`."""
+    def search_log(self, text: str, level: LogFilter | None = None) -> Iterator[LogMatch]:
+        """Every line of the log that holds `text`; with `level` of those that `logs` gives."""
         offset: int | None = 0
+        filters = {"level": level} if level else {}
         while offset is not None:
-            found = self._connection.get(f"{self._path}/logs/search", q=text, offset=offset)
+            found = self._connection.get(f"{self._path}/logs/search", q=text, offset=offset, **filters)
             yield from (LogMatch.model_validate(item) for item in found["matches"])
             offset = found["next_offset"]
 
-    def logs(self, offset: int = 0) -> str:
-        """What the training process printed, from a byte offset on."""
+    def logs(self, offset: int = 0, level: LogFilter | None = None) -> str:
+        """The log from a byte offset on: a line for each logged step, evaluation, checkpoint and notice, and what the process
+        printed. `level`: lines of at least `info`, `warning` or `error`, or only the `output` of the process."""
         text = ""
+        filters = {"level": level} if level else {}
         while True:
-            chunk = self._connection.get(f"{self._path}/logs", offset=offset)
+            chunk = self._connection.get(f"{self._path}/logs", offset=offset, **filters)
             text += chunk["text"]
             if chunk["next_offset"] == offset:
                 return text

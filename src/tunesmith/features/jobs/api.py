@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response, Streami
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.log_lines import LogFilter
 from tunesmith.features.jobs import (
     comparing,
     files,
@@ -310,7 +311,13 @@ def job_timeline(job_id: JobId, session: DbSession) -> JobTimeline:
     return metrics.timeline(session, job_id)
 
 
-@router.get("/{job_id}/logs", summary="What the training process printed")
+LevelFilter = Annotated[
+    LogFilter | None,
+    Query(description="Only lines of at least this level; `output` for only what the process printed. All without it."),
+]
+
+
+@router.get("/{job_id}/logs", summary="The log of a job")
 def job_logs(
     job_id: JobId,
     state: State,
@@ -321,13 +328,18 @@ def job_logs(
     ] = None,
     limit: Annotated[int, Query(ge=16, le=1_048_576, description="Most bytes.")] = 65_536,
     whole_lines: Annotated[bool, Query(description="End with a line, except at the end of the log.")] = False,
+    level: LevelFilter = None,
 ) -> LogChunk:
-    """Forwards from `offset`, or backwards from `before`; a `before` beyond the end gives the end."""
+    """A line for each logged step, evaluation, checkpoint and notice, with time (UTC) and level, and what the process printed.
+
+    Forwards from `offset`, or backwards from `before`; a `before` beyond the end gives the end. With `level`, each call looks
+    through a part of the log: the text may be empty while there is more to read.
+    """
     service.get(session, job_id)
     log = files.job_dir(state.settings, job_id).log
     if before is not None:
-        return logs.read_before(log, before, limit)
-    return logs.read_log(log, offset, limit, whole_lines=whole_lines)
+        return logs.read_before(log, before, limit, level)
+    return logs.read_log(log, offset, limit, whole_lines=whole_lines, level=level)
 
 
 @router.get("/{job_id}/logs/search", summary="Lines of the log that hold a text")
@@ -338,10 +350,11 @@ def search_log(
     q: Annotated[str, Query(min_length=1, max_length=200, description="Letters of ASCII match in either case.")],
     offset: Annotated[int, Query(ge=0, lt=2**62, description="Bytes; where to begin.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most lines.")] = 100,
+    level: LevelFilter = None,
 ) -> LogSearch:
     """Looks through 16 MiB at a time; `next_offset` is where to look further."""
     service.get(session, job_id)
-    return logs.search(files.job_dir(state.settings, job_id).log, q, offset, limit)
+    return logs.search(files.job_dir(state.settings, job_id).log, q, offset, limit, level)
 
 
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "description": "The log."}}
