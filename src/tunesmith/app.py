@@ -44,6 +44,7 @@ from tunesmith.features.jobs.live_api import router as jobs_live
 from tunesmith.features.jobs.quota_api import router as quotas
 from tunesmith.features.jobs.registering import Registrar
 from tunesmith.features.jobs.repository import JobRepository
+from tunesmith.features.jobs.runs_api import router as runs
 from tunesmith.features.jobs.tokens_api import router as tokens
 from tunesmith.features.monitoring.api import router as system
 from tunesmith.features.monitoring.leftovers import Leftovers
@@ -159,7 +160,7 @@ def _describe() -> tuple[list[BaseRoute], Policies]:
     """Every route, each with what it needs."""
     router = APIRouter(responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")})
     for part in (
-        *(accounts, quotas, users, audit, datasets, tokens, registry, jobs_live, jobs, downloads_router, models, chat),
+        *(accounts, quotas, users, audit, datasets, tokens, registry, jobs_live, runs, jobs, downloads_router, models, chat),
         *(evaluations, deployments, system_live, system),
     ):
         router.include_router(part, prefix="/api/v1")
