@@ -160,7 +160,21 @@ def _describe() -> tuple[list[BaseRoute], Policies]:
     """Every route, each with what it needs."""
     router = APIRouter(responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")})
     for part in (
-        *(accounts, quotas, users, audit, datasets, tokens, registry, jobs_live, runs, jobs, downloads_router, models, chat),
+        *(
+            accounts,
+            quotas,
+            users,
+            audit,
+            datasets,
+            tokens,
+            registry,
+            jobs_live,
+            runs,
+            jobs,
+            downloads_router,
+            models,
+            chat,
+        ),
         *(evaluations, deployments, system_live, system),
     ):
         router.include_router(part, prefix="/api/v1")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import comparing, files, metrics, run_table, service
+from tunesmith.features.jobs import comparing, compression, files, metrics, run_table, service
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import AppState, DbSession, State
@@ -171,7 +171,10 @@ def about(
 ) -> dict[str, Any]:
     """What one tab shows beyond what all of them know."""
     if tab == "overview":
-        return {"timeline": metrics.timeline(session, row.id)}
+        made = (
+            compression.results(state.settings, session, row) if get_recipe(row.method).kind == "compression" else None
+        )
+        return {"timeline": metrics.timeline(session, row.id), "compressed": made}
     if tab == "parameters":
         return {"groups": settings_of(row), "yaml": service.config(row)}
     if tab == "artifacts":

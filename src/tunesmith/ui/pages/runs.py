@@ -52,7 +52,9 @@ def table(
     known = run_table.columns(session)
     names = {column.name for column in known}
     shown = run_table.columns_of(asked["columns"]) or [name for name in USUAL if name in names]
-    drawn_by = shown if sort in shown or sort in ("created", "name", "status", "eval_loss") else [*shown, sort]  # its order can be seen
+    drawn_by = (
+        shown if sort in shown or sort in ("created", "name", "status", "eval_loss") else [*shown, sort]
+    )  # its order can be seen
     order = {"sort": sort, "descending": descending, "columns": drawn_by}
     drawn: dict[str, Any] = {"jobs": None, "groups": [], "next_url": ""}
     if asked["group"]:

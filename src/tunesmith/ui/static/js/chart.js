@@ -7,7 +7,7 @@ import uPlot from "../vendor/uplot.js";
 import { token } from "./appearance.js";
 import { make, setText } from "./dom.js";
 import { Smooth, join, latest, thin } from "./points.js";
-import { clock, number, signif } from "./words.js";
+import { clock, number, signif, timeOfDay } from "./words.js";
 
 export { bars, sparkline } from "./smallchart.js";
 
@@ -233,7 +233,7 @@ export class LineChart {
       if (values[at]) setText(values[at], point ? yFormat(point[1]) : "");
     });
     const place = this.legend.querySelector(".chart-x");
-    if (place) setText(place, x == null ? this.range ? "Zoomed: double click to see all" : "" : `${xLabel} ${time ? new Date(x * 1000).toLocaleTimeString() : xFormat(x)}`);
+    if (place) setText(place, x == null ? this.range ? "Zoomed: double click to see all" : "" : `${xLabel} ${time ? timeOfDay(x) : xFormat(x)}`);
   }
 
   /** What the chart says, for those who cannot see it. */
