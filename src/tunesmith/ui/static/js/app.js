@@ -6,6 +6,7 @@ import { choose, chosen, isShortcut } from "./appearance.js";
 import { $, announce } from "./dom.js";
 import { startDrafts } from "./drafts.js";
 import { startLive } from "./live.js";
+import { startPasswords } from "./password.js";
 import { showKept, toast } from "./toast.js";
 import { ago, exact } from "./words.js";
 
@@ -181,4 +182,5 @@ void countRunning();
 startActions();
 startDrafts();
 startLive();
+startPasswords();
 showKept();
