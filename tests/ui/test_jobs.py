@@ -77,7 +77,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 PATHS = ["/jobs", "/jobs?status=failed", "/jobs?q=nothing-has-this-name", "/jobs/1", "/jobs/3", "/jobs/4", "/jobs/5",
          "/jobs/1?tab=logs", "/jobs/1?tab=checkpoints", "/jobs/1?tab=parameters", "/jobs/1?tab=artifacts&checksums=1",
-         "/jobs/compare", "/jobs/compare?ids=1,2,5"]  # fmt: skip
+         "/jobs/compare", "/jobs/compare?ids=1,2,5", "/jobs?view=table&group=method"]  # fmt: skip
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -92,6 +92,45 @@ def test_every_page_of_jobs_can_be_used_by_everybody(
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{path} is {wide} px wider than the window"
         axe(page)
+    assert not page.alarms
+
+
+def test_runs_in_a_table_with_chosen_columns_and_saved_views(ground: ServerProcess, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    page.goto(f"{ground.url}/jobs?q=support")
+    page.get_by_role("link", name="Table").click()
+    rows = page.locator("tr[data-job]")
+    expect(rows).to_have_count(3)
+    page.get_by_role("button", name="Columns").click()
+    for box in page.locator("#run-columns :checked").all():
+        box.uncheck()
+    page.get_by_label("Find a column").fill("f1")
+    page.locator("#run-columns label:not([hidden])").first.click()
+    page.get_by_role("button", name="Show columns").click()
+    page.wait_for_url("**columns=metric.*f1*")
+    assert "q=support" in page.url
+    page.get_by_label("Order").select_option("metric.eval_loss.best")
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Held-out loss, best")
+    expect(rows.first).to_contain_text("support two")
+    heights = page.evaluate(
+        "[...document.querySelectorAll('.runs-table tr')].map(row => row.getBoundingClientRect().height)"
+    )
+    assert set(heights) == {36}, heights
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    expect(page.locator("#bulk-count")).to_have_text("1 selected")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Views").click()
+    page.get_by_role("button", name="Save this view").click()
+    page.get_by_label("Name").fill("best of support")
+    page.get_by_role("button", name="Save view").click()
+    expect(page.get_by_role("button", name="Views")).to_contain_text("1")
+    page.goto(f"{ground.url}/jobs?view=table")
+    page.get_by_role("button", name="Views").click()
+    page.get_by_role("link", name="best of support").click()
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("support two")
     assert not page.alarms
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from tunesmith.cli.output import Output, say, show, table, waiting
+from tunesmith.cli.output import Output, exact, say, show, table, waiting
 from tunesmith.core.errors import InvalidInput
 from tunesmith.schemas.deployments import DeploymentRead, VariantStats, suggested_name
 from tunesmith.sdk.client import Client
@@ -154,8 +154,8 @@ def history(name: Name) -> None:
     """What happened to it, newest first."""
     with Client() as client:
         found = list(client.deployments.history(name))
-    rows = [(f"{e.at:%Y-%m-%d %H:%M:%S}", e.kind, e.message, e.by) for e in found]
-    show(found, table(("when (UTC)", "what", "", "by"), rows))
+    rows = [(exact(e.at), e.kind, e.message, e.by) for e in found]
+    show(found, table(("when", "what", "", "by"), rows))
 
 
 @app.command()

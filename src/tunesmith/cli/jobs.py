@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.output import FAILED, Output, duration, say, show, table, transfer
+from tunesmith.cli import run_table
+from tunesmith.cli.output import FAILED, duration, show, table, transfer
 from tunesmith.cli.references import JobId, JobIds, dataset_number, job_number
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput
@@ -134,16 +135,37 @@ def list_(
         str | None, typer.Option(help="created, queued, running, paused, completed, failed or cancelled.")
     ] = None,
     q: Annotated[str | None, typer.Option("--search", help="Text in the name.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="created, name, or any metric or parameter: metric.eval_loss.best, param.learning_rate."),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(help="asc or desc; the best, the newest or the first by name first.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Metrics and parameters to show, with commas; see: tunesmith jobs columns")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="A metric or parameter to group by, with the first jobs of each.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="param.lora_r=8; may be repeated.")] = None,
+    view: Annotated[str | None, typer.Option(help="The name of a view saved on the page of jobs.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most jobs, or most of each group (10); all when left out.")
+    ] = None,
 ) -> None:
     """List jobs, newest first."""
+    given = {"status": status, "q": q, "sort": sort, "order": order, "columns": columns, "group": group, "where": where}
     with Client() as client:
-        found = [job.info for job in client.jobs.list(status=status, q=q)]
-    if not found and not Output.as_json:
-        make = "No jobs yet. Make one with: tunesmith jobs create --model NAME --dataset ID"
-        say("No such jobs." if status or q else make)
-        return
-    rows = [(j.id, j.name, j.method, j.status, j.phase or "", j.status_reason[:60]) for j in found]
-    show(found, table(("id", "name", "method", "status", "phase", "reason"), rows))
+        run_table.show_jobs(client, view, {name: value for name, value in given.items() if value}, limit)
+
+
+@app.command("columns")
+def columns_() -> None:
+    """Metrics and parameters by which jobs can be sorted, grouped and shown."""
+    with Client() as client:
+        found = client.jobs.columns()
+    show(list(found), table(("name", "kind", "title"), [(one.name, one.kind, one.title) for one in found]))
 
 
 @app.command("show")

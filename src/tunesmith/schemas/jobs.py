@@ -160,6 +160,8 @@ class JobRead(BaseModel):
     remaining_s: float | None
     sparkline: list[float]
     """The loss over the whole run, in few points."""
+    values: dict[str, Any] | None = None
+    """Of a list: the values that `columns` asks for."""
     created_at: datetime
     queued_at: datetime | None
     started_at: datetime | None

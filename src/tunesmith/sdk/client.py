@@ -38,6 +38,7 @@ from tunesmith.schemas.models import (
     RecommendationList,
 )
 from tunesmith.schemas.read_options import ReadOptions, as_query
+from tunesmith.schemas.runs import JobColumn, JobGroup, JobViewRead
 from tunesmith.sdk.accounts import Account, Audit, Users
 from tunesmith.sdk.connection import Connection, Progress, error_from, json_of, pages
 from tunesmith.sdk.deployments import Deployments
@@ -248,8 +249,32 @@ class Jobs:
         return dict(self._connection.post("/jobs/plan", fields))
 
     def list(self, **filters: Any) -> Iterator[Job]:
-        """All jobs, newest first; `status`, `method`, `tag`, `q` filter."""
+        """All jobs, newest first; `status`, `method`, `tag`, `q`, `where` filter, `sort` and `order` sort by any metric or
+        parameter, and `columns` (names with commas between them) are in each job's `info.values`."""
         return (self._job(item) for item in pages(self._connection, "/jobs/", filters))
+
+    def groups(self, group: str, **filters: Any) -> Iterator[JobGroup]:
+        """Jobs by one value, such as `param.lora_r`: each group with its first jobs; filters as of `list`, and `each`."""
+        offset: int | None = 0
+        while offset is not None:
+            answer = self._connection.get("/jobs/groups", group=group, **filters, offset=offset)
+            yield from (JobGroup.model_validate(item) for item in answer["groups"])
+            offset = answer["next_offset"]
+
+    def columns(self) -> Sequence[JobColumn]:
+        """The values by which jobs can be sorted, grouped and shown."""
+        return tuple(JobColumn.model_validate(item) for item in self._connection.get("/jobs/columns"))
+
+    def views(self) -> Sequence[JobViewRead]:
+        """Your saved tables of jobs."""
+        return tuple(JobViewRead.model_validate(item) for item in self._connection.get("/jobs/views"))
+
+    def save_view(self, name: str, **view: Any) -> JobViewRead:
+        """Save a table of jobs: `columns`, `sort`, `order`, `group` and filters. One of that name is replaced."""
+        return JobViewRead.model_validate(self._connection.post("/jobs/views", {"name": name, "view": view}))
+
+    def delete_view(self, view_id: int) -> None:
+        self._connection.request("DELETE", f"/jobs/views/{view_id}")
 
     def get(self, job_id: int) -> Job:
         return self._job(self._connection.get(f"/jobs/{job_id}"))

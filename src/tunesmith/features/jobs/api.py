@@ -19,10 +19,12 @@ from tunesmith.features.jobs import (
     metrics,
     planning,
     reporting,
+    run_table,
     service,
     submission,
 )
 from tunesmith.features.jobs.lifecycle import Lifecycle
+from tunesmith.features.jobs.runs_api import Columns, Sort, Where
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.writing_out import DEFAULT_URL, write_out
 from tunesmith.http.idempotency import IdempotencyKey, once
@@ -93,18 +95,18 @@ def list_jobs(
     q: Annotated[str | None, Query(max_length=200, description="Part of the name or of the model's.")] = None,
     dataset_id: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
     batch_id: Annotated[str | None, Query(max_length=36, description="Jobs submitted together.")] = None,
-    sort: Annotated[
-        Literal["created", "name", "eval_loss"],
-        Query(description="`eval_loss`: the best; jobs without one stand as highest."),
-    ] = "created",
+    sort: Sort = "created",
     order: Annotated[Literal["asc", "desc"], Query()] = "desc",
+    columns: Columns = "",
+    where: Where = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobRead]:
     """Newest first, unless sorted otherwise."""
-    return service.list_jobs(
-        session, status=status or (), method=method, tag=tag, text=q, dataset_id=dataset_id, batch_id=batch_id,
-        sort=sort, descending=order == "desc", cursor=cursor, limit=limit,
+    return run_table.list_jobs(
+        session, status=status or (), method=method, tag=tag, text_like=q, dataset_id=dataset_id, batch_id=batch_id,
+        where=run_table.where_of(where or ()), columns=run_table.columns_of(columns), sort=sort, descending=order == "desc",
+        cursor=cursor, limit=limit,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from tunesmith.features.jobs.metrics import curves_of
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.schemas.jobs import ComparedJob, ComparedValue, JobComparison, JobSample
+from tunesmith.schemas.runs import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
@@ -22,9 +23,6 @@ MAX_JOBS = 8
 SETTINGS = ("method", "model", "dataset_id", "dataset_version", "eval_dataset_id")
 """Shown before the hyperparameters."""
 SCORES = ("loss", "eval_loss", "best_eval_loss", "elapsed_s", "step")
-HIGHER_IS_BETTER = ("accuracy", "f1", "bleu", "rouge", "exact_match", "tokens_per_s", "samples_per_s", "mfu")
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
-"""Ends of names of scores of which one is the best. Steps, times and counts are no contest."""
 SAME_AS = ("train_steps", "training_s")
 """Metrics that say again what the columns `step` and `elapsed_s` say."""
 MAX_PROMPT_CHARS = 2000

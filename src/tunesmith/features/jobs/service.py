@@ -17,13 +17,12 @@ from tunesmith.features.jobs.curves import number, series
 from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.package import stream_package
-from tunesmith.features.jobs.repository import SORTS, JobRepository
+from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.submission import PRIORITIES
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.blocks.model_card import config_yaml
 from tunesmith.recipes.catalog import RECIPES, get_recipe
 from tunesmith.recipes.describing import describe, json_schema
-from tunesmith.schemas.common import Page
 from tunesmith.schemas.jobs import (
     CheckpointRead,
     Diagnosis,
@@ -49,37 +48,15 @@ def read(row: JobRow) -> JobRead:
         "priority": PRIORITY_NAMES[row.priority],
         "progress": share(row.status, row.step, row.total_steps),
         "dataset_name": (row.spec.get("dataset") or {}).get("name"),
+        "values": None,
         "sparkline": [loss for _, loss in (row.sparkline or {}).get("points", [])],
     }
     return JobRead(**{name: getattr(row, name) for name in JobRead.model_fields if name not in made}, **made)
 
 
-def list_jobs(
-    session: Session,
-    *,
-    status: Sequence[JobStatus] = (),
-    method: str | None = None,
-    tag: str | None = None,
-    text: str | None = None,
-    dataset_id: int | None = None,
-    batch_id: str | None = None,
-    sort: str = "created",
-    descending: bool = True,
-    cursor: int | None = None,
-    limit: int = 50,
-) -> Page[JobRead]:
-    """Newest first, or in the order of `sort`, a key of `repository.SORTS`. Raises `BadRequest`."""
-    jobs = JobRepository(session)
-    query = jobs.filtered(
-        status=status, method=method, tag=tag, text_like=text, dataset_id=dataset_id, batch_id=batch_id
-    )
-    rows, after = jobs.page(query, cursor=cursor, limit=limit, by=SORTS[sort], descending=descending)
-    return Page(items=[read(row) for row in rows], next_cursor=after, total=jobs.count(query))
-
-
-def counts(session: Session) -> dict[str, int]:
-    """Jobs by status."""
-    return JobRepository(session).count_by_status()
+def counts(session: Session, **filters: Any) -> dict[str, int]:
+    """Jobs by status; `filters` are those of `JobRepository.filtered`."""
+    return JobRepository(session).count_by_status(**filters)
 
 
 def get(session: Session, job_id: int) -> JobRow:

@@ -62,7 +62,8 @@ def activity(monitored: Monitored, now: datetime) -> list[ActivityDay]:
     for text, status, count in monitored.jobs_by_day(since, int(offset.total_seconds())):
         day = days.get(date.fromisoformat(text))
         if day is not None:
-            name = status if JobStatus(status).is_final else "open"
+            waits = status in (JobStatus.QUEUED, JobStatus.CREATED)
+            name = status if JobStatus(status).is_final else "waiting" if waits else "open"
             setattr(day, name, getattr(day, name) + count)
     return list(days.values())
 

@@ -85,6 +85,10 @@ class VersionRepository(Repository[VersionRow]):
         query = self.query().where(VersionRow.job_id == job_id).order_by(VersionRow.id).limit(1)
         return self.session.scalars(query).one_or_none()
 
+    def all_of_job(self, job_id: int) -> list[VersionRow]:
+        """Those that the job made: a compression makes one for each format."""
+        return list(self.session.scalars(self.query().where(VersionRow.job_id == job_id).order_by(VersionRow.id)))
+
     def filtered(
         self,
         *,

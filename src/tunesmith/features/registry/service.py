@@ -251,6 +251,11 @@ def of_job(session: Session, job_id: int) -> VersionRow | None:
     return VersionRepository(session).of_job(job_id)
 
 
+def all_of_job(session: Session, job_id: int) -> list[VersionRow]:
+    """The versions that a job made."""
+    return VersionRepository(session).all_of_job(job_id)
+
+
 def change(session: Session, ref: str) -> VersionRow:
     """A version, locked. Raises `NotFound`, and `PermissionDenied` when it is another's."""
     return VersionRepository(session).get(find_version(session, ref).id, for_update=True)

@@ -17,6 +17,8 @@ from tunesmith.schemas.datasets import DatasetRead, RepairRequest, ValidationRep
 from tunesmith.ui.render import page
 
 router = APIRouter(include_in_schema=False)
+SMALL_BYTES = 1_000_000
+"""A dataset below is deleted without typing its name: its file is sent again in a second."""
 
 TYPES = ("text", "image", "audio", "video", "tabular")
 STATUSES = ("ready", "processing", "failed")
@@ -111,6 +113,7 @@ def index(
         title="Datasets",
         section="datasets",
         found=found,
+        small_bytes=SMALL_BYTES,
         chosen=chosen,
         filtered=bool(q or kind or status or tag),
         descending=(order or ("asc" if sort == "name" else "desc")) == "desc",
@@ -163,6 +166,7 @@ def show(
         section="datasets",
         breadcrumb=[("Datasets", "/datasets")],
         dataset=dataset,
+        small_bytes=SMALL_BYTES,
         tab=tab,
         tabs=_tabs(dataset, report, versions),
         versions=versions,

@@ -15,6 +15,7 @@ from tunesmith.features.catalog import service as catalog
 from tunesmith.features.catalog.search import search
 from tunesmith.features.catalog.starter import STARTER_MODEL
 from tunesmith.features.datasets.service import Datasets
+from tunesmith.features.jobs import run_table
 from tunesmith.features.jobs import service as jobs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.auto import Machine, read_machine
@@ -259,4 +260,4 @@ def _frozen(value: Any) -> Any:
 def waiting_jobs(session: Session) -> list[Any]:
     """Jobs after which another can start."""
     active = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CREATED)
-    return jobs.list_jobs(session, status=active, limit=50).items
+    return run_table.list_jobs(session, status=active, limit=50).items

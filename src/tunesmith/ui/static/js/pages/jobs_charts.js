@@ -141,7 +141,7 @@ export class RunCharts {
     return this.runs.flatMap((run, place) => kind.curves.filter(name => run.curves.has(name)).map(name => ({
       label: this.label(run, name),
       points: run.over(name, this.axis),
-      kind: name.startsWith("eval_") ? "points" : "line",
+      kind: !name.startsWith("eval_") ? "line" : this.runs.length > 1 && kind.curves.length > 1 ? "dashed" : "points",
       color: this.runs.length > 1 ? this.color(place) : undefined,
     })));
   }

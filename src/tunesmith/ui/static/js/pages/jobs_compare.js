@@ -59,7 +59,7 @@ async function askAll(question, signal) {
   for (const place of places) {
     const [asked, ...others] = place.querySelectorAll("[data-asked]"), [said, ...more] = place.querySelectorAll(".said, [data-expected]");
     for (const old of [...others, ...more]) old.remove();
-    asked.textContent = `“${question}”`;
+    asked.textContent = question;
     said.textContent = "…";
     place.setAttribute("aria-busy", "true");
   }
