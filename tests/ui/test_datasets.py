@@ -203,7 +203,7 @@ def test_from_a_finding_to_its_rows_and_a_repair_seen_before_it_is_made(server: 
     page.get_by_role("link", name="Row 122", exact=True).click()
     expect(page.locator(".rows-line:focus")).to_contain_text("what is nothing")
     page.go_back()
-    card.get_by_role("button", name="Repair this").click()
+    card.get_by_role("button", name="Drop the repeats").click()
     expect(page.locator("#repair-diff")).to_contain_text("124 rows become 123")
     page.get_by_label("Mend wrongly decoded text").check()
     page.get_by_label("Cut blanks").check()

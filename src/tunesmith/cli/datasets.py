@@ -11,7 +11,7 @@ from tunesmith.cli.output import Output, say, show, size, table, transfer, waiti
 from tunesmith.cli.references import DatasetId, DatasetIds
 from tunesmith.cli.tokens import tokens_told
 from tunesmith.core.errors import InvalidInput, NotFound
-from tunesmith.schemas.datasets import DatasetRead
+from tunesmith.schemas.datasets import DatasetRead, Finding
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Upload, look at, check and repair files of examples.")

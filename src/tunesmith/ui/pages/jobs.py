@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 
+from tunesmith.core.errors import FailureCode
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs import comparing, files, metrics, service
 from tunesmith.features.jobs.tables import JobRow
@@ -15,6 +16,7 @@ from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.catalog import RECIPES, get_recipe
 from tunesmith.recipes.describing import GROUPS, describe
+from tunesmith.recipes.row_check import SKIP_REMEDY
 from tunesmith.storage.database import Session
 from tunesmith.ui.render import page
 
@@ -151,9 +153,21 @@ def show_job(
             ("artifacts", "Artifacts", len(artifacts)),
         ],
         checkpoints=checkpoints,
+        bad_rows=bad_rows_of(row),
+        skip_remedy=SKIP_REMEDY,
         has_report=(folder.artifacts / "report" / "report.html").is_file(),
         **about(state, session, row, tab, artifacts, checksums),
     )
+
+
+def bad_rows_of(row: JobRow) -> dict[str, Any] | None:
+    """The rows on which the job failed, with their dataset; None for any other end."""
+    rows = [detail["row"] for detail in row.details if "row" in detail and "version" in detail]
+    if row.failure_code != FailureCode.BAD_DATA or not rows:
+        return None
+    version = row.details[0]["version"]
+    is_held_out = row.eval_dataset_id is not None and version != row.dataset_version
+    return {"rows": rows, "version": version, "dataset_id": row.eval_dataset_id if is_held_out else row.dataset_id}
 
 
 def about(
@@ -161,7 +175,7 @@ def about(
 ) -> dict[str, Any]:
     """What one tab shows beyond what all of them know."""
     if tab == "overview":
-        return {"timeline": metrics.timeline(session, row.id)}
+        return {"timeline": metrics.timeline(session, row.id), "skipped": service.rows_skipped(session, row.id)}
     if tab == "parameters":
         return {"groups": settings_of(row), "yaml": service.config(row)}
     if tab == "artifacts":
