@@ -5,7 +5,9 @@ import { $, announce, icon, make, showProblem, clearProblem } from "../dom.js";
 import { number, plural } from "../words.js";
 
 const OF_ROWS = ["empty_rows", "bad_rows", "bad_conversation", "answer_lists", "tags_do_not_fit"], OF_LINES = ["ragged_lines", "bad_json"];
-const REFUSED = ["bad_rows", "refused_by_template"], SHOWN = 8, LOOK_MS = 400;
+/** Codes of problems that skipping solves. */
+export const REFUSED = ["bad_rows", "refused_by_template"];
+const SHOWN = 8, LOOK_MS = 400;
 /** What validation found, by dataset and version. @type {Map<string, Promise<any[]>>} */
 const reports = new Map();
 
@@ -23,7 +25,7 @@ export const skippable = details => details.length && details.every(detail => RE
 
 /** Every button that starts the job says what a click does. @param {number} count of rows that have to be skipped */
 export function labelStart(count) {
-  for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-start]"))) {
+  for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("button[data-start]"))) {
     const words = /** @type {HTMLElement} */ (button.querySelector("span"));
     button.dataset.words ??= words.textContent ?? "";
     words.textContent = count ? `Skip ${plural(count, "row")} and start` : button.dataset.words;

@@ -2,12 +2,15 @@
 /** What the job would take, and what stands in its way, beside the form. */
 import { $, make } from "../dom.js";
 import { bytes, duration, number, plural } from "../words.js";
+import { REFUSED } from "./new_job_bad_rows.js";
 
 const PARTS = /** @type {Record<string, string>} */ ({ process: "libraries", weights: "weights", gradients: "gradients", optimizer: "optimizer", activations: "activations", logits: "logits" });
 const TO_DO = /** @type {Record<string, string>} */ ({
   dataset_id: "Choose a dataset", model: "Choose a model", eval_dataset_id: "Choose the dataset that is held out",
   not_before: "Say when it may start", after_job_id: "Choose the job to wait for",
 });
+
+const TITLES = /** @type {Record<string, string>} */ ({ dataset_id: "Dataset", eval_dataset_id: "Held-out dataset", model: "Model", method: "Method", name: "Name", tags: "Tags" });
 
 /** @param {string} name @returns {any} */
 const place = name => document.querySelector(`[data-estimate="${name}"]`);
@@ -80,14 +83,15 @@ function describe(field, id) {
   field.setAttribute("aria-describedby", [...kept, id].filter(Boolean).join(" "));
 }
 
-/** @param {{loc: string, message: string}} detail */
+/** @param {{loc: string, message: string, code?: string}} detail */
 function mark(detail) {
-  const found = placeOf(detail.loc), title = found?.dataset.title ?? detail.loc, text = `${title}: ${detail.message}`;
+  const found = placeOf(detail.loc), title = found?.dataset.title ?? TITLES[detail.loc] ?? detail.loc, text = `${title}: ${detail.message}`;
   if (!found) return make("li", text);
   const step = /** @type {HTMLElement} */ (found.closest("[data-step]")).dataset.step ?? "";
   document.querySelector(`.nj-steps [data-go="${step}"]`)?.setAttribute("data-trouble", "");
   const field = /** @type {HTMLElement} */ (found.querySelector("[data-control]") ?? found), card = found.closest(".nj-cards, .nj-choice");
   if (!found.matches("[type=radio]")) field.setAttribute("aria-invalid", "true");
+  if (detail.loc === "dataset_id" && REFUSED.includes(detail.code ?? "")) return make("li", undefined, {}, [link(detail.loc, text)]); // a panel of its own tells more
   const note = make("p", detail.message, { "data-problem": "", id: `problem-${detail.loc.replaceAll(".", "-")}` });
   describe(field, note.id);
   if (found.matches("[type=radio]")) card?.before(note);
