@@ -107,14 +107,12 @@ def test_the_wizard_repairs_them_or_starts_without_them_in_one_click(ground: Ser
 
 def test_a_job_that_fails_on_a_row_links_to_it_and_starts_again_without_it(ground: ServerProcess, page: Any) -> None:
     """The row is none of those that the plan looks at: only the job meets it."""
-    talks = [
-        [{"role": "user", "content": f"Where is parcel number {n}?"}, {"role": "assistant", "content": "Here."}]
-        for n in range(2400)
+    answer = {"role": "assistant", "content": "It is at the depot beside the station, as ever."}
+    talks: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": f"Where is parcel {n}, that I sent on Monday?"}, answer] for n in range(2400)
     ]
-    talks[1] = [
-        {"role": "user", "content": "W?"},
-        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
-    ]  # type: ignore[dict-item]
+    calls = [{"function": {"name": "f", "arguments": {}}}]
+    talks[1] = [{"role": "user", "content": "W?"}, {"role": "assistant", "tool_calls": calls}]
     dataset = upload(ground, "talks", "talks.jsonl", "\n".join(json.dumps({"messages": talk}) for talk in talks))
     body = request(dataset, max_steps=4, validation_split=0.95, eval_steps=100)
     made = ground.client.post("/jobs/", json=body)
