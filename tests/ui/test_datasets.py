@@ -195,7 +195,7 @@ def test_a_million_rows_are_walked_with_few_in_the_page(server: ServerProcess, p
 def test_from_a_finding_to_its_rows_and_a_repair_seen_before_it_is_made(server: ServerProcess, page: Any) -> None:
     dataset = upload(server, "Rough edges", "rough.jsonl", lines(ROUGH))
     page.goto(f"{server.url}/datasets/{dataset}?tab=validation")
-    card = page.locator(".finding-card", has_text="Found 1 duplicate rows")
+    card = page.locator(".finding-card", has_text="1 duplicate row")
     card.get_by_role("link", name="Show these rows").click()
     expect(page.locator(".rows-line")).to_have_count(1)
     expect(page.locator(".rows-line")).to_contain_text("124")
@@ -203,7 +203,7 @@ def test_from_a_finding_to_its_rows_and_a_repair_seen_before_it_is_made(server: 
     page.get_by_role("link", name="Row 122", exact=True).click()
     expect(page.locator(".rows-line:focus")).to_contain_text("what is nothing")
     page.go_back()
-    card.get_by_role("button", name="Repair this").click()
+    card.get_by_role("button", name="Drop the repeats").click()
     expect(page.locator("#repair-diff")).to_contain_text("124 rows become 123")
     page.get_by_label("Mend wrongly decoded text").check()
     page.get_by_label("Cut blanks").check()

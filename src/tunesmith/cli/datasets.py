@@ -12,7 +12,7 @@ from tunesmith.cli.read_options import takes_read_options
 from tunesmith.cli.references import DatasetId, DatasetIds
 from tunesmith.cli.tokens import tokens_told
 from tunesmith.core.errors import InvalidInput, NotFound
-from tunesmith.schemas.datasets import DatasetRead
+from tunesmith.schemas.datasets import DatasetRead, Finding
 from tunesmith.schemas.read_options import ReadOptions
 from tunesmith.sdk.client import Client
 
@@ -143,15 +143,28 @@ def validate(dataset_id: Id) -> None:
     """What is right and wrong with it. Ends with code 1 when there are errors."""
     with Client() as client:
         report = client.datasets.validation(dataset_id)
-    rows = [(f.level, f.message, _few(f.rows, f.count), _few(f.lines, f.count), f.hint) for f in report.findings]
+    rows = [
+        (f.level, f.message, _few(f.rows, f.count), _few(f.lines, f.count), _remedy(dataset_id, f))
+        for f in report.findings
+    ]
     heads = ("level", "finding", "rows", "lines of the file", "what to do")
     show(report, table(heads, rows) if rows else "Nothing is wrong with it.")
     raise typer.Exit(0 if report.valid else 1)
 
 
 def _few(numbers: list[int], count: int) -> str:
-    more = ", …" if len(numbers) > 8 or (numbers and count > len(numbers)) else ""
-    return ", ".join(map(str, numbers[:8])) + more
+    """The first ones, and how many more there are; `--json` has them all."""
+    more = count - 8
+    return ", ".join(map(str, numbers[:8])) + (f" and {more:,} more" if numbers and more > 0 else "")
+
+
+def _remedy(dataset_id: int, finding: Finding) -> str:
+    """The hint, and the command that repairs it."""
+    if not finding.repair:
+        return finding.hint
+    value = " first" if finding.repair == "answer_lists" else ""
+    command = f"tunesmith datasets repair {dataset_id} --{finding.repair.replace('_', '-')}{value}"
+    return f"{finding.hint} Run: {command}"
 
 
 @app.command()
@@ -280,6 +293,9 @@ def tag(
 def repair(
     dataset_id: Id,
     drop_empty: Annotated[bool, typer.Option("--drop-empty")] = False,
+    drop_bad_rows: Annotated[
+        bool, typer.Option("--drop-bad-rows", help="All rows that cannot be used for training, empty ones too.")
+    ] = False,
     answer_lists: Annotated[
         str | None, typer.Option(help="Of answers that are lists: keep the first, or a row for each.")
     ] = None,
@@ -292,7 +308,7 @@ def repair(
 ) -> None:
     """Make a repaired version; the old one stays."""
     chosen = {
-        "drop_empty": drop_empty, "drop_duplicates": drop_duplicates, "answer_lists": answer_lists, "strip": strip, "fix_encoding": fix_encoding,
+        "drop_empty": drop_empty, "drop_bad_rows": drop_bad_rows, "drop_duplicates": drop_duplicates, "answer_lists": answer_lists, "strip": strip, "fix_encoding": fix_encoding,
         "length_bounds": length_bounds,
     }  # fmt: skip
     if not any(chosen.values()):

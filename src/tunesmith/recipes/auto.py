@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.core.recipe import Recipe
+from tunesmith.core.words import plural
 from tunesmith.recipes.cadence import Work, cadence
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
@@ -188,7 +189,9 @@ class _Picker:
         accumulation = max(1, effective // micro)
         sums = f"{_gib(self._memory(micro))} of {_gib(machine.memory_bytes)} on the {machine.device}"
         self.set(
-            "batch_size", micro, f"{micro} row(s) of up to {self.params['max_length']:,} tokens take about {sums}."
+            "batch_size",
+            micro,
+            f"About {sums} for {plural(micro, 'row')} of up to {self.params['max_length']:,} tokens.",
         )
         if "batch_size" in self.given and micro > effective:
             self.set("gradient_accumulation_steps", 1, "The batch is large enough without.")

@@ -68,7 +68,9 @@ class BadRows(NamedTuple):
 
     def problem(self, name: str) -> str:
         """What stands in the way of a job on the dataset `name`."""
-        there = f"{plural(self.count, 'row')} of {name} cannot be used for training: {rows_named(self.rows, self.count)}."
+        there = (
+            f"{plural(self.count, 'row')} of {name} cannot be used for training: {rows_named(self.rows, self.count)}."
+        )
         return " ".join(part for part in (there if self.count else "", self.why, self.unread) if part)
 
     def skipped(self, name: str) -> str:
@@ -93,8 +95,13 @@ def bad_rows(findings: Sequence[Finding]) -> BadRows | None:
     unread = [f"{f.message} ({rows_named(f.rows, f.count, one='line')} of the file)" for f in lines]
     return BadRows(
         sorted({row for finding in errors for row in finding.rows}), sum(finding.count for finding in errors),
-        " ".join(_sentence(finding.message) for finding in errors), " ".join(map(_sentence, unread)),
+        " ".join(_sentence(_why(finding)) for finding in errors), " ".join(map(_sentence, unread)),
     )  # fmt: skip
+
+
+def _why(finding: Finding) -> str:
+    """Its message without the count, which is told for all of them together."""
+    return finding.message.partition(" cannot be used for training. ")[2] or finding.message
 
 
 def _sentence(text: str) -> str:

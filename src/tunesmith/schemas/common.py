@@ -58,7 +58,7 @@ class ErrorBody(BaseModel):
     """Every error of the API."""
 
     error: str = Field(examples=["invalid_input"])
-    message: str = Field(examples=["1 value(s) cannot be used: hyperparameters.learning_rate."])
+    message: str = Field(examples=["1 value cannot be used: hyperparameters.learning_rate."])
     hint: str = Field("", examples=["Each problem is named in details, with its place."])
     details: list[dict[str, Any]] = Field(
         default_factory=list,

@@ -214,6 +214,8 @@ class Diagnosis(BaseModel):
     severity: Literal["info", "warning", "error"]
     message: str
     advice: str
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Hyperparameters of a new job that deals with it; empty where there is no one answer."""
 
 
 class JobEvent(BaseModel):

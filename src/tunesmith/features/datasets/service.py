@@ -47,6 +47,7 @@ UPLOADS_KEPT = timedelta(days=7)
 MAX_TAG_CHARS = 50
 SAME_COLUMNS = frozenset({"shape", "mapping", "encoding", "split"})
 """Reading options under which a file keeps its columns, so that a mapping stays."""
+REPAIR_NAMES = tuple(name for name in RepairRequest.model_fields if not name.endswith("_chars"))
 
 
 class Datasets:
@@ -392,19 +393,10 @@ def _shape(name: str) -> Shape:
 
 def check_repairs(request: RepairRequest) -> None:
     """Raises `InvalidInput` when nothing is chosen or bounds cross."""
-    if not any(
-        (
-            request.fix_encoding,
-            request.answer_lists,
-            request.strip,
-            request.drop_empty,
-            request.drop_duplicates,
-            request.length_bounds,
-        )
-    ):
+    if not any(getattr(request, name) for name in REPAIR_NAMES):
         raise InvalidInput(
             "No repair is chosen.",
-            hint="Set some of fix_encoding, answer_lists, strip, drop_empty, drop_duplicates, length_bounds to true.",
+            hint=f"Set some of {', '.join(REPAIR_NAMES)}.",
         )
     if request.min_input_chars > request.max_input_chars or request.min_output_chars > request.max_output_chars:
         raise InvalidInput(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from tunesmith.storage.database import Session, after_commit
 
 PRIORITY_NAMES = {number: Priority(name) for name, number in PRIORITIES.items()}
 MAX_DIAGNOSED_EVALUATIONS = 200
+MAX_NOTICES = 200
 
 
 def read(row: JobRow) -> JobRead:
@@ -207,7 +208,7 @@ def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dic
         message=row.status_reason,
         hint=row.hint,
         last_seq=row.last_seq,
-        diagnosis=_diagnose(steps, evaluations),
+        diagnosis=_diagnose(steps, evaluations, row.hyperparameters),
     )
 
 
@@ -275,8 +276,16 @@ def _evaluations(jobs: JobRepository, job_id: int) -> list[dict[str, Any]]:
     return [row.body for row in rows]
 
 
-def _diagnose(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> list[Diagnosis]:
-    return diagnose(series(steps, "loss"), series(evaluations, "loss"), series(steps, "grad_norm"))
+def _diagnose(
+    steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], settings: Mapping[str, Any]
+) -> list[Diagnosis]:
+    return diagnose(series(steps, "loss"), series(evaluations, "loss"), series(steps, "grad_norm"), settings)
+
+
+def rows_skipped(session: Session, job_id: int) -> list[dict[str, Any]]:
+    """What the job said of the rows that it left out: `message` and `rows`, for each dataset."""
+    notices = JobRepository(session).events(job_id, types=("notice",), limit=MAX_NOTICES)
+    return [row.body for row in notices if row.body.get("code") == "rows_skipped"]
 
 
 def share(status: str, step: int, total_steps: int) -> float:

@@ -27,13 +27,12 @@ from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.blocks.token_rows import Row, TokenRows, write_rows
 from tunesmith.recipes.blocks.tokenizer import opening
 from tunesmith.recipes.hyperparameters import SftParams
-from tunesmith.recipes.row_check import Tally, note_cut, remarks
+from tunesmith.recipes.row_check import SKIP_REMEDY, Tally, note_cut, remarks
 
 CODE_VERSION = 5
 """Raised whenever tokens or labels would come out differently."""
 BAD_ROWS_VERSION = 1
 """Raised whenever other rows would count as bad."""
-SKIP_HINT = "Skip such rows with skip_bad_rows: true, or repair the dataset."
 MAX_SKIPPED_NAMED = 10_000
 """Numbers of skipped rows that a job keeps."""
 
@@ -154,7 +153,7 @@ def _tokenize(
             FailureCode.BAD_DATA,
             f"{plural(len(bad), 'row')} of {data.name} cannot be used for training ({named}). "
             f"Row {bad[0]['row']}: {bad[0]['message']}",
-            hint=f"{bad[0]['hint']} {SKIP_HINT}".strip(),
+            hint=f"{bad[0]['hint']} {SKIP_REMEDY}".strip(),
             details=[{"row": b["row"], "message": b["message"], "version": data.digest} for b in bad[:100]],
         )
 

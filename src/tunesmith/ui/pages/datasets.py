@@ -43,13 +43,19 @@ SHAPE_WORDS = {
     "tabular": "A table of something else",
 }
 """What each row shape is, for a person."""
-MENDED_BY = {"empty_rows": "drop_empty", "duplicates": "drop_duplicates", "mojibake": "fix_encoding"}
-"""Finding → the repair that mends it."""
+REPAIR_WORDS = {
+    "drop_empty": "Drop these rows",
+    "drop_bad_rows": "Drop these rows",
+    "drop_duplicates": "Drop the repeats",
+    "fix_encoding": "Restore the characters",
+}
+"""Repair → its button beside a finding."""
 CHANGE_WORDS = {
     "fix_encoding": "Mended wrongly decoded text",
     "answer_lists": "One answer instead of a list of them",
     "strip": "Cut blanks from the ends",
     "drop_empty": "Dropped empty rows",
+    "drop_bad_rows": "Dropped rows that cannot be used for training",
     "drop_duplicates": "Dropped duplicates",
     "length_bounds": "Dropped rows outside the length bounds",
     "edit_cells": "Edited cells",
@@ -178,7 +184,7 @@ def show(
         rows_of=_rows_of(dataset, shown) if shown else None,
         address=_addresses(f"/datasets/{dataset_id}", tab=tab, version=version or ""),
         shapes=shapes_told(),
-        mended_by=MENDED_BY,
+        repair_words=REPAIR_WORDS,
         change_words=CHANGE_WORDS,
         origin_words=ORIGIN_WORDS,
         repairs=RepairRequest(),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 
+from tunesmith.core.errors import FailureCode
 from tunesmith.core.job_status import JobStatus
 from tunesmith.features.jobs import comparing, compression, files, metrics, run_table, service
 from tunesmith.features.jobs.tables import JobRow
@@ -14,6 +15,7 @@ from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.catalog import RECIPES, get_recipe
 from tunesmith.recipes.describing import GROUPS, describe
+from tunesmith.recipes.row_check import SKIP_REMEDY
 from tunesmith.schemas.runs import MAX_COLUMNS, SORT, VALUE
 from tunesmith.storage.database import Session
 from tunesmith.ui.pages import runs
@@ -161,9 +163,21 @@ def show_job(
             ("artifacts", "Artifacts", len(artifacts)),
         ],
         checkpoints=checkpoints,
+        bad_rows=bad_rows_of(row),
+        skip_remedy=SKIP_REMEDY,
         has_report=(folder.artifacts / "report" / "report.html").is_file(),
         **about(state, session, row, tab, artifacts, checksums),
     )
+
+
+def bad_rows_of(row: JobRow) -> dict[str, Any] | None:
+    """The rows on which the job failed, with their dataset; None for any other end."""
+    rows = [detail["row"] for detail in row.details if "row" in detail and "version" in detail]
+    if row.failure_code != FailureCode.BAD_DATA or not rows:
+        return None
+    version = row.details[0]["version"]
+    is_held_out = row.eval_dataset_id is not None and version != row.dataset_version
+    return {"rows": rows, "version": version, "dataset_id": row.eval_dataset_id if is_held_out else row.dataset_id}
 
 
 def about(
@@ -174,7 +188,9 @@ def about(
         made = (
             compression.results(state.settings, session, row) if get_recipe(row.method).kind == "compression" else None
         )
-        return {"timeline": metrics.timeline(session, row.id), "compressed": made}
+        return {
+            "timeline": metrics.timeline(session, row.id), "skipped": service.rows_skipped(session, row.id), "compressed": made,
+        }  # fmt: skip
     if tab == "parameters":
         return {"groups": settings_of(row), "yaml": service.config(row)}
     if tab == "artifacts":
