@@ -93,7 +93,7 @@ def _from_cells(items: list[list[Any]], reading: FileReading, names: Sequence[st
             found = find_header(texts)
             wanted = found.row + 1 if found.is_header else 0
             if not found.is_header:
-                reading.report("no_header", "The lists have no header: the first looks like those after it, so the columns are numbered")  # fmt: skip
+                reading.no_header("The list", "the first row")
             elif found.doubt:
                 reading.report("unsure_header", "The first list was read as the header", level=found.doubt)
         if wanted > len(items):
@@ -286,14 +286,14 @@ def _names_of_lists(path: Path, reading: FileReading) -> list[str] | None:
         return None
     wanted = reading.options.header_row
     if wanted is not None and wanted and wanted not in numbers:
-        raise BadData(f"Line {wanted} is no list of names.", hint="Choose another header_row, or 0 when there is none.")
+        raise BadData(f"Line {wanted} is no list of names.", hint="Choose another header row, or 0 when there is none.")
     texts = [[as_text(cell) or "" for cell in item] for item in first]
     at = numbers.index(wanted) if wanted else 0
     if wanted is None:
         found = find_header(texts)
         at, wanted = found.row, numbers[found.row] if found.is_header else 0
         if not found.is_header:
-            reading.report("no_header", f"The lists have no header: line {numbers[0]} looks like those after it, so the columns are numbered")  # fmt: skip
+            reading.no_header("The file", f"line {numbers[0]}")
         elif found.doubt:
             reading.report("unsure_header", f"Line {wanted} was read as the header", level=found.doubt)
     reading.layout.header_row = wanted

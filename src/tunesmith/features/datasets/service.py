@@ -136,7 +136,7 @@ class Datasets:
                   "version", "created_at", "updated_at")  # fmt: skip
         return DatasetRead(
             **{field: getattr(row, field) for field in fields},
-            format=about.get("format"), shape=about.get("shape"), mapping=about.get("mapping", {}),
+            format=about.get("format"), encoding=about.get("encoding"), shape=about.get("shape"), mapping=about.get("mapping", {}),
             reading=ReadOptions(**about.get("reading", {})), layout=FileLayout(**about.get("layout", {})), num_rows=about.get("num_rows"),
             num_columns=about.get("num_columns"), columns=about.get("columns", []), num_errors=about.get("num_errors", 0),
             num_warnings=about.get("num_warnings", 0),
