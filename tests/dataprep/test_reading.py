@@ -42,6 +42,11 @@ def test_a_first_record_that_is_no_header_is_a_row(ingest: Child) -> None:
         ("Where is it sold?\nWhen is it open?\n", ["text"], "no_header"),
         ("country,2019,2020\nPeru,1.5,3.4\nFrance,3,4\n", ["country", "2019", "2020"], None),
         ("shop,colour\nA,red\nB,blue\n", ["shop", "colour"], "unsure_header"),
+        (
+            "When?,What do you like?,How old are you?\n2025-01-01,Long walks.,42\n2025-01-02,Tea and cake.,17\n",
+            ["When?", "What do you like?", "How old are you?"],
+            None,
+        ),
         ("user,text\nuser,hello there\n", ["user", "text"], None),
         (",text\n0,hello\n1,you\n", ["column_1", "text"], None),
     ],

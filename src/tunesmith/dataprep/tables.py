@@ -19,8 +19,9 @@ MAX_COLUMNS = 10_000
 MAX_FIELDS = 1_000_000
 """To choose `columns` from."""
 MAX_ROWS_NAMED = 100
-JSON_STARTS = frozenset('[{-0123456789tfnNI"')
-"""First characters of texts that may be JSON themselves."""
+JSON_STARTS = frozenset('[{-0123456789"')
+JSON_WORDS = frozenset({"true", "false", "null", "NaN", "Infinity"})
+"""First characters of texts that may be JSON themselves, and words that are."""
 DECODABLE = frozenset({"bool", "int", "large int", "float", "list", "dict"})
 """Kinds of values that JSON gives back as they were."""
 FOUND: dict[str, tuple[str, str]] = {
@@ -169,7 +170,9 @@ class Kinds:
 
 def _kind(value: Any) -> str:
     if isinstance(value, str):
-        return "text like JSON" if value[:1] in JSON_STARTS and _is_json(value) else "str"
+        start = value[:1] if value[:1].strip() else value.lstrip()[:1]
+        may_be = start in JSON_STARTS or (len(value) < 100 and value.strip() in JSON_WORDS)
+        return "text like JSON" if may_be and _is_json(value) else "str"
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return "large int"
     return "NoneType" if is_missing(value) else type(value).__name__
