@@ -106,7 +106,7 @@ def test_the_command_line_has_them_all(sqlite_server: ServerProcess, tmp_path: P
     assert json.loads(says.stdout)["num_rows"] == 20
     wrong = tunesmith(tmp_path, "datasets", "upload", str(tmp_path / "no_header.csv"), "--header-row", "x", "--delimiter", "ab", **at)  # fmt: skip
     assert (
-        wrong.returncode == 1
+        wrong.returncode == 2
         and "--header-row: must be a whole number" in wrong.stderr
         and "--delimiter" in wrong.stderr
     )
