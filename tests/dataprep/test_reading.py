@@ -190,6 +190,11 @@ def test_encoding_and_delimiter_as_they_are_asked_for(ingest: Child) -> None:
         ingest(content, name, ok=False, options=options).refused("says nothing of a")
 
 
+def test_a_spreadsheets_unicode_text(ingest: Child) -> None:
+    found = ingest("question\tanswer\r\nGröße, 0\tÜber 0\r\n".encode("utf-16"), "unicode.csv")
+    assert found.frame.rows() == [("Größe, 0", "Über 0")] and found.version["layout"]["delimiter"] == "\t"
+
+
 def test_findings_name_the_lines_of_the_file(ingest: Child) -> None:
     rows = [f"{q},{a}" for q, a in PAIRS]
     rows[3], rows[6], rows[9] = '"two\nlines",a', "alone", "no answer,"
