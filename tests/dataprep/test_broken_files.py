@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "JSON text": ("a.json", b'"hello"', ("list of objects",)),
     "JSON of empty objects": ("a.json", b"[{}, {}]", ("no",)),
     "JSON 100,000 deep": ("a.json", b'[{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", ("deep",)),
-    "JSONL without an object": ("a.jsonl", b"nope\n[1]\n", ("line 1",)),
+    "JSONL without an object": ("a.jsonl", b"nope\n1\n", ("line 1",)),
     "JSON of 100,000 fields": ("a.json", json.dumps([{f"f{i}": 1 for i in range(100_000)}]).encode(), ("fields",)),
     "Parquet cut off": ("a.parquet", GOOD_PARQUET[:-100], ("parquet",)),
     "Parquet damaged": ("a.parquet", damaged_in_the_middle(GOOD_PARQUET), ("parquet",)),

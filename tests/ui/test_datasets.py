@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerProcess, kill_processes_of
+from tests.dataprep.workbook import workbook
 from tests.ui.conftest import axe
 from tests.ui.ground import conversations, reviews, upload
 
@@ -123,6 +124,46 @@ def test_files_dropped_on_the_list_are_seen_before_they_are_saved(server: Server
     assert done["mapping"] == {"input": "prompt text", "output": "reply"}
     expect(page.locator(f"#dataset-{made['id']}")).to_contain_text("ready")
     assert not page.alarms
+
+
+def test_how_a_file_is_read_is_chosen_and_seen(server: ServerProcess, page: Any) -> None:
+    page.goto(f"{server.url}/datasets/new")
+    faq: list[list[object]] = [["A title"], ["Frage", "Antwort"], ["outer question", "outer answer"], ["more", "of it"]]
+    inside: list[list[object]] = [["Frage", "Antwort"], ["inner question", "inner answer"]]
+    page.set_input_files("#files", [
+        {"name": "book.xlsx", "mimeType": "application/octet-stream", "buffer": workbook(faq, inside)},
+        {"name": "plain.csv", "mimeType": "text/csv", "buffer": "".join(f"What is {n}?,It is {n}.\n" for n in range(9)).encode()},
+    ])  # fmt: skip
+    book, plain = (page.locator(f'.upload[aria-label="{name}"]') for name in ("book.xlsx", "plain.csv"))
+    expect(book.locator(".bubble").first).to_contain_text("outer question")
+    expect(book).to_contain_text("Sheet S1 was read; there is also S2 (1 row)")
+    book.locator("[data-option=sheet]").select_option("S2")
+    expect(book.locator(".bubble").first).to_contain_text("inner question")
+    expect(book.locator("[data-option=header_row]")).to_have_value("1")
+    expect(book.locator("[data-option=sheet]")).to_be_focused()
+    expect(plain).to_contain_text("line 1 looks like those below it")
+    plain.locator("[data-option=header_row]").fill("700")
+    plain.locator("[data-option=header_row]").blur()
+    expect(plain).to_contain_text("There is no line 700 to be the header.")
+    plain.locator("[data-option=columns]").fill("question, answer")
+    plain.locator("[data-option=columns]").blur()
+    expect(plain.locator(".bubble").first).to_contain_text("What is 0?")
+    expect(plain).not_to_contain_text("no line 700")
+    axe(page, include="main")
+    page.get_by_role("button", name="Save all").click()
+    expect(page.locator('.upload[data-state="saved"]')).to_have_count(2)
+    read, other = (server.client.get("/datasets/", params={"q": name}).json()["items"][0]["id"] for name in ("plain", "book"))  # fmt: skip
+    done = server.wait_for(f"/datasets/{read}", lambda found: found["status"] == "ready")
+    assert (done["columns"], done["shape"], done["num_rows"]) == (["question", "answer"], "question_answer", 9)
+    server.wait_for(f"/datasets/{other}", lambda found: found["status"] == "ready")
+    page.goto(f"{server.url}/datasets/{other}?tab=columns")
+    page.locator("[data-option=sheet]").select_option("S1")
+    axe(page, include="main")
+    page.get_by_role("button", name="Read the file again").click()
+    again = server.wait_for(f"/datasets/{other}", lambda found: found["status"] == "ready" and found["num_rows"] == 2)
+    assert again["reading"]["sheet"] == "S1"
+    expect(page.locator("[data-mapping-example]")).to_contain_text("outer question")
+    assert all("422" in alarm for alarm in page.alarms), page.alarms
 
 
 def test_an_upload_that_breaks_goes_on_where_it_stopped(server: ServerProcess, page: Any, tmp_path: Path) -> None:

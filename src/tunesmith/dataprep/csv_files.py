@@ -78,7 +78,7 @@ def _start(path: Path, delimiter: str, reading: FileReading) -> Start:
     records, lines = _first_records(path, delimiter, LOOKED_AT + MAX_TITLE_ROWS, after=(wanted or 1) - 1)
     if not records:
         if wanted:
-            raise BadData(f"There is no line {wanted} to be the header.", hint="Choose another header_row.")
+            raise BadData(f"There is no line {wanted} to be the header.", hint="Choose another header row.")
         raise BadData("The file has no rows.", hint="Put at least one row below the header.")
     layout = reading.layout
     if wanted is None:
@@ -88,7 +88,7 @@ def _start(path: Path, delimiter: str, reading: FileReading) -> Start:
             above = "1 line above it was" if at == 1 else f"{at} lines above it were"
             reading.report("title_lines", f"The table begins in line {line}; {above} left out")
         if not is_header:
-            reading.report("no_header", f"There is no header: line {line} looks like the lines below it, so the columns are numbered")  # fmt: skip
+            reading.no_header("The file", f"line {line}")
         elif found.doubt:
             shown = ", ".join(repr(cell[:40]) for cell in records[at][:6])
             reading.report("unsure_header", f"Line {line} was read as the header: {shown}", level=found.doubt)

@@ -16,7 +16,7 @@ NUMBER = re.compile(r"[+-]?[\d.,\u00a0 ]*\d[\d.,]*\s?(?:[%€$£]|[eE][+-]?\d+)?
 DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ].*)?|\d{1,2}:\d{2}(?::\d{2})?")
 YEAR = re.compile(r"(?:19|20|21)\d\d")
 SENTENCE_END = re.compile(r"""[.?!…。？！]["'”’»)]?$""")
-MAX_NAME_CHARS, MAX_NAME_WORDS = 60, 6
+MAX_NAME_CHARS, MAX_NAME_WORDS = 60, 3
 """Longer texts are no names of columns."""
 
 
@@ -60,7 +60,9 @@ def _is_header(cells: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[bo
         for_header, for_row = for_header + (vote > 0), for_row + (vote < 0)
     if for_row > for_header:
         return False, ""
-    return True, "warning" if for_row else "" if for_header else "info"
+    if for_header:
+        return True, "warning" if for_row else ""
+    return True, "warning" if for_row or any(map(_is_sentence, cells)) else "info"
 
 
 def _vote(cell: str, values: list[str]) -> int:
@@ -71,14 +73,23 @@ def _vote(cell: str, values: list[str]) -> int:
     if _is_figure(cell):
         is_year_above = YEAR.fullmatch(cell) and not any(YEAR.fullmatch(value) for value in values)
         return 1 if is_year_above else -1 if share > 0.5 else 0
-    if SENTENCE_END.search(cell) or len(cell) > MAX_NAME_CHARS or len(cell.split()) > MAX_NAME_WORDS:
-        return -1
     if cell in values:
         return -1
-    if share >= 0.9:
+    if _is_sentence(cell):  # forms name their columns by whole questions
+        alike = sum(_is_sentence(value) and _is_asked(value) == _is_asked(cell) for value in values) / len(values)
+        return -1 if alike > 0.4 else 0 if any(map(_is_sentence, values)) else 1
+    if share >= 0.9 or ("_" in cell and cell.isidentifier() and not any("_" in value for value in values)):
         return 1
     is_longer = sum(len(value) > 2 * len(cell) and len(value.split()) > len(cell.split()) for value in values)
     return 1 if is_longer > 0.8 * len(values) else 0
+
+
+def _is_sentence(text: str) -> bool:
+    return bool(SENTENCE_END.search(text)) or len(text) > MAX_NAME_CHARS or len(text.split()) > MAX_NAME_WORDS
+
+
+def _is_asked(text: str) -> bool:
+    return text.endswith(("?", "？"))
 
 
 def _is_figure(text: str) -> bool:

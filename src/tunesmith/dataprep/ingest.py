@@ -136,6 +136,7 @@ def check_format(source: Source, options: ReadOptions) -> None:
         "header_row": source.format in ("csv", "tsv", "xlsx", "json", "jsonl"),
         "delimiter": source.format in ("csv", "tsv"),
         "encoding": of_text,
+        "columns": source.format != "zip",
     }
     wrong = [name for name, is_fit in fits.items() if getattr(options, name) is not None and not is_fit]
     if wrong:

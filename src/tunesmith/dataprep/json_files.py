@@ -84,7 +84,6 @@ def _from_list(items: list[Any], reading: FileReading) -> Rows:
 
 def _from_cells(items: list[list[Any]], reading: FileReading, names: Sequence[str] | None = None) -> Rows:
     """Lists of cells; the first may be the header."""
-    width = max(map(len, items))
     first = 0
     if names is None:
         wanted = reading.options.header_row
@@ -93,7 +92,7 @@ def _from_cells(items: list[list[Any]], reading: FileReading, names: Sequence[st
             found = find_header(texts)
             wanted = found.row + 1 if found.is_header else 0
             if not found.is_header:
-                reading.report("no_header", "The lists have no header: the first looks like those after it, so the columns are numbered")  # fmt: skip
+                reading.no_header("The list", "the first row")
             elif found.doubt:
                 reading.report("unsure_header", "The first list was read as the header", level=found.doubt)
         if wanted > len(items):
@@ -102,7 +101,7 @@ def _from_cells(items: list[list[Any]], reading: FileReading, names: Sequence[st
         names = (
             reading.column_names([as_text(cell) or "" for cell in items[wanted - 1]])
             if wanted
-            else reading.names_without_header(width)
+            else reading.names_without_header(_usual_width(items))
         )
     wide = [number for number, item in enumerate(items[first:], start=1) if len(item) > len(names)]
     if wide:
@@ -111,6 +110,11 @@ def _from_cells(items: list[list[Any]], reading: FileReading, names: Sequence[st
             details=[{"row": number, "message": "too many cells"} for number in wide[:20]],
         )  # fmt: skip
     return [dict(zip(names, item, strict=False)) for item in items[first:]]
+
+
+def _usual_width(items: Sequence[Sequence[Any]]) -> int:
+    widths = [len(item) for item in items]
+    return max(set(widths), key=lambda width: (widths.count(width), width))
 
 
 def _from_object(value: dict[str, Any], reading: FileReading) -> Rows:
@@ -286,18 +290,21 @@ def _names_of_lists(path: Path, reading: FileReading) -> list[str] | None:
         return None
     wanted = reading.options.header_row
     if wanted is not None and wanted and wanted not in numbers:
-        raise BadData(f"Line {wanted} is no list of names.", hint="Choose another header_row, or 0 when there is none.")
+        raise BadData(f"Line {wanted} is no list of names.", hint="Choose another header row, or 0 when there is none.")
     texts = [[as_text(cell) or "" for cell in item] for item in first]
     at = numbers.index(wanted) if wanted else 0
     if wanted is None:
         found = find_header(texts)
-        at, wanted = found.row, numbers[found.row] if found.is_header else 0
-        if not found.is_header:
-            reading.report("no_header", f"The lists have no header: line {numbers[0]} looks like those after it, so the columns are numbered")  # fmt: skip
+        is_header = found.is_header and len(texts) > 1
+        at, wanted = found.row, numbers[found.row] if is_header else 0
+        if is_header and wanted > 1:
+            reading.report("title_lines", f"The table begins in line {wanted}; what is above it was left out")
+        if not is_header:
+            reading.no_header("The file", f"line {numbers[0]}")
         elif found.doubt:
             reading.report("unsure_header", f"Line {wanted} was read as the header", level=found.doubt)
     reading.layout.header_row = wanted
-    return reading.column_names(texts[at]) if wanted else reading.names_without_header(max(map(len, texts)))
+    return reading.column_names(texts[at]) if wanted else reading.names_without_header(_usual_width(texts))
 
 
 def _json_lines(path: Path, names: list[str] | None, header_row: int) -> Iterator[tuple[int, dict[str, Any], str]]:

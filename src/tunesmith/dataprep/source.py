@@ -214,6 +214,8 @@ def _as_wanted(path: Path, work_dir: Path, wanted: str, head: bytes) -> tuple[Pa
         return path, wanted, []
     if wanted == "utf-8" and head.startswith(codecs.BOM_UTF8):
         wanted = "utf-8-sig"
+    if wanted == "utf-16" and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        wanted = _utf16_without_mark(head) or "utf-16-le"
     is_whole = True
     try:
         with path.open(encoding=wanted, errors="strict") as text:
@@ -222,7 +224,10 @@ def _as_wanted(path: Path, work_dir: Path, wanted: str, head: bytes) -> tuple[Pa
     except UnicodeError:
         is_whole = False
     warning = f"Some bytes are not valid {wanted} and were replaced by \N{REPLACEMENT CHARACTER}. Try another encoding."
-    return _transcode(path, work_dir, wanted), wanted.removesuffix("-sig"), [] if is_whole else [warning]
+    try:
+        return _transcode(path, work_dir, wanted), wanted.removesuffix("-sig"), [] if is_whole else [warning]
+    except UnicodeError:
+        raise BadData(f"The text is not {wanted}.", hint="Choose another encoding, or leave it to be detected.") from None
 
 
 def _is_text(head: bytes) -> bool:

@@ -45,9 +45,3 @@ def splits_found(layout: FileLayout) -> Finding:
         level="info", code="splits", column=layout.split_column, message=f"The file has its own splits: {told}",
         hint="A job learns from train and holds the others out, unless split_by says otherwise.",
     )  # fmt: skip
-
-
-def held_out(data: Path | str, column: str) -> pl.Series:
-    """(rows,) bool: True for rows that are not to be trained on."""
-    word = pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase().fill_null("")
-    return pl.scan_parquet(data).select((~word.is_in(list(TRAINING_SPLITS))).alias("held_out")).collect()["held_out"]

@@ -19,8 +19,9 @@ MAX_COLUMNS = 10_000
 MAX_FIELDS = 1_000_000
 """To choose `columns` from."""
 MAX_ROWS_NAMED = 100
-JSON_STARTS = frozenset('[{-0123456789tfnNI"')
-"""First characters of texts that may be JSON themselves."""
+JSON_STARTS = frozenset('[{-0123456789"')
+JSON_WORDS = frozenset({"true", "false", "null", "NaN", "Infinity"})
+"""First characters of texts that may be JSON themselves, and words that are."""
 DECODABLE = frozenset({"bool", "int", "large int", "float", "list", "dict"})
 """Kinds of values that JSON gives back as they were."""
 FOUND: dict[str, tuple[str, str]] = {
@@ -39,11 +40,11 @@ FOUND: dict[str, tuple[str, str]] = {
     "duplicate_columns": ("warning", "Rename them in the file, or map the column that is meant."),
     "no_header": (
         "warning",
-        "Name them with columns, and map them. If the line is a header after all, set header_row to its number.",
+        "Name the columns and map them. If it is a header after all, say that it is the header row.",
     ),
-    "unsure_header": ("info", "If it is a row like the others, set header_row to 0."),
-    "title_lines": ("info", "If the table begins elsewhere, set header_row to the number of its header."),
-    "other_sheets": ("warning", "Choose another with sheet, or upload the file once for each."),
+    "unsure_header": ("info", "If it is a row like the others, say that the header row is 0."),
+    "title_lines": ("info", "If the table begins elsewhere, give the number of its header row."),
+    "other_sheets": ("warning", "Choose another sheet, or upload the file once for each."),
     "layout": ("info", "Save the file as JSON Lines if that is not what it is."),
 }
 """What a reader reports → how bad it is, and what to do about it."""
@@ -82,7 +83,7 @@ class FileReading:
         if len(header) > MAX_COLUMNS and not self.options.columns:
             raise TooLarge(
                 f"The file has {len(header)} columns; {MAX_COLUMNS} are read.",
-                hint="Choose those that are needed with columns.",
+                hint="Choose the columns that are needed.",
             )
         names = column_names(header)
         again: dict[str, list[str]] = {}
@@ -94,6 +95,11 @@ class FileReading:
             told = "; ".join(f"{given[:80]!r} {len(found)} times, called {', '.join(found[:5])}" for given, found in list(repeated.items())[:5])  # fmt: skip
             self.report("duplicate_columns", f"The header has {told}")
         return names
+
+    def no_header(self, what: str, first: str) -> None:
+        """Report that `what` begins with a row."""
+        called = "are called as was said" if self.options.columns else "are numbered"
+        self.report("no_header", f"{what} has no header: {first} looks like those below it, so the columns {called}")
 
     def names_without_header(self, width: int) -> list[str]:
         """The names that were given, then numbers. Raises `BadData` when more were given than there are columns."""
@@ -139,7 +145,7 @@ class Kinds:
                 if len(self.of) > self._most:
                     raise TooLarge(
                         f"The rows have more than {self._most} different fields.",
-                        hint="Choose those that are needed with columns, or keep only them.",
+                        hint="Choose the columns that are needed.",
                     )
             found.add(_kind(value))
 
@@ -164,7 +170,9 @@ class Kinds:
 
 def _kind(value: Any) -> str:
     if isinstance(value, str):
-        return "text like JSON" if value[:1] in JSON_STARTS and _is_json(value) else "str"
+        start = value[:1] if value[:1].strip() else value.lstrip()[:1]
+        may_be = start in JSON_STARTS or (len(value) < 100 and value.strip() in JSON_WORDS)
+        return "text like JSON" if may_be and _is_json(value) else "str"
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return "large int"
     return "NoneType" if is_missing(value) else type(value).__name__

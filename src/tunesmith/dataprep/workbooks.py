@@ -96,11 +96,11 @@ def _chosen(sheets: list[tuple[str, list[list[Any]]]], reading: FileReading) -> 
             )
         table = found[at]
         if table is None:
-            raise BadData(f"Sheet {names[at]!r} has no header and rows.", hint="Choose another sheet or header_row.")
+            raise BadData(f"Sheet {names[at]!r} has no header and rows.", hint="Choose another sheet or header row.")
         return table
     full = [table for table in found if table is not None]
     if not full:
-        hint = "Put names in its first row." if reading.options.header_row is None else "Choose another header_row."
+        hint = "Put names in its first row." if reading.options.header_row is None else "Choose another header row."
         raise BadData("The workbook has no sheet with a header and rows.", hint=hint)
     table = next((t for t in full if _is_known(t)), next((t for t in full if t.width > 1), full[0]))
     others = [t for t in full if t is not table]
@@ -155,7 +155,7 @@ def _tell(table: Table, reading: FileReading) -> None:
         above = "1 row above it was" if table.titles == 1 else f"{table.titles} rows above it were"
         reading.report("title_lines", f"The table begins in row {table.header_row or table.numbers[0]} of sheet {table.sheet}; {above} left out")  # fmt: skip
     if table.header is None:
-        reading.report("no_header", f"Sheet {table.sheet} has no header: row {table.numbers[0]} looks like the rows below it, so the columns are numbered")  # fmt: skip
+        reading.no_header(f"Sheet {table.sheet}", f"row {table.numbers[0]}")
     elif table.doubt:
         reading.report("unsure_header", f"Row {table.header_row} of sheet {table.sheet} was read as the header", level=table.doubt)  # fmt: skip
 

@@ -42,6 +42,8 @@ class DatasetRead(BaseModel):
     file_name: str
     format: str | None
     """csv, tsv, json, jsonl, parquet, xlsx, text, zip, conll; as detected."""
+    encoding: str | None = None
+    """What the text of the file was in."""
     size_bytes: int
     """Of the original file."""
     sha256: str

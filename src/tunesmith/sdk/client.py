@@ -179,9 +179,11 @@ class Datasets:
         """A change, made once the processing that is under way is over, and waited for. Raises `BadData` when it cannot be."""
         while (before := self.get(dataset_id)).status == DatasetStatus.PROCESSING:
             time.sleep(LOOK_EVERY_S)
-        self._connection.request(method, path, json=json)
+        answer = DatasetRead.model_validate(json_of(self._connection.request(method, path, json=json)))
+        if answer.status != DatasetStatus.PROCESSING:
+            return answer
         after = self.wait(dataset_id)
-        if after.error and after.version == before.version and after.error != before.error:
+        if after.error and after.version == before.version:
             raise error_from(after.error, BadData.status)
         return after
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.core.errors import BadRequest, TooMany
 from tunesmith.core.outbound import checked_url, fetch
 from tunesmith.features.datasets import files
-from tunesmith.features.datasets.service import check_reading
+from tunesmith.features.datasets.chosen_shape import check_reading
 from tunesmith.features.datasets.upload_api import make_dataset
 from tunesmith.http.session import State
 from tunesmith.schemas.datasets import DatasetRead, FromUrl

@@ -15,9 +15,10 @@ from tunesmith.core.errors import Conflict, InUse, InvalidInput
 from tunesmith.core.job_dir import fsync_dir
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.plain_text import CONTROL
-from tunesmith.dataprep.shapes import SHAPES, Shape
+from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.features.accounts.quotas import check_storage
 from tunesmith.features.datasets import files
+from tunesmith.features.datasets.chosen_shape import check_reading, find_shape
 from tunesmith.features.datasets.repository import SORTS, DatasetRepository, no_upload
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
 from tunesmith.live.bus import Bus
@@ -137,7 +138,7 @@ class Datasets:
                   "version", "created_at", "updated_at")  # fmt: skip
         return DatasetRead(
             **{field: getattr(row, field) for field in fields},
-            format=about.get("format"), shape=about.get("shape"), mapping=about.get("mapping", {}),
+            format=about.get("format"), encoding=about.get("encoding"), shape=about.get("shape"), mapping=about.get("mapping", {}),
             reading=ReadOptions(**about.get("reading", {})), layout=FileLayout(**about.get("layout", {})), num_rows=about.get("num_rows"),
             num_columns=about.get("num_columns"), columns=about.get("columns", []), num_errors=about.get("num_errors", 0),
             num_warnings=about.get("num_warnings", 0),
@@ -213,7 +214,7 @@ class Datasets:
         self._schedule(row, {"action": "ingest", "options": options.given(), "again": True})
 
     def _check_mapping(self, about: dict[str, Any], changes: DatasetUpdate) -> None:
-        shape = _shape(changes.shape or about["shape"])
+        shape = find_shape(changes.shape or about["shape"])
         problems = [
             {
                 "loc": f"mapping.{role}",
@@ -363,32 +364,6 @@ class Datasets:
         )
         after_commit(self.session, lambda: received.path.unlink(missing_ok=True))
         return row
-
-
-def check_reading(options: ReadOptions) -> None:
-    """Raises `InvalidInput` for a shape or a role that does not exist; whether the columns do is seen when it is read."""
-    if options.shape is None and options.mapping:
-        raise InvalidInput("A mapping needs its shape.", details=[{"loc": "shape", "message": "missing"}])
-    if options.shape is None:
-        return
-    known = _shape(options.shape)
-    wrong = [role for role in options.mapping or {} if role not in known.roles]
-    if wrong:
-        raise InvalidInput(
-            f"Shape {known.name} has no role {wrong[0][:80]!r}.", hint=f"Its roles are: {', '.join(known.roles) or 'none'}.",
-            details=[{"loc": f"mapping.{role}", "message": "unknown role"} for role in wrong],
-        )  # fmt: skip
-
-
-def _shape(name: str) -> Shape:
-    """Raises `InvalidInput`."""
-    shape = SHAPES.get(name)
-    if shape is None:
-        raise InvalidInput(
-            f"There is no row shape {name!r}.", hint=f"Choose one of: {', '.join(SHAPES)}.",
-            details=[{"loc": "shape", "message": "unknown"}],
-        )  # fmt: skip
-    return shape
 
 
 def check_repairs(request: RepairRequest) -> None:

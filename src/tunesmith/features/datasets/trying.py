@@ -7,8 +7,9 @@ from typing import Any
 
 from tunesmith.core.errors import Conflict, TooLarge, Unavailable
 from tunesmith.features.datasets import asking, files
+from tunesmith.features.datasets.chosen_shape import check_reading
 from tunesmith.features.datasets.rows import Reading, read_range
-from tunesmith.features.datasets.service import Datasets, check_reading, check_repairs, upload_path, upload_size
+from tunesmith.features.datasets.service import Datasets, check_repairs, upload_path, upload_size
 from tunesmith.live.bus import Bus
 from tunesmith.schemas.datasets import RepairPreview, RepairRequest, UploadPreview
 from tunesmith.schemas.read_options import ReadOptions

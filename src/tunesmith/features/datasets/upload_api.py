@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect
 from tunesmith.core.acting import Scope
 from tunesmith.core.errors import BadRequest, Conflict, TunesmithError
 from tunesmith.features.datasets import files, trying
+from tunesmith.features.datasets.chosen_shape import check_reading
 from tunesmith.features.datasets.multipart import Sink, receive
-from tunesmith.features.datasets.service import Datasets, check_reading, upload_path, upload_size, whole_upload
+from tunesmith.features.datasets.service import Datasets, upload_path, upload_size, whole_upload
 from tunesmith.features.datasets.tables import UploadRow
 from tunesmith.http.errors import invalid_input
 from tunesmith.http.policy import declare, needs

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tunesmith.core.job_spec import DatasetRef
+from tunesmith.dataprep.shapes import TRAINING_SPLITS
 
 SPARE_ROWS = 1.1
 """More rows than a run of few steps needs: some may be left out."""
@@ -61,11 +62,12 @@ def _num_held_out(num_rows: int, share: float) -> int:
 
 def split_of_file(data: DatasetRef) -> tuple[np.ndarray, np.ndarray] | None:
     """The same as the data itself says; None where it does not."""
-    from tunesmith.dataprep.splits import held_out
+    import polars as pl
 
     if data.split_column is None:
         return None
-    is_held_out = held_out(data.path, data.split_column).to_numpy()
+    word = pl.col(data.split_column).cast(pl.String).str.strip_chars().str.to_lowercase().fill_null("")
+    is_held_out = pl.scan_parquet(data.path).select(~word.is_in(list(TRAINING_SPLITS))).collect().to_series().to_numpy()
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 

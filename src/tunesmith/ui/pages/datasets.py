@@ -61,7 +61,7 @@ CHANGE_WORDS = {
     "edit_cells": "Edited cells",
     "delete_rows": "Deleted rows",
 }
-ORIGIN_WORDS = {"upload": "Uploaded", "repair": "Repaired", "mapping": "Columns mapped", "edit": "Edited by hand"}
+ORIGIN_WORDS = {"upload": "Uploaded", "repair": "Repaired", "reading": "Read again", "mapping": "Columns mapped", "edit": "Edited by hand"}
 
 Text = Annotated[str, Query(max_length=200)]
 
@@ -182,6 +182,7 @@ def show(
         statistics=datasets.statistics(dataset_id, seen) if shown and tab == "statistics" else None,
         finding=_finding(report, finding),
         rows_of=_rows_of(dataset, shown) if shown else None,
+        read_as=_read_as(dataset) if shown and shown.digest == dataset.version else None,
         address=_addresses(f"/datasets/{dataset_id}", tab=tab, version=version or ""),
         shapes=shapes_told(),
         repair_words=REPAIR_WORDS,
@@ -225,6 +226,19 @@ def _rows_of(dataset: DatasetRead, shown: VersionRead) -> dict[str, Any]:
         "shape": shown.shape,
         "mapping": shown.mapping,
         "total": shown.num_rows,
+    }
+
+
+def _read_as(dataset: DatasetRead) -> dict[str, Any]:
+    """For the script that reads the file in another way."""
+    options = dataset.reading.of_file()
+    return {
+        "id": dataset.id,
+        "newest": dataset.status == "ready",
+        "format": dataset.format,
+        "encoding": dataset.encoding,
+        "layout": dataset.layout.model_dump(),
+        "options": options,
     }
 
 
