@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from tunesmith.core import confinement
+from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.gguf import ARRAY, SCALAR_BYTES, STRING, check_gguf
 
 TIMEOUT_S = 60.0
@@ -92,9 +93,10 @@ def _quoted(text: str) -> str:
     return text.replace("{{", '{{ "{{" }}')
 
 
-def derive(jinja: str, bos: str, eos: str, *, adds_bos: bool) -> OllamaTemplate:
-    """Raises what the chat template raises. `adds_bos`: llama.cpp puts `bos` there itself."""
-    render = _renderer(jinja, bos, eos)
+def derive(jinja: str, bos: str, eos: str, *, adds_bos: bool, is_dated: bool = True) -> OllamaTemplate:
+    """Raises what the chat template raises. `adds_bos`: llama.cpp puts `bos` there itself. `is_dated`: the template may ask for
+    today's date."""
+    render = _renderer(jinja, bos, eos, is_dated=is_dated)
 
     def plain(*messages: Message, prompt: bool = False) -> str:
         text = render([*messages], prompt)
@@ -143,7 +145,7 @@ def _talk(kinds: str) -> list[Message]:
     return [{"role": roles[kind][0], "content": roles[kind][1]} for kind in kinds]
 
 
-def _renderer(jinja: str, bos: str, eos: str) -> Any:
+def _renderer(jinja: str, bos: str, eos: str, *, is_dated: bool) -> Any:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -158,7 +160,7 @@ def _renderer(jinja: str, bos: str, eos: str) -> Any:
         return utc_now().strftime(form)
 
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-    environment.globals |= {"raise_exception": refuse, "strftime_now": today}
+    environment.globals |= {"raise_exception": refuse} | ({"strftime_now": today} if is_dated else {})
     template = environment.from_string(jinja)
 
     def render(messages: list[Message], prompt: bool) -> str:
@@ -170,7 +172,16 @@ def _renderer(jinja: str, bos: str, eos: str) -> Any:
 def template_of(gguf: Path) -> OllamaTemplate:
     """For the chat template inside a GGUF file. Raises `BadData` for a file that cannot be trusted."""
     check_gguf(gguf)
-    command = confinement.command("tunesmith.recipes.blocks.ollama_template", str(gguf))
+    return _asked(gguf)
+
+
+def template_in(folder: Path) -> OllamaTemplate:
+    """For the chat template of a model's or an adapter's folder: the same for the same files on any day."""
+    return _asked(folder)
+
+
+def _asked(path: Path) -> OllamaTemplate:
+    command = confinement.command("tunesmith.recipes.blocks.ollama_template", str(path))
     try:
         result = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=confinement.environment())
         told = json.loads(result.stdout.decode(errors="replace").strip().splitlines()[-1])
@@ -194,6 +205,33 @@ def _read(gguf: Path) -> OllamaTemplate:
         return derive(jinja.decode(errors="replace"), bos, eos, adds_bos=bool(keys.get("tokenizer.ggml.add_bos_token")))
     except (*REFUSALS, TemplateError):
         return OllamaTemplate("", [eos] if eos else [])
+
+
+def _read_folder(folder: Path) -> OllamaTemplate:
+    from tokenizers import Tokenizer
+
+    config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    told = config.get("chat_template") or ""
+    if isinstance(told, list):
+        told = next((str(one["template"]) for one in told if one.get("name") == "default"), "")
+    own = folder / "chat_template.jinja"
+    jinja = own.read_text() if own.is_file() else told
+    bos, eos = (_text_of(config.get(f"{name}_token")) for name in ("bos", "eos"))
+    adds_bos = config.get("add_bos_token")
+    if adds_bos is None:
+        adds_bos = bool(bos) and tokenizer.encode("a").tokens[:1] == [bos]
+    learned = [tokenizer.id_to_token(number) for number in sorted(ends_in(folder))]
+    ends = [text for text in dict.fromkeys((*learned, eos)) if text]
+    try:
+        found = derive(jinja, bos, eos, adds_bos=adds_bos, is_dated=False)
+    except (*REFUSALS, TemplateError):
+        return OllamaTemplate("", ends)
+    return OllamaTemplate(found.text, list(dict.fromkeys((*found.stop, *ends))))
+
+
+def _text_of(token: Any) -> str:
+    return str(token["content"]) if isinstance(token, dict) else token or ""
 
 
 def _keys(data: mmap.mmap) -> Iterator[tuple[str, Any]]:
@@ -232,4 +270,5 @@ def _keys(data: mmap.mmap) -> Iterator[tuple[str, Any]]:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CPU, (RENDER_CPU_S, RENDER_CPU_S))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    sys.stdout.write("\n" + json.dumps(_read(Path(sys.argv[1]))._asdict()) + "\n")
+    given = Path(sys.argv[1])
+    sys.stdout.write("\n" + json.dumps((_read_folder if given.is_dir() else _read)(given)._asdict()) + "\n")
