@@ -21,6 +21,7 @@ from jinja2 import TemplateError
 
 from tunesmith.core import confinement
 from tunesmith.recipes.blocks.endings import ends_in
+from tunesmith.recipes.chat_template import template_text
 from tunesmith.recipes.gguf import ARRAY, SCALAR_BYTES, STRING, check_gguf
 
 TIMEOUT_S = 60.0
@@ -212,11 +213,6 @@ def _read_folder(folder: Path) -> OllamaTemplate:
 
     config = json.loads((folder / "tokenizer_config.json").read_bytes())
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    told = config.get("chat_template") or ""
-    if isinstance(told, list):
-        told = next((str(one["template"]) for one in told if one.get("name") == "default"), "")
-    own = folder / "chat_template.jinja"
-    jinja = own.read_text() if own.is_file() else told
     bos, eos = (_text_of(config.get(f"{name}_token")) for name in ("bos", "eos"))
     adds_bos = config.get("add_bos_token")
     if adds_bos is None:
@@ -224,7 +220,7 @@ def _read_folder(folder: Path) -> OllamaTemplate:
     learned = [tokenizer.id_to_token(number) for number in sorted(ends_in(folder))]
     ends = [text for text in dict.fromkeys((*learned, eos)) if text]
     try:
-        found = derive(jinja, bos, eos, adds_bos=adds_bos, is_dated=False)
+        found = derive(template_text(folder), bos, eos, adds_bos=adds_bos, is_dated=False)
     except (*REFUSALS, TemplateError):
         return OllamaTemplate("", ends)
     return OllamaTemplate(found.text, list(dict.fromkeys((*found.stop, *ends))))
