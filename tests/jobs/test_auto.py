@@ -184,8 +184,8 @@ def test_evaluations_and_checkpoints_take_at_most_a_tenth(
     state_bytes = choice.estimate["trained_weights"] * 12
     step_s = params["batch_size"] * params["gradient_accumulation_steps"] * min(length, params["max_length"])
     step_s *= flop_per_token(recipe, params, situation.model) / guessed_flops("cpu")  # type: ignore[arg-type]
-    step_s = max(step_s, 0.005 * params["gradient_accumulation_steps"])
-    checkpoint = (0.1 + state_bytes / 300e6) / step_s
+    step_s = max(step_s, 30 * 0.002 * params["gradient_accumulation_steps"])
+    checkpoint = (0.05 + state_bytes / 300e6) / step_s
     before_the_end = (math.ceil(total / evaluate) - 1) * (evaluation + checkpoint * keeps_best)
     before_the_end += (math.ceil(total / save) - 1) * checkpoint
     assert before_the_end <= 0.1 * total + 1e-6
@@ -196,7 +196,7 @@ def test_a_tiny_run_saves_and_says_why() -> None:
     choice = choose(LORA, {"max_steps": 8}, facts(size=3e6, rows=40))
     assert choice.params["save_steps"] == 8 and choice.params["eval_steps"] == 8
     assert choice.reasons["save_steps"] == "Once, at the end: a run of 8 steps needs no more."
-    some = choose(LORA, {"max_steps": 80}, facts(size=3e6, rows=4000)).reasons["eval_steps"]
+    some = choose(LORA, {"max_steps": 80}, facts(size=1e9, rows=4000)).reasons["eval_steps"]
     assert some.startswith("Every ") and "at most a tenth of the time goes to evaluations and checkpoints" in some
     long = choose(LORA, {"epochs": 3}, facts(size=1e9, rows=200_000))
     assert "About ten checkpoints in" in long.reasons["save_steps"]

@@ -38,6 +38,8 @@ LEAST_EVAL_ROWS = 20
 """Held out of a long data set, however few steps learn from it."""
 CORE_FLOPS = 30e9
 """What a core of a current CPU does in fp32 while training, operations a second; a guess until a job has finished here."""
+LAYER_S = 0.002
+"""What a layer takes with one micro-batch, forward and backward, however small it is."""
 GPU_FLOPS = 60e12
 """The same of a current GPU in bf16."""
 
@@ -222,7 +224,7 @@ class _Picker:
         if model:
             length = min(facts.lengths.mean or facts.lengths.median, params["max_length"]) if facts.lengths else 0
             flop = params["batch_size"] * batches * length * flop_per_token(self.recipe, params, model)
-            step_s = flop / guessed_flops(facts.machine.device)
+            step_s = max(flop / guessed_flops(facts.machine.device), batches * model.num_layers * LAYER_S)
         return Work(
             total_steps=total, held_out_rows=held_out, batch_rows=params["batch_size"], batches=batches,
             forward_share=1 / 2 if is_adapter(self.recipe) else 1 / 3, step_s=step_s,

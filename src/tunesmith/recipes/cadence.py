@@ -14,7 +14,7 @@ TIMES = 10
 """Evaluations and checkpoints of a run that can afford them."""
 LEAST_STEPS = 10
 """Fewer steps need no checkpoint before the last one."""
-CHECKPOINT_S = 0.1
+CHECKPOINT_S = 0.05
 """What a checkpoint takes however small it is: files, digests, and waiting for the disk."""
 WRITTEN_BYTES_PER_S = 300e6
 """How fast a checkpoint is written, read again for its digests, and flushed."""
