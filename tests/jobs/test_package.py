@@ -103,7 +103,7 @@ def test_the_modelfile_has_the_models_own_template_and_end_marks(tmp_path: Path)
     job = tmp_path / "b"
     make_model(job, "lora_model", adapter=True)
     (JobDir(job).artifacts / "lora_model" / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
-    told = (made(tmp_path / "2", job, "lora_model", chat_templates.QWEN3) / "Modelfile").read_text()
+    told = (made(tmp_path / "2", job, "lora_model", chat_templates.MISTRAL) / "Modelfile").read_text()
     assert "# TEMPLATE is missing" in told and "\nTEMPLATE" not in told
     for number in (0, 1):
         assert f"PARAMETER stop {json.dumps(make_tokenizer().convert_ids_to_tokens(number))}" in told

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
+import re
 import resource
 import struct
 import subprocess
@@ -41,7 +43,7 @@ class Pieces(NamedTuple):
     unasked: str
     """At the start of a conversation that has no system message."""
     system: tuple[str, str]
-    """Before and after a system message, or, where `is_inside`, only after it."""
+    """Before and after a system message."""
     is_inside: bool
     """The system message stands within the first user message."""
     user: tuple[str, str]
@@ -57,7 +59,7 @@ class Pieces(NamedTuple):
             if message["role"] == "system":
                 text += "" if self.is_inside else self.system[0] + message["content"] + self.system[1]
             elif message["role"] == "user":
-                inner = system + self.system[1] if self.is_inside and system else ""
+                inner = self.system[0] + system + self.system[1] if self.is_inside and system else ""
                 system = "" if self.is_inside else system
                 text += self.user[0] + inner + message["content"] + self.user[1]
             else:
@@ -69,8 +71,8 @@ class Pieces(NamedTuple):
         before, after = (_quoted(part) for part in self.user)
         inner, outer = "", ""
         if self.is_inside:
-            between = _quoted(self.system[1])
-            inner = "{{ if $system }}{{ $system }}" + between + '{{ $system = "" }}{{ end }}'
+            first, last = (_quoted(part) for part in self.system)
+            inner = "{{ if $system }}" + first + "{{ $system }}" + last + '{{ $system = "" }}{{ end }}'
         else:
             first, last = (_quoted(part) for part in self.system)
             outer = '{{ if eq .Role "system" }}' + first + "{{ .Content }}" + last + "{{ end }}"
@@ -104,12 +106,17 @@ def derive(jinja: str, bos: str, eos: str, *, adds_bos: bool, is_dated: bool = T
         return text.removeprefix(bos) if adds_bos and bos else text
 
     takes_system = _takes_system(plain)
-    pieces = _pieces(plain, takes_system)
     talks = [_talk(kinds) for kinds in ("u", "uau", "uauau", *(("su", "suau") if takes_system else ()))]
-    same = all(pieces.render(talk) == plain(*talk, prompt=True) for talk in talks)
-    ends = [pieces.answer[1].strip(), eos]
-    stop = [text for text in dict.fromkeys(ends) if text and len(text) <= MAX_STOP_CHARS]
-    return OllamaTemplate(pieces.written() if same else "", stop)
+    for pieces in (_pieces(plain, takes_system), _pieces_between(plain, takes_system)):
+        if all(pieces.render(talk) == plain(*talk, prompt=True) for talk in talks):
+            return OllamaTemplate(pieces.written(), _stops(pieces, eos))
+    return OllamaTemplate("", _stops(pieces, eos))
+
+
+def _stops(pieces: Pieces, eos: str) -> list[str]:
+    end = pieces.answer[1].strip()
+    ends = [eos] if eos and eos in end else [end, eos]
+    return [text for text in dict.fromkeys(ends) if text and len(text) <= MAX_STOP_CHARS]
 
 
 def _takes_system(plain: Any) -> bool:
@@ -139,6 +146,39 @@ def _pieces(plain: Any, takes_system: bool) -> Pieces:
         around = (before_system, rest.partition(USER)[0].removesuffix(before_user))
     prompt = prompted.removeprefix(alone)
     return Pieces(unasked, around, is_inside, (before_user, after_user), (before_answer, after_answer), prompt)
+
+
+def _pieces_between(plain: Any, takes_system: bool) -> Pieces:
+    """The same for templates that write the last answer in another way: out of a conversation that goes on after it."""
+    system, user, answer = _talk("sua")
+    opening, _, rest = plain(user, answer, user, prompt=True).partition(USER)
+    between, _, rest = rest.partition(ANSWER)
+    after_answer, _, ending = rest.partition(USER)
+    before_user = _from_a_mark(_shared_end(opening, after_answer))
+    after_user = os.path.commonprefix([between, ending])
+    unasked = opening.removesuffix(before_user)
+    both = plain(system, user, prompt=True) if takes_system else f"{before_user}{SYSTEM}\n\n{USER}"
+    before_system, _, rest = both.partition(SYSTEM)
+    after_system = rest.partition(USER)[0]
+    is_inside = not after_system.endswith(before_user)
+    if is_inside:
+        around = (before_system.removeprefix(unasked).removeprefix(before_user), after_system)
+    else:
+        around = (before_system, after_system.removesuffix(before_user))
+    answered = (between.removeprefix(after_user), after_answer.removesuffix(before_user))
+    return Pieces(
+        unasked, around, is_inside, (before_user, after_user), answered, ending.removeprefix(after_user)
+    )  # fmt: skip
+
+
+def _shared_end(one: str, other: str) -> str:
+    return os.path.commonprefix([one[::-1], other[::-1]])[::-1]
+
+
+def _from_a_mark(text: str) -> str:
+    """From where a mark such as `<|user|>` or `[INST]` can begin; the whole text where none does."""
+    found = re.search(r"[<\[#\n]", text)
+    return text[found.start() :] if found else text
 
 
 def _talk(kinds: str) -> list[Message]:
