@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import re
 import resource
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,8 +154,8 @@ def _pieces_between(plain: Any, takes_system: bool) -> Pieces:
     opening, _, rest = plain(user, answer, user, prompt=True).partition(USER)
     between, _, rest = rest.partition(ANSWER)
     after_answer, _, ending = rest.partition(USER)
-    before_user = _from_a_mark(_shared_end(opening, after_answer))
-    after_user = os.path.commonprefix([between, ending])
+    before_user = _from_a_mark(_shared_start(opening[::-1], after_answer[::-1])[::-1])
+    after_user = _shared_start(between, ending)
     unasked = opening.removesuffix(before_user)
     both = plain(system, user, prompt=True) if takes_system else f"{before_user}{SYSTEM}\n\n{USER}"
     before_system, _, rest = both.partition(SYSTEM)
@@ -171,8 +171,8 @@ def _pieces_between(plain: Any, takes_system: bool) -> Pieces:
     )  # fmt: skip
 
 
-def _shared_end(one: str, other: str) -> str:
-    return os.path.commonprefix([one[::-1], other[::-1]])[::-1]
+def _shared_start(one: str, other: str) -> str:
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _from_a_mark(text: str) -> str:
