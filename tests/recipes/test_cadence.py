@@ -10,7 +10,7 @@ from tunesmith.worker.run import Run
 
 
 def told(run: Run) -> dict[str, float]:
-    return {name: value for event in events(run, "metrics") for name, value in event.metrics.items()}
+    return {name: value for event in events(run, "metrics") for name, value in event.values.items()}
 
 
 def test_the_last_evaluation_is_not_computed_again(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
