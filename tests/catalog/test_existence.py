@@ -17,7 +17,7 @@ from tests.catalog.test_search import forget
 from tests.conftest import lay_database
 from tunesmith.app import create_app
 from tunesmith.cli.config import TrainConfig
-from tunesmith.cli.local import find_model
+from tunesmith.cli.local import find_model, prepare
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tunesmith.features.catalog import existence, hub
 from tunesmith.settings import Settings
@@ -143,6 +143,13 @@ def test_local_training_finds_registered_models(registered: Any, monkeypatch: py
     with pytest.raises(NotFound) as absent:
         local("suport-bot")
     assert absent.value.hint.startswith("Did you mean support-bot?") and row.version == "1.0.0"
+
+
+def test_local_training_refuses_what_only_a_server_has(tmp_path: Path) -> None:
+    data = {"path": "x.jsonl", "validation_dataset": "held out"}
+    config = TrainConfig.model_validate({"model": {"name": "m"}, "training_data": data})
+    with pytest.raises(InvalidInput, match="names a dataset of a server"):
+        prepare(config, tmp_path / "out", resume=False)
 
 
 @pytest.fixture

@@ -184,8 +184,8 @@ def test_evaluations_and_checkpoints_take_at_most_a_tenth(
     state_bytes = choice.estimate["trained_weights"] * 12
     step_s = params["batch_size"] * params["gradient_accumulation_steps"] * min(length, params["max_length"])
     step_s *= flop_per_token(recipe, params, situation.model) / guessed_flops("cpu")  # type: ignore[arg-type]
-    step_s = max(step_s, 0.005 * params["gradient_accumulation_steps"])
-    checkpoint = (0.1 + state_bytes / 300e6) / step_s
+    step_s = max(step_s, 30 * 0.002 * params["gradient_accumulation_steps"])
+    checkpoint = (0.05 + state_bytes / 300e6) / step_s
     before_the_end = (math.ceil(total / evaluate) - 1) * (evaluation + checkpoint * keeps_best)
     before_the_end += (math.ceil(total / save) - 1) * checkpoint
     assert before_the_end <= 0.1 * total + 1e-6
@@ -195,7 +195,19 @@ def test_evaluations_and_checkpoints_take_at_most_a_tenth(
 def test_a_tiny_run_saves_and_says_why() -> None:
     choice = choose(LORA, {"max_steps": 8}, facts(size=3e6, rows=40))
     assert choice.params["save_steps"] == 8 and choice.params["eval_steps"] == 8
-    assert choice.reasons["save_steps"].startswith("Once, at the end: each takes about as long as ")
-    assert "at most about a tenth of the time of 8 steps" in choice.reasons["eval_steps"]
+    assert choice.reasons["save_steps"] == "Once, at the end: a run of 8 steps needs no more."
+    some = choose(LORA, {"max_steps": 80}, facts(size=1e9, rows=4000)).reasons["eval_steps"]
+    assert some.startswith("Every ") and "at most a tenth of the time goes to evaluations and checkpoints" in some
     long = choose(LORA, {"epochs": 3}, facts(size=1e9, rows=200_000))
     assert "About ten checkpoints in" in long.reasons["save_steps"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "held_out"),
+    [(10**6, {"max_steps": 10}, 32), (10**6, {"max_steps": 1}, 20), (10**6, {"max_steps": 10, "batch_size": 100}, 100),
+     (5 * 10**7, {"max_steps": 5}, 20), (10**6, {"max_steps": 10**6}, 2000), (150, {"max_steps": 5}, 15), (10**6, {}, 2000)],
+)  # fmt: skip
+def test_few_steps_hold_few_rows_out(rows: int, given: dict[str, Any], held_out: int) -> None:
+    choice = choose(LORA, given, facts(rows=rows))
+    assert round(choice.params["validation_split"] * rows) == held_out
+    assert choice.reasons["validation_split"].endswith(".")

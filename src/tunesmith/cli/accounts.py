@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli.output import Output, exact, show, size, table
+from tunesmith.cli.references import picked
 from tunesmith.core.acting import Act, Identity, Role, Scope, acting
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.schemas.accounts import UserRead
@@ -123,9 +124,13 @@ def create_key(
 
 
 @keys.command("revoke")
-def revoke_key(key_id: int, username: Username = None) -> None:
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The key's number or name.")], username: Username = None
+) -> None:
     """End a key. Asks for your password."""
     with as_person(username) as client:
+        mine = client.account.keys()
+        key_id = picked("key", key, lambda _word: ((one.id, one.name) for one in mine))
         client.account.revoke_key(key_id)
     show({"id": key_id}, f"Key {key_id} is revoked.")
 

@@ -43,8 +43,8 @@ class DataSection(ReadOptions):
     """Number or name on the server."""
     version: str | None = None
     """Digest of one version."""
-    validation_dataset: int | None = Field(None, ge=1)
-    """Number of the server's dataset that is held out instead of a share of this one."""
+    validation_dataset: int | str | None = None
+    """Number or name of the server's dataset that is held out instead of a share of this one."""
 
 
 class DeploymentSection(_Section):
@@ -63,7 +63,8 @@ class ScheduleSection(_Section):
     start: Literal["now", "manual", "off_peak"] = "now"
     not_before: str | None = None
     """Earliest start, with its offset from UTC: 2026-01-31T22:00:00+01:00."""
-    after_job_id: int | None = None
+    after_job_id: int | str | None = None
+    """Number or name."""
     after_failure: bool = True
     timeout_s: float | None = None
 

@@ -67,6 +67,12 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
     recipe = get_recipe(config.method)
     if reason := recipe.unavailable_reason():
         raise InvalidInput(reason)
+    if config.training_data and config.training_data.validation_dataset is not None:
+        raise InvalidInput(
+            "validation_dataset names a dataset of a server, and this run has none.",
+            hint="Leave it out: validation_split holds rows of the file out.",
+            details=[{"loc": "training_data.validation_dataset", "message": "needs a server"}],
+        )
     model, info = find_model(config)
     data, lengths, bad = read_data(config, folder)
     skips = config.settings().get("skip_bad_rows") is True

@@ -35,8 +35,12 @@ USABLE = 0.8
 HEAD_CHUNK_TOKENS = 512
 """Positions whose logits exist at the same time (`engine/loss.py`)."""
 MAX_EVAL_ROWS = 2000
+LEAST_EVAL_ROWS = 20
+"""Held out of a long data set, however few steps learn from it."""
 CORE_FLOPS = 30e9
 """What a core of a current CPU does in fp32 while training, operations a second; a guess until a job has finished here."""
+LAYER_S = 0.002
+"""What a layer takes with one micro-batch, forward and backward, however small it is."""
 GPU_FLOPS = 60e12
 """The same of a current GPU in bf16."""
 
@@ -143,11 +147,28 @@ class _Picker:
             self.set("validation_split", 0.0, "A separate held-out dataset is given, so all rows are trained on.")
         elif rows < 10:
             self.set("validation_split", 0.0, f"{rows} rows are too few to hold any out.")
+        elif (reads := self._rows_read()) < rows:
+            count = min(MAX_EVAL_ROWS, max(reads // 10, min(rows // 10, LEAST_EVAL_ROWS)))
+            why = f"{count:,} rows are held out: the run's steps learn from {reads:,} of {rows:,} rows only."
+            self.set("validation_split", float(f"{count / rows:.6g}"), why)
         elif rows * 0.1 > MAX_EVAL_ROWS:
             share = round(MAX_EVAL_ROWS / rows, 6)
             self.set("validation_split", share, f"{MAX_EVAL_ROWS:,} held-out rows of {rows:,} measure well enough.")
         else:
             self.set("validation_split", 0.1, f"A tenth of {rows:,} rows is held out.")
+
+    def _rows_read(self) -> int:
+        """Rows that the run learns from: all, unless its steps are too few for them."""
+        rows, steps = self.facts.num_rows, self.params["max_steps"]
+        if steps is None:
+            return rows
+        a_step = usual_rows_a_step(rows)
+        if "batch_size" in self.given:
+            accumulated = max(1, a_step // self.params["batch_size"])
+            if "gradient_accumulation_steps" in self.given:
+                accumulated = self.params["gradient_accumulation_steps"]
+            a_step = self.params["batch_size"] * accumulated
+        return min(rows, steps * a_step)
 
     def max_length(self) -> None:
         lengths, model = self.facts.lengths, self.facts.model
@@ -171,7 +192,7 @@ class _Picker:
 
     def batch(self) -> None:
         rows, machine = self.facts.num_rows, self.facts.machine
-        effective = 8 if rows < 1000 else 16 if rows < 10_000 else 32
+        effective = usual_rows_a_step(rows)
         if "gradient_accumulation_steps" in self.given:
             effective = max(1, effective // self.params["gradient_accumulation_steps"])
         room = int(machine.memory_bytes * USABLE)
@@ -222,12 +243,16 @@ class _Picker:
         if model:
             length = min(facts.lengths.mean or facts.lengths.median, params["max_length"]) if facts.lengths else 0
             flop = params["batch_size"] * batches * length * flop_per_token(self.recipe, params, model)
-            step_s = flop / guessed_flops(facts.machine.device)
+            step_s = max(flop / guessed_flops(facts.machine.device), batches * model.num_layers * LAYER_S)
         return Work(
             total_steps=total, held_out_rows=held_out, batch_rows=params["batch_size"], batches=batches,
             forward_share=1 / 2 if is_adapter(self.recipe) else 1 / 3, step_s=step_s,
             checkpoint_bytes=int(trained * (4 + OPTIMIZER_BYTES[params["optimizer"]])), keeps_best=params["save_best_model"],
         )  # fmt: skip
+
+
+def usual_rows_a_step(num_rows: int) -> int:
+    return 8 if num_rows < 1000 else 16 if num_rows < 10_000 else 32
 
 
 def is_adapter(recipe: Recipe) -> bool:

@@ -14,7 +14,7 @@ TIMES = 10
 """Evaluations and checkpoints of a run that can afford them."""
 LEAST_STEPS = 10
 """Fewer steps need no checkpoint before the last one."""
-CHECKPOINT_S = 0.1
+CHECKPOINT_S = 0.05
 """What a checkpoint takes however small it is: files, digests, and waiting for the disk."""
 WRITTEN_BYTES_PER_S = 300e6
 """How fast a checkpoint is written, read again for its digests, and flushed."""
@@ -49,7 +49,7 @@ class Cadence(NamedTuple):
 
 
 def cadence(work: Work) -> Cadence:
-    """For a run of `work.total_steps` steps."""
+    """The fewest steps in between that keep to the share, as costs are estimated."""
     total = work.total_steps
     usual = math.ceil(total / TIMES)
     checkpoint = checkpoint_cost(work)
@@ -59,13 +59,8 @@ def cadence(work: Work) -> Cadence:
     evaluation = evaluation_cost(work)
     both = evaluation + (checkpoint if work.keeps_best else 0.0)
     evaluate = min(total, max(usual, math.ceil(both / left)))
-    bound = f"evaluations and checkpoints take at most about a tenth of the time of {_steps(total)}"
     return Cadence(
-        evaluate, save,
-        f"About ten evaluations in {_steps(total)}." if evaluate == usual
-        else f"{_often(evaluate, total)}: {_takes(evaluation)}, and {bound}.",
-        f"About ten checkpoints in {_steps(total)}: at most a tenth is ever repeated." if save == usual
-        else f"{_often(save, total)}: {_takes(checkpoint)}, and {bound}.",
+        evaluate, save, _reason("evaluations", evaluate, work, evaluation), _reason("checkpoints", save, work, checkpoint)
     )  # fmt: skip
 
 
@@ -80,15 +75,17 @@ def checkpoint_cost(work: Work) -> float:
     return (CHECKPOINT_S + work.checkpoint_bytes / WRITTEN_BYTES_PER_S) / step_s
 
 
+def _reason(what: str, every: int, work: Work, cost: float) -> str:
+    total = work.total_steps
+    if every >= total and total <= LEAST_STEPS:
+        return f"Once, at the end: a run of {_steps(total)} needs no more."
+    if every == math.ceil(total / TIMES):
+        more = ": at most a tenth is ever repeated" if what == "checkpoints" else ""
+        return f"About ten {what} in {_steps(total)}{more}."
+    often = "Once, at the end" if every >= total else f"Every {_steps(every)} and at the end"
+    takes = f"about as long as {_steps(round(cost))}" if cost >= 1 else "less than a step"
+    return f"{often}: one takes {takes}, and at most a tenth of the time goes to evaluations and checkpoints."
+
+
 def _steps(count: int) -> str:
     return f"{count:,} step" if count == 1 else f"{count:,} steps"
-
-
-def _often(every: int, total: int) -> str:
-    return "Once, at the end" if every >= total else f"Every {_steps(every)} and at the end"
-
-
-def _takes(cost: float) -> str:
-    return (
-        f"each takes about as long as {_steps(max(1, round(cost)))}" if cost >= 0.5 else "each takes a part of a step"
-    )

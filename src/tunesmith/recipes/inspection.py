@@ -188,7 +188,9 @@ def carry_out(request: Request) -> None:
     out = Path(request.out_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
     options = Options(**request.options)
-    tokenizer = load_tokenizer(request.model.path, revision=request.model.revision, offline=True)
+    tokenizer = load_tokenizer(
+        request.model.path, revision=request.model.revision, offline=True, adapter=request.model.adapter_path
+    )
     if options.tool_calls == "ready":
         give_tools(tokenizer)
     with Renderer(tokenizer) as template, new_folder(out) as folder:

@@ -232,12 +232,15 @@ def not_here(settings: Settings, name: str, session: Session | None = None) -> N
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """`Did you mean …? ` with up to three names that are nearly `name`; empty where there are none."""
+    """`Did you mean …? ` with up to three names that are nearly `name`; empty where there are none, and for a known name."""
     wanted = (name.lower(), name.lower().rpartition("/")[2])
     keys: dict[str, list[str]] = {}
-    for one in known:
+    for one in dict.fromkeys(known):
+        if one == name:
+            return ""
         for key in dict.fromkeys((one.lower(), one.lower().rpartition("/")[2])):
             keys.setdefault(key, []).append(one)
-    alike = [key for text in wanted for key in difflib.get_close_matches(text, keys, n=NEAR, cutoff=0.75)]
+    same = [text for text in wanted if text in keys]
+    alike = same or [key for text in wanted for key in difflib.get_close_matches(text, keys, n=NEAR, cutoff=0.75)]
     found = list(dict.fromkeys(one for key in alike for one in keys[key] if one != name))[:NEAR]
     return f"Did you mean {' or '.join(found)}? " if found else ""

@@ -127,8 +127,11 @@ def can_be_asked(model: ModelRef) -> bool:
 
 
 def _files(model: ModelRef) -> list[Path]:
-    folder = Path(model.path)
-    return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+    """Those that decide about tokens, of the model and of the adapter over it."""
+    folders = [Path(folder) for folder in (model.path, model.adapter_path) if folder]
+    return sorted(
+        {path for folder in folders for name in TOKENIZER_FILES for path in folder.glob(name) if path.is_file()}
+    )
 
 
 def _kept(settings: Settings, model: ModelRef, data: DatasetRef, options: Mapping[str, Any]) -> Path:

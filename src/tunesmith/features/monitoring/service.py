@@ -198,10 +198,10 @@ def _models(settings: Settings) -> Iterator[DoctorCheck]:
 
 def _unknown_settings(_settings: Settings) -> Iterator[DoctorCheck]:
     known = {f"TUNESMITH_{name.upper()}" for name in Settings.model_fields} | set(OTHER_VARIABLES)
-    odd = sorted(name for name in os.environ if name.startswith("TUNESMITH_") and name not in known)
+    odd = sorted(name for name in os.environ if name.upper().startswith("TUNESMITH_") and name.upper() not in known)
     odd = [name for name in odd if not name.startswith(("TUNESMITH_TEST_", "TUNESMITH_SOAK"))]
     message = f"unknown: {', '.join(odd)}" if odd else "all known"
-    yield _check("settings", not odd, message, "See tunesmith up --help for the names.", level="warning")
+    yield _check("settings", not odd, message, "docs/settings.md has the names.", level="warning")
 
 
 def _isolation(settings: Settings) -> Iterator[DoctorCheck]:

@@ -302,7 +302,10 @@ def leave_merged_base(run: RunContext, base: ModelRef) -> Path:
     merged = load_causal_lm(base, dtype=torch.float32, device=torch.device("cpu"), offline=run.spec.offline)
     with run.artifact("base_model") as folder:
         merged.save_pretrained(folder)
-        load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline).save_pretrained(folder)
+        tokenizer = load_tokenizer(
+            base.path, revision=base.revision, offline=run.spec.offline, adapter=base.adapter_path
+        )
+        tokenizer.save_pretrained(folder)
     return run.dir.artifacts / "base_model"
 
 
