@@ -22,7 +22,16 @@ from tunesmith.schemas.datasets import (
     ValidationReport,
     VersionRead,
 )
-from tunesmith.schemas.jobs import ChatAnswer, JobComparison, JobEvent, JobMetrics, JobProgress, JobRead, LogMatch
+from tunesmith.schemas.jobs import (
+    BeforeAfter,
+    ChatAnswer,
+    JobComparison,
+    JobEvent,
+    JobMetrics,
+    JobProgress,
+    JobRead,
+    LogMatch,
+)
 from tunesmith.schemas.models import (
     CategoryList,
     CollectedRead,
@@ -305,6 +314,10 @@ class Job:
     def events(self, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         answer = self._connection.get(f"{self._path}/events", after=after, limit=limit)
         return [JobEvent.model_validate(item) for item in answer]
+
+    def before_after(self) -> BeforeAfter:
+        """A few held-out questions with the answers and scores of the base and the tuned model; `reason` where there are none."""
+        return BeforeAfter.model_validate(self._connection.get(f"{self._path}/before-after"))
 
     def metrics(self, **options: Any) -> JobMetrics:
         """The curves; `points`, `only`, `after`, `from_step` and `to_step` say how much of them."""

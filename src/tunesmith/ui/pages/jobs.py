@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import comparing, files, metrics, service
+from tunesmith.features.jobs import before_after, comparing, files, metrics, service
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import AppState, DbSession, State
@@ -161,7 +161,10 @@ def about(
 ) -> dict[str, Any]:
     """What one tab shows beyond what all of them know."""
     if tab == "overview":
-        return {"timeline": metrics.timeline(session, row.id)}
+        job = service.read(row)
+        is_asked = get_recipe(row.method).kind == "training" and row.method != "custom"
+        compared = before_after.read(files.job_dir(state.settings, row.id), job) if is_asked else None
+        return {"timeline": metrics.timeline(session, row.id), "compared": compared}
     if tab == "parameters":
         return {"groups": settings_of(row), "yaml": service.config(row)}
     if tab == "artifacts":
