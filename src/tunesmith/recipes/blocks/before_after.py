@@ -94,7 +94,7 @@ def questions(run: RunContext, params: SftParams, tokenizer: Any, numbers: np.nd
         return []
     wanted = np.unique(numbers)[: SPARE * params.comparison_questions]
     options = options_of(params)._replace(train_on="completions")
-    found = []
+    found: list[Question] = []
     with Renderer(tokenizer) as template:
         chat = Chat(tokenizer, template, options)
         for number, example in _examples(data, wanted):
@@ -129,7 +129,7 @@ def _cut(number: int, example: Example, ids: np.ndarray, learn: np.ndarray, toke
         end = len(ids) if learn[begin:].all() else begin + int(np.argmin(learn[begin:]))
         before = example.messages[: example.learned.index(True)]
         turns = [{"role": str(message["role"]), "content": _text_of(message)} for message in before]
-    if begin < 1 or end <= begin or not learn.any():
+    if begin < 1 or end <= begin or not learn.any() or not turns:
         return None
     return Question(
         number, turns, ids[max(0, begin - MAX_PROMPT_TOKENS) : begin], ids[begin:end], begin > MAX_PROMPT_TOKENS
