@@ -394,6 +394,7 @@ function askOf(question) {
     if (system !== $("system").value.trim()) {
       $("system").value = system;
       changed();
+      openSettings(innerWidth > 1000); // what is said besides the question is to be seen
     }
     const before = turns.slice(system ? 1 : 0, -1);
     for (const column of columns) if (before.length) column.show(before.map(turn => ({ ...turn, pace: "from the data" })));
