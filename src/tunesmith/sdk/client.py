@@ -11,6 +11,7 @@ from tunesmith.core.errors import BadData, JobFailure
 from tunesmith.core.errors import FailureCode as Code
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.log_lines import LogFilter
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.datasets import (
     BulkResult,
     DatasetPreview,
@@ -23,7 +24,6 @@ from tunesmith.schemas.datasets import (
     VersionRead,
 )
 from tunesmith.schemas.jobs import (
-    BeforeAfter,
     ChatAnswer,
     JobComparison,
     JobEvent,

@@ -31,10 +31,10 @@ from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.policy import declare, needs
 from tunesmith.http.sending import OpenFile
 from tunesmith.http.session import DbSession, State
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.jobs import (
     ArtifactRead,
-    BeforeAfter,
     CheckpointRead,
     JobBatchCreate,
     JobBatchRead,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tunesmith.core.job_dir import JobDir, read_model
 from tunesmith.core.job_status import JobStatus
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.schemas.jobs import BeforeAfter, JobRead
+from tunesmith.schemas.before_after import BeforeAfter
+from tunesmith.schemas.jobs import JobRead
 
 FILE = "before_after/before_after.json"
 """Among the artifacts; written by `recipes/blocks/before_after.py`."""

@@ -14,7 +14,8 @@ from tunesmith.features.jobs.curves import number
 from tunesmith.features.jobs.metrics import curves_of
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
-from tunesmith.schemas.jobs import BeforeAfter, ComparedJob, ComparedValue, JobComparison, JobSample
+from tunesmith.schemas.before_after import BeforeAfter
+from tunesmith.schemas.jobs import ComparedJob, ComparedValue, JobComparison, JobSample
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 

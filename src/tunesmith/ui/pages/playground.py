@@ -11,7 +11,8 @@ from tunesmith.features.catalog import service
 from tunesmith.features.jobs import before_after, files
 from tunesmith.features.jobs import service as jobs
 from tunesmith.http.session import DbSession, State
-from tunesmith.schemas.jobs import BeforeAfter, ChatRequest
+from tunesmith.schemas.before_after import BeforeAfter
+from tunesmith.schemas.jobs import ChatRequest
 from tunesmith.ui.render import page
 
 router = APIRouter(include_in_schema=False)
