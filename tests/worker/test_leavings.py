@@ -187,12 +187,28 @@ def test_all_weights_are_compared_with_a_base_that_is_loaded_again(
         logits = plain(ids).logits[0, len(question.prompt_ids) - 1 : -1]
         expected = torch.nn.functional.cross_entropy(logits, ids[0, len(question.prompt_ids) :])
         assert one["base"]["loss"] == pytest.approx(float(expected), abs=1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr(before_after, "LEAST_S", 1e-6)  # as much as one token
+        patch.setattr(before_after, "SHARE_OF_TIME", 0.0)
+        finished = validate_model(folder, "standard_model", "")
+        finished.load_s = 0.0
+        brief = before_after.compare(run, params, finished, asked, 10.0, torch.device("cpu"))
+    assert brief["answer_limit"] == 1 and "cut after 1 token" in brief["reason"] and len(brief["questions"]) == 2
+    assert all(one[name]["tokens"] <= 1 for one in brief["questions"] for name in ("base", "tuned"))
+    assert [one["tuned"]["loss"] for one in brief["questions"]] == [one["tuned"]["loss"] for one in found["questions"]]
+    with monkeypatch.context() as patch:
+        patch.setattr(before_after, "generate", out_of_memory)
+        failed = compare()
+    assert failed["questions"] == [] and "memory is not enough" in failed["reason"]
     monkeypatch.setattr(before_after, "LEAST_S", 0.0)
-    params = params.model_copy()
     none = before_after.compare(
         run, params, validate_model(folder, "standard_model", ""), asked, 0.0, torch.device("cpu")
     )
     assert none["questions"] == [] and "Loading the base" in none["reason"]
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def write_rows(path: Path) -> None:

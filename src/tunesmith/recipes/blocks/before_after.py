@@ -17,7 +17,7 @@ import torch
 from transformers import StoppingCriteria
 
 from tunesmith.core.clock import monotonic_s
-from tunesmith.core.errors import BadData
+from tunesmith.core.errors import BadData, is_out_of_memory
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.progress import moved
 from tunesmith.core.recipe import RunContext
@@ -164,7 +164,13 @@ def compare(
     if not asked:
         return told | {"reason": NO_ROWS, "hint": HINT}
     budget_s = min(MOST_S, max(LEAST_S, SHARE_OF_TIME * trained_s))
-    sides = _both_sides(run, finished, asked, budget_s, limit, device)
+    try:
+        sides = _both_sides(run, finished, asked, budget_s, limit, device)
+    except (RuntimeError, MemoryError) as error:  # the model is saved: a comparison that cannot be had must not cost it
+        why = "memory is not enough" if is_out_of_memory(error) else str(error).strip().partition("\n")[0][:300]
+        told |= {"reason": f"The answers could not be computed: {why}.", "hint": LATER}
+        run.notice(told["reason"], hint=LATER, level="warning", code="no_comparison")
+        return told
     if sides is None:
         return told | {
             "reason": f"Loading the base again takes more than {budget_s:.0f} s, a tenth of the training.",
@@ -174,7 +180,7 @@ def compare(
     if steps < limit:
         told["answer_limit"], told["hint"] = steps, LATER
         told["reason"] = (
-            f"Answers are cut after {steps} tokens: {budget_s:.0f} s, a tenth of the training, allowed no more."
+            f"Answers are cut after {steps} {'token' if steps == 1 else 'tokens'}: {budget_s:.0f} s, a tenth of the training, allowed no more."
         )
     scored = [_scored(side, asked, steps, finished.tokenizer) for side in sides]
     told["questions"] = [
