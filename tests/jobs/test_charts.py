@@ -169,7 +169,7 @@ def test_jobs_side_by_side(idle: TestClient, home: Path) -> None:
     assert [each["job"]["id"] for each in found["jobs"]] == ids
     assert found["jobs"][0]["curves"]["loss"] == {"steps": [10], "values": [1.0]}
     assert [each["samples"] for each in found["jobs"]] == [
-        [{"prompt": "Hello", "expected": "", "answer": "Good day."}],
+        [{"prompt": "Hello", "turns": [], "expected": "", "answer": "Good day."}],
         [],
         [],
     ]
