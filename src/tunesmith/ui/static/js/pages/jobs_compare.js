@@ -70,7 +70,8 @@ async function askAll(question, signal) {
       await ask(Number(place.dataset.answer), question, said, signal);
     } catch (error) {
       const text = signal.aborted ? "(stopped)" : [/** @type {any} */ (error).message, /** @type {any} */ (error).hint].filter(Boolean).join(" ");
-      said.textContent = / … \S|^…$/.test(said.textContent ?? "") ? text : `${said.textContent} ${text}`;
+      const came = said.textContent === "…" ? "" : said.textContent;
+      said.textContent = `${came} ${text}`.trim();
     }
     place.removeAttribute("aria-busy");
   }
@@ -94,6 +95,7 @@ async function ask(id, question, said, signal) {
     }
   } finally {
     clearInterval(ticking);
+    if (!text) said.textContent = "…";
   }
   said.textContent = text || "(nothing)";
 }
