@@ -169,7 +169,7 @@ def test_jobs_side_by_side(idle: TestClient, home: Path) -> None:
     assert [each["job"]["id"] for each in found["jobs"]] == ids
     assert found["jobs"][0]["curves"]["loss"] == {"steps": [10], "values": [1.0]}
     assert [each["samples"] for each in found["jobs"]] == [
-        [{"prompt": "Hello", "expected": "", "answer": "Good day."}],
+        [{"prompt": "Hello", "turns": [], "expected": "", "answer": "Good day."}],
         [],
         [],
     ]
@@ -180,6 +180,25 @@ def test_jobs_side_by_side(idle: TestClient, home: Path) -> None:
     assert scores["perplexity"] == ([3.0, 3.0, None], [])
     assert idle.get("/jobs/compare", params={"ids": f"{ids[0]},999"}).status_code == 404
     assert idle.get("/jobs/compare", params={"ids": "1,2,3,4,5,6,7,8,9"}).status_code == 422
+
+
+def test_answers_before_and_after_are_read_from_the_job_and_reach_the_comparison(idle: TestClient, home: Path) -> None:
+    job_id = make(idle)
+    url = f"/jobs/{job_id}/before-after"
+    assert idle.get(url).json()["reason"] == "Only the training of a language model compares answers before and after."
+    side = {"answer": "No.", "tokens": 2, "is_cut": False, "loss": None, "perplexity": 2.5, "chrf": 12.5}
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"}]
+    one = {"row": 7, "turns": turns, "prompt_is_cut": False, "expected": "Yes.", "expected_tokens": 2, "base": side}
+    told = {"dataset": "faq", "base_model": "tiny", "answer_limit": 18, "reason": "", "hint": "", "questions": [one | {"tuned": side | {"answer": "Yes."}}]}  # fmt: skip
+    folder = home / "jobs" / str(job_id) / "artifacts" / "before_after"
+    folder.mkdir(parents=True)
+    (folder / "before_after.json").write_text(json.dumps(told))
+    assert idle.get(url).json() == told
+    (sample,) = idle.get("/jobs/compare", params={"ids": job_id}).json()["jobs"][0]["samples"]
+    assert sample == {"prompt": "Is it?", "turns": turns, "expected": "Yes.", "answer": "Yes."}
+    (folder / "before_after.json").write_text("{")  # a script may leave anything
+    assert idle.get(url).status_code == 200 and idle.get(url).json()["questions"] == []
+    assert idle.get("/jobs/999/before-after").status_code == 404
 
 
 def test_a_log_is_read_back_to_its_beginning_and_searched(idle: TestClient, home: Path) -> None:

@@ -49,7 +49,7 @@ DOUBLES = [{"question": f"of user {n % 20}", "answer": f"the answer {n % 20}"} f
 def split_of(ground: Ground, rows: list[dict[str, Any]], **params: Any) -> tuple[Any, Any, Any]:
     """`(run, (rows, training places), (rows, held-out places))`"""
     run = ground.run(rows, **params)
-    tokens, training, held_out = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    tokens, training, held_out, _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
     return run, (tokens, training), held_out
 
 

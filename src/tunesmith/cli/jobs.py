@@ -13,8 +13,10 @@ from tunesmith.cli.output import FAILED, duration, show, table, transfer
 from tunesmith.cli.references import JobId, JobIds, dataset_number, job_number
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.job_status import JobStatus
 from tunesmith.core.log_lines import LogFilter
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.sdk.client import Client, Job
 
 app = typer.Typer(no_args_is_help=True, help="Make, watch and steer training jobs.")
@@ -173,8 +175,12 @@ def show_(job_id: Id) -> None:
     """Where a job is, and its settings."""
     with Client() as client:
         job = client.jobs.get(job_id)
-        status = job.status()
-    value = {**job.info.model_dump(mode="json"), "progress": status.model_dump(mode="json")}
+        status, compared = job.status(), job.before_after()
+    value = {
+        **job.info.model_dump(mode="json"),
+        "progress": status.model_dump(mode="json"),
+        "before_after": compared.model_dump(mode="json"),
+    }
     rows: list[tuple[str, Any]] = [
         ("name", job.info.name), ("status", f"{job.info.status} {job.info.status_reason}"), ("model", job.info.model),
         ("method", job.info.method), ("step", f"{status.step} of {status.total_steps}"), ("loss", status.loss),
@@ -183,6 +189,28 @@ def show_(job_id: Id) -> None:
     ]  # fmt: skip
     rows += [(key, setting) for key, setting in job.info.hyperparameters.items() if setting is not None]
     show(value, table(("field", "value"), [row for row in rows if row[1] not in (None, "")]))
+    if job.info.status == JobStatus.COMPLETED and not Output.as_json:
+        _say_before_after(compared)
+
+
+def _say_before_after(compared: BeforeAfter) -> None:
+    """Questions with the answers of both models."""
+    for one in compared.questions:
+        say(f"\nRow {one.row} of {compared.dataset}", "bold")
+        for turn in one.turns:
+            say(f"{turn.role}: {turn.content}")
+        for name, side in (("base", one.base), ("tuned", one.tuned)):
+            scores = ", ".join(
+                f"{title} {value:.4g}"
+                for title, value in (("loss", side.loss), ("perplexity", side.perplexity), ("chrF", side.chrf))
+                if value is not None
+            )
+            say(f"{name} ({scores}): {side.answer}{' …' if side.is_cut else ''}")
+        say(f"expected: {one.expected}")
+    if compared.questions:
+        say("\nLoss and perplexity are of the expected answer; chrF compares the answer with it, 0 to 100.", "dim")
+    if compared.reason:
+        say(f"{compared.reason} {compared.hint}".strip(), "dim")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 from tunesmith.core.acting import Scope, Visibility
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import JobStatus, Phase, Priority
+from tunesmith.schemas.before_after import Turn
 from tunesmith.schemas.common import Wire
 
 
@@ -381,6 +382,9 @@ class JobSample(BaseModel):
     """What a finished model answered when it was checked."""
 
     prompt: str
+    """The last message before the answer."""
+    turns: list[Turn] = Field(default_factory=list)
+    """All of what comes before the answer; empty for jobs of earlier versions."""
     expected: str = ""
     """What the held-out row says; empty when there was none."""
     answer: str

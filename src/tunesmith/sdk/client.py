@@ -14,6 +14,7 @@ from tunesmith.core.errors import FailureCode as Code
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.log_lines import LogFilter
 from tunesmith.core.validation import message_of
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.datasets import (
     BulkResult,
     DatasetPreview,
@@ -25,7 +26,15 @@ from tunesmith.schemas.datasets import (
     ValidationReport,
     VersionRead,
 )
-from tunesmith.schemas.jobs import ChatAnswer, JobComparison, JobEvent, JobMetrics, JobProgress, JobRead, LogMatch
+from tunesmith.schemas.jobs import (
+    ChatAnswer,
+    JobComparison,
+    JobEvent,
+    JobMetrics,
+    JobProgress,
+    JobRead,
+    LogMatch,
+)
 from tunesmith.schemas.models import (
     CategoryList,
     CollectedRead,
@@ -363,6 +372,10 @@ class Job:
     def events(self, after: int = 0, limit: int = 1000) -> list[JobEvent]:
         answer = self._connection.get(f"{self._path}/events", after=after, limit=limit)
         return [JobEvent.model_validate(item) for item in answer]
+
+    def before_after(self) -> BeforeAfter:
+        """A few held-out questions with the answers and scores of the base and the tuned model; `reason` where there are none."""
+        return BeforeAfter.model_validate(self._connection.get(f"{self._path}/before-after"))
 
     def metrics(self, **options: Any) -> JobMetrics:
         """The curves; `points`, `only`, `after`, `from_step` and `to_step` say how much of them."""

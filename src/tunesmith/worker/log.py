@@ -51,7 +51,7 @@ class WorkerLog:
 
     def _is_noise(self, event: Any) -> bool:
         """Whether it only says that training and evaluating take turns; the evaluation has a line of its own."""
-        if not isinstance(event, PhaseEvent) or event.phase not in (Phase.TRAINING, Phase.EVALUATING):
+        if not isinstance(event, PhaseEvent) or event.detail or event.phase not in (Phase.TRAINING, Phase.EVALUATING):
             return False
         trained, self._trains = self._trains, True
         return trained or event.phase == Phase.EVALUATING

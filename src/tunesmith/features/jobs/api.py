@@ -12,6 +12,7 @@ from tunesmith.core.acting import Scope
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.log_lines import LogFilter
 from tunesmith.features.jobs import (
+    before_after,
     comparing,
     files,
     inspection,
@@ -32,6 +33,7 @@ from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.policy import declare, needs
 from tunesmith.http.sending import OpenFile
 from tunesmith.http.session import DbSession, State
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.jobs import (
     ArtifactRead,
@@ -317,6 +319,13 @@ LevelFilter = Annotated[
     LogFilter | None,
     Query(description="Only lines of at least this level; `output` for only what the process printed. All without it."),
 ]
+
+
+@router.get("/{job_id}/before-after", summary="Held-out questions, answered by the base and by the tuned model")
+def job_before_after(job_id: JobId, state: State, session: DbSession) -> BeforeAfter:
+    """With the expected answer and the scores of both. `reason` says why there is nothing, or less than usual."""
+    row = service.get(session, job_id)
+    return before_after.read(files.job_dir(state.settings, job_id), service.read(row))
 
 
 @router.get("/{job_id}/logs", summary="The log of a job")

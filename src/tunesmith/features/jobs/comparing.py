@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.core.errors import InvalidInput
-from tunesmith.core.job_dir import JobDir
-from tunesmith.features.jobs import files, service
+from tunesmith.core.job_dir import JobDir, read_model
+from tunesmith.features.jobs import before_after, files, service
 from tunesmith.features.jobs.curves import number
 from tunesmith.features.jobs.metrics import curves_of
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.jobs import ComparedJob, ComparedValue, JobComparison, JobSample
 from tunesmith.schemas.runs import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from tunesmith.settings import Settings
@@ -98,7 +99,17 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def samples(folder: JobDir) -> list[JobSample]:
-    """What the job's model answered when it was checked; nothing for a job that has not come so far."""
+    """What the job's model answered to held-out questions, else when it was checked; nothing for a job that has not come so far."""
+    compared = read_model(folder.artifacts / before_after.FILE, BeforeAfter)
+    if compared and compared.questions:
+        return [
+            JobSample(
+                prompt=one.turns[-1].content[-MAX_PROMPT_CHARS:] if one.turns else "",
+                turns=[turn.model_copy(update={"content": turn.content[-MAX_PROMPT_CHARS:]}) for turn in one.turns],
+                expected=one.expected, answer=one.tuned.answer,
+            )
+            for one in compared.questions
+        ]  # fmt: skip
     found = []
     for path in sorted(folder.artifacts.glob("*/validation.json")):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,9 @@ from tunesmith.engine.forward import Forward
 from tunesmith.engine.fp8 import to_fp8
 from tunesmith.engine.fusing import fuse
 from tunesmith.engine.lora import add_lora, expert_share, linear_names
-from tunesmith.engine.packing import IGNORE
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
+from tunesmith.recipes.blocks import before_after
 from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
 from tunesmith.recipes.blocks.data import find_bad, load_rows
 from tunesmith.recipes.blocks.endings import join_ends, write_ends
@@ -35,11 +36,8 @@ from tunesmith.recipes.blocks.report import write_report
 from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_rows, split_usable
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.blocks.tracking import tracked
-from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
+from tunesmith.recipes.blocks.validate import validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
-
-NUM_SAMPLES = 3
-"""Held-out rows that the finished model answers."""
 
 
 def target_names(model: Any, targets: str | list[str]) -> list[str]:
@@ -110,7 +108,7 @@ def fit(
         give_tools(tokenizer)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
-        rows, train, held_out = load_split(run, params, tokenizer)
+        rows, train, held_out, known = load_split(run, params, tokenizer)
         model = loading.result()
     if isinstance(params, LoraFields):
         tell_frozen_experts(run, model)
@@ -147,8 +145,9 @@ def fit(
     run.metrics(metrics)
     sharding.gather_trained(model, keep=run.is_main)
     if run.is_main:
-        asked = held_out if len(held_out[1]) else (rows, train)
-        leave(run, params, model, tokenizer, produces, save, metrics, questions(*asked))
+        unknown = np.setdiff1d(held_out[0].numbers[held_out[1]], known)
+        asked = before_after.questions(run, params, tokenizer, unknown)
+        leave(run, params, model, tokenizer, produces, save, metrics, asked, device)
     return outcome
 
 
@@ -177,15 +176,15 @@ def within_context(run: RunContext, params: SftParams) -> SftParams:
 
 def load_split(
     run: RunContext, params: SftParams, tokenizer: Any
-) -> tuple[TokenRows, np.ndarray, tuple[TokenRows, np.ndarray]]:
-    """`(rows, training rows, (rows, held-out rows))`."""
+) -> tuple[TokenRows, np.ndarray, tuple[TokenRows, np.ndarray], np.ndarray]:
+    """`(rows, training rows, (rows, held-out rows), numbers of the held-out rows that are trained on too)`."""
     data = run.spec.dataset
     if data is None:
         raise JobFailure(FailureCode.INVALID_SETTINGS, "The job has no dataset.")
     if "split_by" not in run.spec.params:  # a job of before: its rows are split as they were then
         rows = load_rows(run, data, tokenizer, params)
         train, held_out = split_rows(len(rows), params.validation_split, params.seed)
-        return rows, train, _held_out(run, params, tokenizer, rows, held_out)
+        return rows, train, _held_out(run, params, tokenizer, rows, held_out), np.zeros(0, np.int64)
     contents = contents_of(data.path, data.mapping)
     bad = find_bad(run, data) if params.skip_bad_rows else np.zeros(0, dtype=np.int64)
     share = 0.0 if run.spec.eval_dataset else params.validation_split
@@ -203,8 +202,8 @@ def load_split(
             FailureCode.BAD_DATA, f"All rows of {data.name} that can be learned from are held out.",
             hint="Set validation_split to 0, or raise max_length.",
         )  # fmt: skip
-    tell_known(run, data, contents, split)
-    return rows, train, _held_out(run, params, tokenizer, rows, held_out)
+    known = tell_known(run, data, contents, split)
+    return rows, train, _held_out(run, params, tokenizer, rows, held_out), known
 
 
 def _held_out(
@@ -224,8 +223,10 @@ def rows_read(params: SftParams) -> int:
     return params.max_steps * params.batch_size * params.gradient_accumulation_steps * max(1, Ranks().count)
 
 
-def tell_known(run: RunContext, data: DatasetRef, contents: np.ndarray, split: tuple[np.ndarray, np.ndarray]) -> None:
-    """Name the held-out rows that are trained on too: a score on them says nothing."""
+def tell_known(
+    run: RunContext, data: DatasetRef, contents: np.ndarray, split: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Name the held-out rows that are trained on too: a score on them says nothing. Returns their numbers from 0."""
     if run.spec.eval_dataset is not None:
         theirs, whose = (
             contents_of(run.spec.eval_dataset.path, run.spec.eval_dataset.mapping),
@@ -235,9 +236,9 @@ def tell_known(run: RunContext, data: DatasetRef, contents: np.ndarray, split: t
     else:
         numbers, whose = split[1], data.name
         theirs = contents[numbers]
-    known = numbers[np.isin(theirs, contents[split[0]])] + 1
+    known: np.ndarray = numbers[np.isin(theirs, contents[split[0]])]
     if len(known):
-        named = ", ".join(map(str, known[:20]))
+        named = ", ".join(map(str, known[:20] + 1))
         run.notice(
             f"{len(known)} of {len(numbers)} held-out rows are trained on too, so their score says little: row {named} of {whose}.",
             hint="Set split_by: content, or take them out of one side.", level="warning", code="held_out_in_training",
@@ -249,6 +250,7 @@ def tell_known(run: RunContext, data: DatasetRef, contents: np.ndarray, split: t
             level="warning",
             code="nothing_held_out",
         )
+    return known
 
 
 def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
@@ -309,15 +311,6 @@ def leave_merged_base(run: RunContext, base: ModelRef) -> Path:
     return run.dir.artifacts / "base_model"
 
 
-def questions(rows: TokenRows, places: np.ndarray) -> list[Question]:
-    """The first few rows at `places`, for the finished model to answer: the same for every job that holds out the same."""
-    found = []
-    for place in places[:NUM_SAMPLES]:
-        ids, labels = rows.row(int(place))
-        found.append(question_of(ids, labels != IGNORE))
-    return found
-
-
 def leave(
     run: RunContext,
     params: SftParams,
@@ -326,9 +319,10 @@ def leave(
     produces: str,
     save: Callable[[Any, Path], None],
     metrics: dict[str, float],
-    asked: list[Question],
+    asked: list[before_after.Question],
+    device: torch.device,
 ) -> None:
-    """The model folder (weights, tokenizer, card, configuration), checked by loading it; then the report."""
+    """The model folder (weights, tokenizer, card, configuration), checked by loading it; answers before and after; the report."""
     run.phase("saving", produces)
     settings = params.model_dump(mode="json")
     base = run.spec.model
@@ -341,6 +335,10 @@ def leave(
         write_ends(model, folder)
         tokenizer.save_pretrained(folder)
         write_card(folder, run.spec, settings, metrics)
-        validate_model(folder, produces, base_path, asked)
+        finished = validate_model(folder, produces, base_path)
+    run.phase("evaluating", "before and after")
+    compared = before_after.compare(run, params, finished, asked, metrics["training_s"], device)
+    with run.artifact(before_after.NAME) as folder:
+        (folder / f"{before_after.NAME}.json").write_text(json.dumps(compared, indent=1, ensure_ascii=False))
     with run.artifact("report") as folder:
-        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics)
+        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics, compared)

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from tunesmith.core.errors import FailureCode
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import comparing, compression, files, metrics, run_table, service
+from tunesmith.features.jobs import before_after, comparing, compression, files, metrics, run_table, service
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import AppState, DbSession, State
@@ -185,11 +185,12 @@ def about(
 ) -> dict[str, Any]:
     """What one tab shows beyond what all of them know."""
     if tab == "overview":
-        made = (
-            compression.results(state.settings, session, row) if get_recipe(row.method).kind == "compression" else None
-        )
+        job, kind = service.read(row), get_recipe(row.method).kind
+        is_asked = kind == "training" and row.method != "custom"
         return {
-            "timeline": metrics.timeline(session, row.id), "skipped": service.rows_skipped(session, row.id), "compressed": made,
+            "timeline": metrics.timeline(session, row.id), "skipped": service.rows_skipped(session, row.id),
+            "compressed": compression.results(state.settings, session, row) if kind == "compression" else None,
+            "compared": before_after.read(files.job_dir(state.settings, row.id), job) if is_asked else None,
         }  # fmt: skip
     if tab == "parameters":
         return {"groups": settings_of(row), "yaml": service.config(row)}
