@@ -204,7 +204,7 @@ def test_the_palette_finds_pages_actions_and_things(filled: ServerProcess, page:
     page.wait_for_url(f"{filled.url}/jobs/1")
     page.keyboard.press("Control+k")
     page.keyboard.type("no such thing")
-    expect(page.locator("#palette-empty")).to_contain_text("Nothing fits")
+    expect(page.locator("#palette-empty")).to_contain_text("No matches")
     page.keyboard.press("Escape")
     expect(page.locator("#palette")).to_be_hidden()
     assert not page.alarms

@@ -79,7 +79,7 @@ def _of_gradients(norms: list[float]) -> list[Diagnosis]:
                 code="vanishing_gradients",
                 severity="warning",
                 message=f"Gradients have all but vanished: a norm of about {typical:.3g}.",
-                advice="Nothing more is learnt. Raise learning_rate, check that the rows have answers, or stop here.",
+                advice="Nothing more is learned. Raise learning_rate, check that the rows have answers, or stop here.",
             )
         ]
     return []

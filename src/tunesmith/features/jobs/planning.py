@@ -48,7 +48,7 @@ def find_pace(session: Session, checked: Checked) -> Pace:
         if flops := _flops(job):
             same = job.model == name and job.method == checked.recipe.name
             what = "with this model and method" if same else f"with {job.model}"
-            return Pace(flops, SAME if same else SIMILAR, f"Told from job {job.id}, {what}.")
+            return Pace(flops, SAME if same else SIMILAR, f"Based on job {job.id} ({what}).")
     return guessed_pace(device)
 
 

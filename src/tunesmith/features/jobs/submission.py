@@ -241,7 +241,7 @@ def _model(
 ) -> ModelRef | None:
     if body.model is None:
         if recipe.needs_model:
-            problems.add("model", f"{recipe.name} needs a base model", "GET /models/ lists those at hand.")
+            problems.add("model", f"{recipe.name} needs a base model", "Choose one from the list of models.")
         return None
     try:
         found = catalog.resolve_model(settings, session, body.model)
@@ -267,7 +267,7 @@ def _data(
     """The rows, in a shape that `recipe` learns from."""
     if dataset_id is None:
         if recipe.needs_dataset:
-            problems.add(loc, f"{recipe.name} needs a dataset", "GET /datasets/ lists them.")
+            problems.add(loc, f"{recipe.name} needs a dataset", "Choose one from the list of datasets.")
         return None
     try:
         data = find_data(settings, session, dataset_id, digest)

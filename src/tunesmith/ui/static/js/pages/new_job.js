@@ -164,7 +164,7 @@ async function replan() {
 /** @param {{loc: string, message: string}[]} details @param {Record<string, any>} job */
 function showUnplanned(details, job) {
   plan = null;
-  showEstimate(null, missing(job).length ? `Choose a ${missing(job).map(loc => loc.replace("_id", "")).join(" and a ")} first.` : "Known when all can be used.");
+  showEstimate(null, missing(job).length ? `Choose a ${missing(job).map(loc => loc.replace("_id", "")).join(" and a ")} first.` : "Shown once the problems are fixed.");
   showProblems(details, job, "");
   clearProblem($("trouble"));
 }
@@ -287,7 +287,7 @@ async function startTraining(button) {
   try {
     const made = await call("/jobs/", { json: job, headers: { "Idempotency-Key": startKey } });
     forget();
-    toastNext(draft.job.start === "manual" ? "The job is saved. Start it when you like." : "The job is made.");
+    toastNext(draft.job.start === "manual" ? "Job saved. Start it when you like." : "Job created.");
     location.href = `/jobs/${made.id}`;
   } catch (error) {
     const said = /** @type {any} */ (error), details = said.details ?? [];

@@ -68,10 +68,10 @@ export function showProblems(details, job, hint) {
   clearMarks();
   const list = $("to-do-list"), missing = details.filter(detail => TO_DO[detail.loc] && !job[detail.loc]), wrong = details.filter(detail => !missing.includes(detail));
   list.replaceChildren(...missing.map(detail => make("li", undefined, {}, [link(detail.loc, TO_DO[detail.loc])])), ...wrong.map(mark));
-  $("to-do-title").textContent = wrong.length ? `${plural(wrong.length, "thing")} to mend${hint ? `. ${hint}` : ""}` : details.length ? "Still to do" : "";
+  $("to-do-title").textContent = wrong.length ? `${plural(wrong.length, "problem")} to fix${hint ? `. ${hint}` : ""}` : details.length ? "Still to do" : "";
   $("to-do").hidden = !details.length;
   $("to-do").toggleAttribute("data-wrong", wrong.length > 0);
-  if (details.length) place("short").textContent = wrong.length ? `${plural(wrong.length, "thing")} to mend` : TO_DO[missing[0].loc];
+  if (details.length) place("short").textContent = wrong.length ? `${plural(wrong.length, "problem")} to fix` : TO_DO[missing[0].loc];
 }
 
 /** The hint stays, the problem of before goes. @param {Element} field @param {string} id of what describes it too */
