@@ -76,7 +76,10 @@ def add_dataset(client: httpx.Client, name: str = "Support") -> int:
 def log_in(page: Any, server: ServerProcess, name: str, address: str = "/login", password: str = "") -> None:
     page.goto(server.url + address)
     page.get_by_label("Name or e-mail address").fill(name)
-    page.get_by_label("Password").fill(password or PASSWORDS[name])
+    field = page.get_by_label("Password")
+    field.fill(password or PASSWORDS[name])
+    page.get_by_role("button", name="Show what you type").click()
+    assert field.get_attribute("type") == "text"
     with page.expect_navigation():  # and until its scripts have run
         page.get_by_role("button", name="Log in", exact=True).click()
 
@@ -228,6 +231,10 @@ def test_a_change_needs_the_pages_token(server: ServerProcess, page: Any) -> Non
     assert page.evaluate(send, {}) == 403
     assert page.evaluate(send, {"X-CSRF-Token": "0" * 64}) == 403
     token = page.locator('meta[name="csrf-token"]').get_attribute("content")
+    page.reload()
+    assert token != page.locator('meta[name="csrf-token"]').get_attribute("content"), (
+        "compressed pages do not give it away"
+    )
     assert page.evaluate(send, {"X-CSRF-Token": token}) == 201
     log_out(page)
     log_in(page, server, "ada")
