@@ -103,8 +103,8 @@ def test_runs_in_a_table_with_chosen_columns_and_saved_views(ground: ServerProce
     rows = page.locator("tr[data-job]")
     expect(rows).to_have_count(3)
     page.get_by_role("button", name="Columns").click()
-    for box in page.locator("#run-columns :checked").all():
-        box.uncheck()
+    while page.locator("#run-columns :checked").count():
+        page.locator("#run-columns :checked").first.uncheck()
     page.get_by_label("Find a column").fill("f1")
     page.locator("#run-columns label:not([hidden])").first.click()
     page.get_by_role("button", name="Show columns").click()
