@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import Priority
+from tunesmith.core.plurals import plural
 from tunesmith.core.validation import message_of
 from tunesmith.recipes.catalog import get_recipe
 
@@ -131,7 +132,7 @@ def read_config(path: Path) -> TrainConfig:
         config = TrainConfig.model_validate(value)
     except ValidationError as error:
         details = [_problem(".".join(map(str, p["loc"])), p, TrainConfig) for p in error.errors()]
-        raise InvalidInput(f"{len(details)} setting(s) in {path} cannot be used.", details=details) from None
+        raise InvalidInput(f"{plural(len(details), 'setting')} in {path} cannot be used.", details=details) from None
     check_settings(config)
     if config.training_data and config.training_data.path is not None:
         config.training_data.path = path.parent / config.training_data.path
@@ -155,7 +156,7 @@ def check_settings(config: TrainConfig) -> None:
             section = places[loc[0]][0] if loc and loc[0] in places else SECTIONS[0]
             full = ".".join([section, *loc])
             details.append(_problem(full, problem, recipe.params))
-        text = f"{len(details)} setting(s) cannot be used by method {recipe.name}."
+        text = f"{plural(len(details), 'setting')} cannot be used by method {recipe.name}."
         raise InvalidInput(text, details=details) from None
 
 

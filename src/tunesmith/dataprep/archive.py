@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from tunesmith.core.errors import BadData, TooLarge
+from tunesmith.core.plurals import plural
 from tunesmith.dataprep.readers import Report, _tables
 from tunesmith.dataprep.source import DAMAGED_ZIP, open_zip
 
@@ -111,7 +112,7 @@ def _report_absent(told: dict[str, dict[str, Any]], files: list[zipfile.ZipInfo]
     absent = [number for number, name in enumerate(told, start=1) if name not in there]
     if absent:
         first = list(told)[absent[0] - 1][:120]
-        message = f"{len(absent)} file(s) that the metadata names are not in the archive, first {first!r}"
+        message = f"{plural(len(absent), 'file')} named by the metadata missing in the archive, first {first!r}"
         report("missing_media", message, absent)
 
 
@@ -139,7 +140,7 @@ def _rows(
             row["label"] = folders[-1]
         yield row | told.get(info.filename, told.get(path.name, {}))
     if damaged:
-        report("damaged_media", f"{len(damaged)} file(s) in the archive cannot be read", damaged)
+        report("damaged_media", f"{plural(len(damaged), 'file')} in the archive cannot be read", damaged)
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> bool:

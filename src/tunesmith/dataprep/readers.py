@@ -19,6 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tunesmith.core.errors import BadData, TooLarge
+from tunesmith.core.plurals import plural
 from tunesmith.dataprep.source import DAMAGED_ZIP, Source, open_zip
 from tunesmith.dataprep.values import is_missing, text_of
 
@@ -108,7 +109,7 @@ def read_csv(path: Path, delimiter: str, report: Report) -> Iterator[pa.Table]:
             ) from None
     finally:  # also when no more rows are wanted
         if ragged:
-            message = f"{len(ragged)} line(s) do not have {len(names)} columns and were left out"
+            message = f"{plural(len(ragged), 'line')} without {len(names)} columns left out"
             report("ragged_lines", message, ragged)
 
 
@@ -157,7 +158,7 @@ def read_jsonl(path: Path, report: Report) -> Iterator[pa.Table]:
             continue
         _note_kinds(kinds, value)
     if bad:
-        report("bad_json", f"{len(bad)} line(s) are not JSON objects and were left out: {said}", bad)
+        report("bad_json", f"{plural(len(bad), 'line')} left out, not valid JSON objects: {said}", bad)
     if not kinds:
         where = f"line {bad[0]}: {said}" if bad else "there is no object in it"
         raise BadData(f"The file holds no JSON objects; {where}.", hint="Put one JSON object on each line.")
@@ -414,7 +415,7 @@ def read_conll(path: Path, report: Report) -> Iterator[pa.Table]:
 
     yield from _tables(rows(), {"tokens": {"list"}, "tags": {"list"}})
     if bad:
-        report("ragged_lines", f"{len(bad)} line(s) have no tag and were left out", bad)
+        report("ragged_lines", f"{plural(len(bad), 'line')} without a tag left out", bad)
 
 
 def _first_line(error: BaseException) -> str:

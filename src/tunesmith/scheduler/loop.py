@@ -131,7 +131,7 @@ class Scheduler(Rounds):
         """Take in new events; whether that was all."""
         found = read_new_events(job_dir.events, job.events_offset)
         if found.bad_lines:
-            log.warning("job %s wrote %s line(s) that are no events", job.id, found.bad_lines)
+            log.warning("job %s wrote %s lines that are no events", job.id, found.bad_lines)
         if found.next_offset != job.events_offset:
             life.record_events(job, found.events, found.next_offset)
             return read_new_events(job_dir.events, found.next_offset).next_offset == found.next_offset

@@ -21,6 +21,7 @@ from tunesmith.core.errors import (
     is_out_of_memory,
 )
 from tunesmith.core.job_spec import Failure
+from tunesmith.core.plurals import plural
 from tunesmith.core.validation import message_of
 
 NOT_FOUND_CLASSES = {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "LocalEntryNotFoundError",
@@ -122,7 +123,7 @@ def classify(error: BaseException) -> Failure:
         details = error.details
     elif isinstance(error, ValidationError):
         details = [{"loc": ".".join(map(str, p["loc"])), "message": message_of(p)} for p in error.errors()]
-        message = f"{len(details)} setting(s) cannot be used: {', '.join(d['loc'] for d in details[:5])}."
+        message = f"{plural(len(details), 'setting')} cannot be used: {', '.join(d['loc'] for d in details[:5])}."
     unexpected = code in (FailureCode.INTERNAL, FailureCode.OUT_OF_MEMORY, FailureCode.MODEL_NOT_FOUND)
     return Failure(
         code=code,

@@ -13,6 +13,7 @@ from tunesmith.core.acting import current
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.plurals import plural
 from tunesmith.core.validation import message_of
 from tunesmith.features.catalog.service import find_base, resolve_model
 from tunesmith.features.datasets.service import training_ref
@@ -198,7 +199,7 @@ def check_settings(target: str, given: dict[str, Any]) -> dict[str, Any]:
             for problem in error.errors()
         ]
         places = ", ".join(detail["loc"] for detail in details[:5])
-        raise InvalidInput(f"{len(details)} setting(s) cannot be used: {places}.", details=details) from None
+        raise InvalidInput(f"{plural(len(details), 'setting')} cannot be used: {places}.", details=details) from None
 
 
 # -- what the supervision does as well ---------------------------------------------------------------------------------

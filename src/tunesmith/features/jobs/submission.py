@@ -15,6 +15,7 @@ from tunesmith.core.devices import read_gpus
 from tunesmith.core.errors import InvalidInput, TunesmithError
 from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceRequest
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.plurals import plural
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.validation import message_of
 from tunesmith.features.catalog import service as catalog
@@ -72,9 +73,9 @@ class Problems:
     def raise_any(self) -> None:
         if self.details:
             places = ", ".join(dict.fromkeys(d["loc"] for d in self.details[:5]))
-            hint = " ".join(dict.fromkeys(self.hints[:3])) or "Each problem is named in details, with its place."
+            hint = " ".join(dict.fromkeys(self.hints[:3])) or "Each problem is named with its place."
             raise InvalidInput(
-                f"{len(self.details)} value(s) cannot be used: {places}.", hint=hint, details=self.details
+                f"{plural(len(self.details), 'value')} cannot be used: {places}.", hint=hint, details=self.details
             )
 
 
@@ -187,8 +188,8 @@ def create_batch(settings: Settings, session: Session, bus: Bus, bodies: list[Jo
             details += [{**detail, "loc": f"jobs.{number}.{detail['loc']}".rstrip(".")} for detail in found]
     if details:
         raise InvalidInput(
-            f"{len(details)} value(s) cannot be used, so none of the {len(bodies)} jobs was made.",
-            hint="Each problem is named in details, with its place.",
+            f"{plural(len(details), 'value')} cannot be used, so none of the {len(bodies)} jobs was made.",
+            hint="Each problem is named with its place.",
             details=details,
         )
     return batch_id, rows
@@ -288,7 +289,7 @@ def _resources(settings: Settings, body: JobCreate, problems: Problems) -> Resou
     if body.resources is None:
         return ResourceRequest(num_gpus=min(1, num_gpus))
     if settings.database_url is None and body.resources.num_gpus > num_gpus:
-        problems.add("resources.num_gpus", f"this machine has {num_gpus} GPU(s)")
+        problems.add("resources.num_gpus", f"this machine has {plural(num_gpus, 'GPU')}")
     return body.resources
 
 

@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.plurals import plural
 from tunesmith.features.catalog.service import list_models
 from tunesmith.features.datasets.service import Datasets
 from tunesmith.features.jobs import service as jobs
@@ -125,7 +126,7 @@ def _datasets(settings: Settings, session: Session, bus: Bus, monitored: Monitor
     for dataset in [dataset for dataset in newest if dataset.num_errors][:MAX_OF_A_KIND]:
         yield Attention(
             kind="dataset_errors", level="warning", id=dataset.id, title=f"{dataset.name} has errors",
-            message=f"Its report names {dataset.num_errors} error(s).", hint="Repair the rows, or tell which columns hold what.",
+            message=f"Its report names {plural(dataset.num_errors, 'error')}.", hint="Repair the rows, or tell which columns hold what.",
             at=dataset.updated_at,
         )  # fmt: skip
 

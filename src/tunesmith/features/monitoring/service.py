@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tunesmith.core import confinement
 from tunesmith.core.devices import read_gpus
+from tunesmith.core.plurals import plural
 from tunesmith.core.version import VERSION
 from tunesmith.executors.limits import isolation_available
 from tunesmith.features.catalog.service import list_models
@@ -191,7 +192,7 @@ def _four_bit(_settings: Settings) -> Iterator[DoctorCheck]:
 
 def _models(settings: Settings) -> Iterator[DoctorCheck]:
     names = [model.name for model in list_models(settings) if model.kind == "base"]
-    message = f"{len(names)} base model(s): {', '.join(names[:3])}" if names else "no base model yet"
+    message = f"{plural(len(names), 'base model')}: {', '.join(names[:3])}" if names else "no base model yet"
     yield _check("models", bool(names), message, "Run tunesmith demo, or name a hub model in a job.", level="info")
 
 
