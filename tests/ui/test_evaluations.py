@@ -77,7 +77,7 @@ def test_an_evaluation_is_begun_from_a_model(server: ServerProcess, page: Any) -
     data = dialog.get_by_label("Data")  # a model that was not tuned here held nothing out: a dataset is chosen for it
     assert data.locator("option:checked").inner_text() == "Questions"
     assert data.locator("option").first.is_disabled()
-    dialog.get_by_label("Most answers").fill("2")
+    dialog.get_by_label("Number of questions").fill("2")
     dialog.get_by_role("button", name="Evaluate").click()
     page.wait_for_url("**/evaluations/3")
     page.locator("#about .status").wait_for()

@@ -123,7 +123,7 @@ def test_runs_in_a_table_with_chosen_columns_and_saved_views(ground: ServerProce
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Views").click()
     page.get_by_role("button", name="Save this view").click()
-    page.get_by_label("Name").fill("best of support")
+    page.locator("#run-save-name").fill("best of support")
     page.get_by_role("button", name="Save view").click()
     expect(page.get_by_role("button", name="Views")).to_contain_text("1")
     page.goto(f"{ground.url}/jobs?view=table")

@@ -86,9 +86,9 @@ def _name(name: str) -> str:
 
 
 def _write(connection: Connection, job_id: int, old: dict[str, Key], new: dict[str, Key]) -> None:
-    gone = [name for name in old if old[name] != new.get(name)]
-    if gone:
-        connection.execute(delete(JobValueRow).where(JobValueRow.job_id == job_id, JobValueRow.name.in_(gone)))
+    changed = [name for name in old | new if old.get(name) != new.get(name)]
+    if changed and old:
+        connection.execute(delete(JobValueRow).where(JobValueRow.job_id == job_id, JobValueRow.name.in_(changed)))
     rows = [
         {"job_id": job_id, "name": name, "number": key[0], "text": key[1]}
         for name, key in new.items()
