@@ -61,13 +61,15 @@ def values_of(job: dict[str, Any]) -> dict[str, Key]:
     """Every value of a job, whose columns `SOURCES` are given, by name."""
     found: dict[str, Any] = {name: job[name] for name in PLAIN}
     found["dataset"] = ((job["spec"] or {}).get("dataset") or {}).get("name")
-    found |= {f"metric.{name}": value for name, value in (job["metrics"] or {}).items()}
-    for name, (last, best) in (job["scores"] or {}).items():
-        found |= {f"metric.{name}": last, f"metric.{name}.best": best}
+    found |= {f"param.{name}": value for name, value in _flat(job["hyperparameters"] or {})}
+    found |= {f"metric.{name}": job[name] for name in ("loss", "eval_loss")}
+    found |= {f"metric.{name}": job[name] or None for name in ("step", "elapsed_s")}
+    scores = job["scores"] or {}
+    found |= {f"metric.{name}.best": best for name, (_, best) in scores.items()}
     if job["best_eval_loss"] is not None:
         found["metric.eval_loss.best"] = job["best_eval_loss"]
-    found |= {f"metric.{name}": job[name] for name in ("loss", "eval_loss", "step", "elapsed_s") if job[name]}
-    found |= {f"param.{name}": value for name, value in _flat(job["hyperparameters"] or {})}
+    last = {**(job["metrics"] or {}), **{name: value for name, (value, _) in scores.items()}}
+    found |= {f"metric.{name}": value for name, value in last.items() if found.get(f"metric.{name}") is None}
     kept = ((_name(name), key_of(value)) for name, value in found.items())
     return dict([(name, key) for name, key in kept if key is not None][:MAX_VALUES])
 
