@@ -334,7 +334,7 @@ def test_the_list_is_searched_sorted_tagged_and_cleared(server: ServerProcess, p
     page.get_by_role("button", name="Delete", exact=True).first.click()
     page.keyboard.type("2 datasets")
     page.keyboard.press("Enter")
-    expect(page.locator("#datasets")).to_contain_text("Nothing fits")
+    expect(page.locator("#datasets")).to_contain_text("No matches")
     left = [item["name"] for item in server.client.get("/datasets/", params={"q": "zoo"}).json()["items"]]
     assert left == ["zoo large"] and not page.alarms
 

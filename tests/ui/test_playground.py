@@ -117,7 +117,7 @@ def test_the_same_seed_says_the_same_and_an_answer_can_be_had_again(server: Serv
     page.get_by_role("button", name="Answer again").click()
     page.locator(".turn-answer[aria-busy]").wait_for()
     assert answers(page, 1) != before
-    page.get_by_label("Most tokens").fill("100000")
+    page.get_by_label("Maximum tokens").fill("100000")
     page.get_by_label("Message to every model").fill("too long")
     page.keyboard.press("Enter")
     assert page.evaluate("() => document.activeElement.id") == "max_tokens", "the setting that cannot be is shown"

@@ -25,7 +25,7 @@ def deploy(
     model: Annotated[str, typer.Argument(help="job:7, name@version, name@alias, or a base model.")],
     name: Annotated[
         str | None,
-        typer.Option("--name", "-n", help="What callers name as model; from the model's name when left out."),
+        typer.Option("--name", "-n", help="Name used in API calls; from the model's name when left out."),
     ] = None,
     target: Annotated[
         str, typer.Option("--target", "-t", help="local, ollama, lmstudio, huggingface or cloud.")

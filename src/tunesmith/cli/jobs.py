@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli import run_table
-from tunesmith.cli.output import FAILED, duration, show, table, transfer
+from tunesmith.cli.output import FAILED, Output, duration, say, show, table, transfer
 from tunesmith.cli.references import JobId, JobIds, dataset_number, job_number
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput

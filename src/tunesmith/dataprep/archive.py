@@ -1,4 +1,4 @@
-"""ZIPs of images, sounds or films: checked before anything is unpacked, then rows of `media` (relative path) and what is told of it."""
+"""ZIPs of images, audio or video: checked before anything is unpacked, then rows of `media` (relative path) and what is told of it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def read_archive(
     counts = Counter(kind for info in files if (kind := media_kind(info.filename)))
     if not counts:
         raise BadData(
-            "The archive holds no images, sounds or films.",
+            "The archive holds no images, audio or video.",
             hint="Put them in it, one folder a class, or add a metadata.csv.",
         )
     kind = counts.most_common(1)[0][0]

@@ -45,7 +45,7 @@ def invalid_input(error: ValidationError | RequestValidationError, *, prefix: st
     where = ", ".join(d["loc"] for d in details[:5] if d["loc"])
     return InvalidInput(
         f"{plural(len(details), 'value')} cannot be used: {where}." if where else "The request cannot be used.",
-        hint="Each problem is named in details, with its place.",
+        hint="Each problem is named with its place.",
         details=details,
     )
 

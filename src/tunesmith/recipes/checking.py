@@ -49,7 +49,7 @@ def check_params(recipe: Recipe, given: dict[str, Any], *, prefix: str = "hyperp
     where = ", ".join(detail["loc"] for detail in details[:5])
     raise InvalidInput(
         f"{plural(len(details), 'setting')} of {recipe.name} cannot be used: {where}.",
-        hint="Each problem is named in details, with its place.",
+        hint="Each problem is named with its place.",
         details=details,
     )
 

@@ -45,7 +45,7 @@ class SftParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     learning_rate: float = Field(2e-4, gt=0, le=1.0, json_schema_extra=about("basic", usual=(1e-5, 5e-4)))
-    """Peak learning rate: how big each step is. Too high and the loss jumps about, too low and little is learnt."""
+    """Peak learning rate: how big each step is. Too high and the loss jumps about, too low and little is learned."""
     batch_size: int = Field(4, ge=1, le=4096, json_schema_extra=about("batching", "rows", usual=(1, 64)))
     """Rows per micro-batch and device: more are faster and take more memory."""
     gradient_accumulation_steps: int = Field(
@@ -59,13 +59,17 @@ class SftParams(BaseModel):
     epochs: float = Field(3.0, gt=0, le=1000, json_schema_extra=about("basic", "passes", usual=(1, 10)))
     """Passes over the training rows. More learn the rows better, too many learn them by heart."""
     max_steps: int | None = Field(
-        None, ge=1, le=10_000_000, title="Most steps", json_schema_extra=about("basic", "steps")
+        None, ge=1, le=10_000_000, title="Maximum steps", json_schema_extra=about("basic", "steps")
     )
     """Optimizer steps; overrides `epochs` when set. A few make a quick trial."""
     max_length: int = Field(
-        1024, ge=16, le=1_048_576, title="Longest row", json_schema_extra=about("data", "tokens", usual=(128, 8192))
+        1024,
+        ge=16,
+        le=1_048_576,
+        title="Maximum sequence length",
+        json_schema_extra=about("data", "tokens", usual=(128, 8192)),
     )
-    """Longest row, tokens; longer rows are cut at the end."""
+    """Tokens of a row; longer rows are cut at the end."""
     warmup_steps: int | None = Field(None, ge=0, title="Warm-up steps", json_schema_extra=about("optimizer", "steps"))
     """Optimizer steps of linear warm-up; overrides `warmup_ratio` when set."""
     warmup_ratio: float = Field(

@@ -76,7 +76,7 @@ def place(queue: Sequence[Waiting], machine: Machine, now: datetime) -> Placemen
 def not_yet(job: Waiting, machine: Machine, now: datetime) -> str | None:
     """Why its time has not come, or None."""
     if job.not_before and now < job.not_before:
-        return f"it starts at {job.not_before:%Y-%m-%d %H:%M} UTC"
+        return f"it starts at {job.not_before.astimezone():%Y-%m-%d %H:%M %Z}"
     if job.off_peak and not machine.is_off_peak:
         return f"it starts in off-peak hours, {machine.off_peak}"
     if job.after_job_id is None or job.after_status is None or job.after_status == JobStatus.COMPLETED:

@@ -59,7 +59,7 @@ class ErrorBody(BaseModel):
 
     error: str = Field(examples=["invalid_input"])
     message: str = Field(examples=["1 value cannot be used: hyperparameters.learning_rate."])
-    hint: str = Field("", examples=["Each problem is named in details, with its place."])
+    hint: str = Field("", examples=["Each problem is named with its place."])
     details: list[dict[str, Any]] = Field(
         default_factory=list,
         examples=[[{"loc": "hyperparameters.learning_rate", "message": "must be more than 0"}]],

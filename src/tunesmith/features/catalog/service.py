@@ -205,7 +205,8 @@ def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
 
 def no_model(job_id: int) -> NotFound:
     return NotFound(
-        f"Job {job_id} has no finished model.", hint="Wait until it is completed; GET /models/ lists those that are."
+        f"Job {job_id} has no finished model.",
+        hint="Wait until it is completed; the list of models has those that are.",
     )
 
 

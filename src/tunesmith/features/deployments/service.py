@@ -180,7 +180,7 @@ def by_name_or_id(session: Session, name: str) -> DeploymentRow:
     rows = DeploymentRepository(session)
     found = rows.find(int(name)) if name.isdigit() and len(name) < 19 else rows.seen(name)
     if found is None:
-        raise NotFound(f"There is no deployment {name!r}.", hint="GET /deployments/ lists those that there are.")
+        raise NotFound(f"There is no deployment {name!r}.", hint="See the list of deployments.")
     return found
 
 

@@ -58,11 +58,12 @@ class Results(NamedTuple):
 def choices(settings: Settings, row: VersionRow) -> list[FormatChoice]:
     """Every format of the recipe, for one version."""
     info = catalog.root_info(settings, row.base_model) if row.kind == "adapter" and row.base_model else None
+    whole_bytes = info.size_bytes if info else row.size_bytes if row.kind == "model" else None
     weights = info.num_parameters if info else row.num_parameters if row.kind == "model" else None
     defaults = CompressParams.model_fields["formats"].default
     return [
         FormatChoice(
-            name, sentence, int(weights * bits / 8) if weights else None, why_not(name), name in USUAL, name in defaults
+            name, sentence, whole_bytes if name == "merged" else int(weights * bits / 8) if weights else None, why_not(name), name in USUAL, name in defaults
         )
         for name, (bits, sentence) in ABOUT.items()
     ]  # fmt: skip

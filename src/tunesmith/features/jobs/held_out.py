@@ -75,8 +75,8 @@ def _rows_of(job: JobRow, given: dict[str, Any]) -> dict[str, Any]:
     if not settings.get("validation_split"):
         raise InvalidInput(
             f"Job {job.id} held no rows out.",
-            hint="Give a dataset that it has not learnt from.",
-            details=[{"loc": "dataset_id", "message": f"job {job.id} learnt from every row of its dataset"}],
+            hint="Give a dataset that it has not learned from.",
+            details=[{"loc": "dataset_id", "message": f"job {job.id} learned from every row of its dataset"}],
         )
     held_out = {
         "job_id": job.id,

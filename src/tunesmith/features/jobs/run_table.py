@@ -136,7 +136,7 @@ def _check(jobs: RunRepository, loc: str, name: str) -> None:
     if not jobs.has(name):
         raise InvalidInput(
             f"No job has the value {name}.",
-            hint="See which there are: GET /jobs/columns, or tunesmith jobs columns",
+            hint="See which there are with: tunesmith jobs columns",
             details=[{"loc": loc, "message": f"no job has {name}"}],
         )
 

@@ -158,7 +158,7 @@ def move(session: Session, job_id: int, to: QueueMove) -> None:
         if place < 0:
             raise InvalidInput(
                 f"Job {to.before_job_id} does not wait.",
-                hint="GET /jobs/queue lists those that do.",
+                hint="See the queue.",
                 details=[{"loc": "before_job_id", "message": "not in the queue"}],
             )
     row.priority = order[min(place, len(order) - 1)].priority

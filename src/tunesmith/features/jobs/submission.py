@@ -75,7 +75,7 @@ class Problems:
     def raise_any(self) -> None:
         if self.details:
             places = ", ".join(dict.fromkeys(d["loc"] for d in self.details[:5]))
-            hint = " ".join(dict.fromkeys(self.hints[:3])) or "Each problem is named in details, with its place."
+            hint = " ".join(dict.fromkeys(self.hints[:3])) or "Each problem is named with its place."
             raise InvalidInput(
                 f"{plural(len(self.details), 'value')} cannot be used: {places}.", hint=hint, details=self.details
             )
@@ -235,7 +235,7 @@ def create_batch(settings: Settings, session: Session, bus: Bus, bodies: list[Jo
     if details:
         raise InvalidInput(
             f"{plural(len(details), 'value')} cannot be used, so none of the {len(bodies)} jobs was made.",
-            hint="Each problem is named in details, with its place.",
+            hint="Each problem is named with its place.",
             details=details,
         )
     return batch_id, rows
@@ -288,7 +288,7 @@ def _model(
 ) -> ModelRef | None:
     if body.model is None:
         if recipe.needs_model:
-            problems.add("model", f"{recipe.name} needs a base model", "GET /models/ lists those at hand.")
+            problems.add("model", f"{recipe.name} needs a base model", "Choose one from the list of models.")
         return None
     try:
         found = catalog.resolve_model(settings, session, body.model)
@@ -313,7 +313,7 @@ def _data(
     """The rows, in a shape that `recipe` learns from."""
     if dataset_id is None:
         if recipe.needs_dataset:
-            problems.add(loc, f"{recipe.name} needs a dataset", "GET /datasets/ lists them.")
+            problems.add(loc, f"{recipe.name} needs a dataset", "Choose one from the list of datasets.")
         return None
     try:
         data = find_data(settings, session, dataset_id, digest)

@@ -61,13 +61,15 @@ def values_of(job: dict[str, Any]) -> dict[str, Key]:
     """Every value of a job, whose columns `SOURCES` are given, by name."""
     found: dict[str, Any] = {name: job[name] for name in PLAIN}
     found["dataset"] = ((job["spec"] or {}).get("dataset") or {}).get("name")
-    found |= {f"metric.{name}": value for name, value in (job["metrics"] or {}).items()}
-    for name, (last, best) in (job["scores"] or {}).items():
-        found |= {f"metric.{name}": last, f"metric.{name}.best": best}
+    found |= {f"param.{name}": value for name, value in _flat(job["hyperparameters"] or {})}
+    found |= {f"metric.{name}": job[name] for name in ("loss", "eval_loss")}
+    found |= {f"metric.{name}": job[name] or None for name in ("step", "elapsed_s")}
+    scores = job["scores"] or {}
+    found |= {f"metric.{name}.best": best for name, (_, best) in scores.items()}
     if job["best_eval_loss"] is not None:
         found["metric.eval_loss.best"] = job["best_eval_loss"]
-    found |= {f"metric.{name}": job[name] for name in ("loss", "eval_loss", "step", "elapsed_s") if job[name]}
-    found |= {f"param.{name}": value for name, value in _flat(job["hyperparameters"] or {})}
+    last = {**(job["metrics"] or {}), **{name: value for name, (value, _) in scores.items()}}
+    found |= {f"metric.{name}": value for name, value in last.items() if found.get(f"metric.{name}") is None}
     kept = ((_name(name), key_of(value)) for name, value in found.items())
     return dict([(name, key) for name, key in kept if key is not None][:MAX_VALUES])
 
@@ -86,9 +88,9 @@ def _name(name: str) -> str:
 
 
 def _write(connection: Connection, job_id: int, old: dict[str, Key], new: dict[str, Key]) -> None:
-    gone = [name for name in old if old[name] != new.get(name)]
-    if gone:
-        connection.execute(delete(JobValueRow).where(JobValueRow.job_id == job_id, JobValueRow.name.in_(gone)))
+    changed = [name for name in old | new if old.get(name) != new.get(name)]
+    if changed and old:
+        connection.execute(delete(JobValueRow).where(JobValueRow.job_id == job_id, JobValueRow.name.in_(changed)))
     rows = [
         {"job_id": job_id, "name": name, "number": key[0], "text": key[1]}
         for name, key in new.items()
@@ -111,7 +113,7 @@ def _changed(_mapper: Mapper[JobRow], connection: Connection, row: JobRow) -> No
     if not changed:
         return
     if all(history.deleted for history in changed.values()):
-        old = values_of(now | {name: history.deleted[0] for name, history in changed.items()})
+        old = values_of(now | {name: next(iter(history.deleted)) for name, history in changed.items()})
     else:  # the value before was never read
         connection.execute(delete(JobValueRow).where(JobValueRow.job_id == row.id))
         old = {}

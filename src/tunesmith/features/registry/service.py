@@ -221,7 +221,7 @@ def find_version(session: Session, ref: str) -> VersionRow:
         return found
     there = versions.of_name(name)
     if not there:
-        raise NotFound(f"There is no registered model {name!r}.", hint="GET /registry/ lists those that there are.")
+        raise NotFound(f"There is no registered model {name!r}.", hint="See the list of registered models.")
     known = [*AliasRepository(session).of_names([name]).values()]
     aliases = sorted(alias for group in known for alias in group)
     raise NotFound(

@@ -76,13 +76,17 @@ class CompressParams(BaseModel):
     )
     """How much text the perplexity is measured on, before and after; 0 measures none. From the dataset, when there is one."""
     max_length: int = Field(
-        512, ge=32, le=131_072, title="Longest row", json_schema_extra=about("data", "tokens", usual=(256, 2048))
+        512,
+        ge=32,
+        le=131_072,
+        title="Maximum sequence length",
+        json_schema_extra=about("data", "tokens", usual=(256, 2048)),
     )
     """Rows of the check and of the calibration are cut there."""
     question: str = Field(QUESTION, min_length=1, max_length=20_000, json_schema_extra=about("data"))
     """Asked of the source and of every format; the greedy answers are compared."""
     max_new_tokens: int = Field(
-        24, ge=1, le=4096, title="Longest answer", json_schema_extra=about("data", "tokens", usual=(16, 256))
+        24, ge=1, le=4096, title="Maximum answer length", json_schema_extra=about("data", "tokens", usual=(16, 256))
     )
     """An answer is cut there."""
     calibrate: bool = Field(True, title="Weigh by real text", json_schema_extra=about("basic"))

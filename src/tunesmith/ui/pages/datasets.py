@@ -61,7 +61,13 @@ CHANGE_WORDS = {
     "edit_cells": "Edited cells",
     "delete_rows": "Deleted rows",
 }
-ORIGIN_WORDS = {"upload": "Uploaded", "repair": "Repaired", "reading": "Read again", "mapping": "Columns mapped", "edit": "Edited by hand"}
+ORIGIN_WORDS = {
+    "upload": "Uploaded",
+    "repair": "Repaired",
+    "reading": "Read again",
+    "mapping": "Columns mapped",
+    "edit": "Edited by hand",
+}
 
 Text = Annotated[str, Query(max_length=200)]
 

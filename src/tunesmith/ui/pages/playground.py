@@ -44,7 +44,7 @@ CONTROLS = (
     Control("temperature", "Temperature", "0 always takes the likeliest token; higher is more varied.", "range", 0, 2, 0.05),
     Control("top_p", "Top p", "Only the likeliest tokens that add up to this share.", "range", 0.05, 1, 0.05),
     Control("top_k", "Top k", "Only so many of the likeliest tokens; empty is no limit.", "number", 1, 10_000, 1),
-    Control("max_tokens", "Most tokens", "Longest answer, in tokens.", "number", 1, 32_768, 1),
+    Control("max_tokens", "Maximum tokens", "An answer is cut there.", "number", 1, 32_768, 1),
     Control("repetition_penalty", "Repetition penalty", "Above 1, what was said already gets less likely.", "range", 0.8, 2, 0.05),
     Control("seed", "Seed", "The same seed gives the same answer; empty is by chance.", "number", 0, 2**32 - 1, 1),
 )  # fmt: skip

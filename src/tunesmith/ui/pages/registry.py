@@ -9,8 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BeforeValidator, Field
 
-from tunesmith.core.errors import NotFound
-from tunesmith.features.datasets import service as datasets
+from tunesmith.features.datasets.repository import DatasetRepository
 from tunesmith.features.jobs import compression
 from tunesmith.features.registry import changing, checking, cleaning, comparing, listing, service
 from tunesmith.features.registry.naming import LATEST
@@ -176,10 +175,8 @@ def show_version(request: Request, state: State, session: DbSession, name: str, 
 
 def _own_data(session: Session, dataset_id: int | None) -> list[tuple[int, str]]:
     """The dataset that a version learned from, as a choice, where it is still there."""
-    try:
-        return [(dataset_id, f"Rows of {datasets.get(session, dataset_id).name}")] if dataset_id else []
-    except NotFound:
-        return []
+    row = DatasetRepository(session).find(dataset_id) if dataset_id else None
+    return [(row.id, f"Rows of {row.name}")] if row else []
 
 
 def charts(versions: list[VersionRead]) -> list[dict[str, Any]]:

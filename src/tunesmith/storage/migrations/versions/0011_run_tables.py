@@ -72,7 +72,8 @@ def values_of(job: dict[str, Any]) -> dict[str, tuple[float, str]]:
     found["dataset"] = ((job["spec"] or {}).get("dataset") or {}).get("name")
     found |= {f"metric.{name}": value for name, value in (job["metrics"] or {}).items()}
     found["metric.eval_loss.best"] = job["best_eval_loss"]
-    found |= {f"metric.{name}": job[name] for name in ("loss", "eval_loss", "step", "elapsed_s") if job[name]}
+    found |= {f"metric.{name}": job[name] for name in ("loss", "eval_loss") if job[name] is not None}
+    found |= {f"metric.{name}": job[name] for name in ("step", "elapsed_s") if job[name]}
     found |= {f"param.{name}": value for name, value in flat(job["hyperparameters"] or {})}
     kept = {name.replace(",", "_")[:200]: key_of(value) for name, value in found.items()}
     return dict([(name, key) for name, key in kept.items() if key is not None][:500])

@@ -18,7 +18,7 @@ const KINDS = [
   { title: "Gradient norm", unit: "before clipping", curves: ["grad_norm"] },
   { title: "Speed", unit: "tokens a second", curves: ["tokens_per_s"], format: number, min: 0 },
   { title: "Token accuracy", unit: "on held-out rows", curves: ["eval_token_accuracy"], format: y => percent(y, 1) },
-  { title: "Use of the device", unit: "share of its peak", curves: ["mfu"], format: y => percent(y, 1), min: 0 },
+  { title: "Use of the device", unit: "share of its peak", curves: ["mfu"], format: y => percent(y, y < 0.01 ? 3 : 1), min: 0 },
 ];
 /** Not drawn for themselves. */
 const RULERS = ["epoch", "elapsed_s", "samples_per_s", "eval_perplexity"];

@@ -11,6 +11,16 @@ if (form) {
     const names = chosen.value.split(",").filter((/** @type {string} */ name) => name && name !== box.value);
     chosen.value = [...names, ...(box.checked ? [box.value] : [])].join(",");
   });
+  form.addEventListener("submit", (/** @type {Event} */ event) => { // the page may be sorted and filtered otherwise than when it was loaded
+    event.preventDefault();
+    const url = new URL(location.href);
+    for (const name of ["cursor", "offset"]) url.searchParams.delete(name);
+    url.searchParams.set("columns", chosen.value);
+    location.assign(url);
+  });
+  document.addEventListener("click", event => {
+    if (/** @type {Element} */ (event.target).closest("[data-dialog=run-save]")) $("run-save").querySelector("[name=view]").value = $("run-tools").dataset.view;
+  }, true);
   $("run-columns-find").addEventListener("input", debounce(() => {
     const text = $("run-columns-find").value.trim().toLowerCase();
     for (const label of form.querySelectorAll("[data-find]")) label.hidden = !label.dataset.find.includes(text);
