@@ -84,6 +84,17 @@ def test_switched_off_it_leaves_the_defaults_and_still_estimates() -> None:
     assert choice.estimate["memory_bytes"] == sum(choice.estimate["memory_parts_bytes"].values())
 
 
+@pytest.mark.parametrize("auto", [True, False])
+def test_what_the_data_itself_holds_out_is_held_out(auto: bool) -> None:
+    own = choose(LORA, {"validation_split": 0.3}, facts(rows=200, num_held_out=50), auto=auto)
+    assert own.params["validation_split"] == 0.25
+    assert own.reasons["validation_split"].startswith("The data itself holds out 50 of 200 rows")
+    drawn = choose(LORA, {"validation_split": 0.3, "split_by": "content"}, facts(rows=200, num_held_out=50), auto=auto)
+    assert drawn.params["validation_split"] == 0.3
+    other = choose(LORA, {}, facts(rows=200, num_held_out=50, has_eval_dataset=True))
+    assert other.params["validation_split"] == 0.0
+
+
 @settings(max_examples=200)
 @given(
     st.floats(1e6, 80e9),

@@ -52,6 +52,7 @@ def _first_of_table(rows: Sequence[Sequence[str]]) -> int:
 def _is_header(cells: Sequence[str], below: Sequence[Sequence[str]]) -> tuple[bool, str]:
     """`(whether these are names, the doubt)`: by names that are known, and by how each differs from what is below it."""
     for_header = for_row = 0
+    below = [row for row in below if list(row) != list(cells)]  # files put together repeat their header
     for number, cell in enumerate(cells):
         values = [row[number].strip() for row in below if number < len(row) and row[number].strip()]
         if plain(cell) in NAMES and cell.strip() not in values:

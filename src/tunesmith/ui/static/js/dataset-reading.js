@@ -41,6 +41,8 @@ function choice(options, value, name) {
  */
 export function readingControls(found, options, onChange) {
   const { layout, format } = found, place = make("div", undefined, { class: "mapping reading-options" });
+  /** The sheet that is seen stays, whatever else is chosen. @type {FileOptions} */
+  const sheet = layout.sheets.length > 1 && layout.sheet !== null ? { sheet: layout.sheet } : {};
   const change = (/** @type {FileOptions} */ some) => onChange({ ...options, ...some });
   if (layout.sheets.length > 1) {
     const box = choice(layout.sheets.map(name => [name, name]), layout.sheet ?? "", "sheet");
@@ -51,7 +53,7 @@ export function readingControls(found, options, onChange) {
     const box = make("input", undefined, { class: "input", type: "number", min: "0", step: "1", value: String(layout.header_row), "data-option": "header_row" });
     box.addEventListener("change", () => {
       const { columns: _, ...others } = options;
-      if (box.checkValidity() && box.value !== "") onChange({ ...others, header_row: Number(box.value) });
+      if (box.checkValidity() && box.value !== "") onChange({ ...others, ...sheet, header_row: Number(box.value) });
     });
     place.append(field(format === "xlsx" ? "Header in row" : "Header in line", box, "0 when the file has no header."));
   }
@@ -70,7 +72,7 @@ export function readingControls(found, options, onChange) {
     box.addEventListener("change", () => { const { split: _, ...others } = options; onChange(box.value ? { ...others, split: box.value } : others); });
     place.append(field("Split", box));
   }
-  if (layout.columns.length > 1) place.append(columnsControl(layout, options, columns => { const { columns: _, ...others } = options; onChange({ ...others, ...(columns ? { columns } : {}), ...(layout.header_row === 0 ? { header_row: 0 } : {}) }); }));
+  if (layout.columns.length > 1) place.append(columnsControl(layout, options, columns => { const { columns: _, ...others } = options; onChange({ ...others, ...(columns ? { ...sheet, columns } : {}), ...(layout.header_row === 0 ? { header_row: 0 } : {}) }); }));
   return place;
 }
 
