@@ -29,7 +29,13 @@ PAIRS = {
 """Shape → the roles of what is asked and of what is answered."""
 CONVERSATIONAL = ("messages", "conversations", "preference", *PAIRS)
 TEXTS = ("text", "text_label")
-ROLE_WORDS = {"output": "answer", "completion": "answer", "chosen": "answer", "rejected": "worse answer", "input": "question"}
+ROLE_WORDS = {
+    "output": "answer",
+    "completion": "answer",
+    "chosen": "answer",
+    "rejected": "worse answer",
+    "input": "question",
+}
 """What a role's cell is for a person, where the role's name is not."""
 OBJECT = "The answer is an object; it is learned as JSON."
 EMPTY = "An empty answer is not learned."
@@ -134,9 +140,7 @@ def _answer(found: Any, cell: Any, *, is_asked_for: bool) -> str:
             raise BadData("The question has no answer: its list of spans is empty.")
         return text_of(found["text"][0])
     if is_asked_for and isinstance(found, list) and found and all(isinstance(item, str) for item in found):
-        raise BadData(
-            f"The answer is a list of {len(found)}.", hint=ANSWER_LIST
-        )
+        raise BadData(f"The answer is a list of {len(found)}.", hint=ANSWER_LIST)
     return text_of(cell)
 
 

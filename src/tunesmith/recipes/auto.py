@@ -165,7 +165,8 @@ class _Picker:
         accumulation = max(1, effective // micro)
         sums = f"{_gib(self._memory(micro))} of {_gib(machine.memory_bytes)} on the {machine.device}"
         self.set(
-            "batch_size", micro,
+            "batch_size",
+            micro,
             f"About {sums} for {plural(micro, 'row')} of up to {self.params['max_length']:,} tokens.",
         )
         if "batch_size" in self.given and micro > effective:

@@ -68,7 +68,9 @@ class BadRows(NamedTuple):
 
     def problem(self, name: str) -> str:
         """What stands in the way of a job on the dataset `name`."""
-        there = f"{plural(self.count, 'row')} of {name} cannot be used for training: {rows_named(self.rows, self.count)}."
+        there = (
+            f"{plural(self.count, 'row')} of {name} cannot be used for training: {rows_named(self.rows, self.count)}."
+        )
         return " ".join(part for part in (there if self.count else "", self.why, self.unread) if part)
 
     def skipped(self, name: str) -> str:

@@ -133,7 +133,14 @@ def _row_problems(
     for remark in found:
         if remark.is_refused:
             rows_of_it = list(remark.rows)
-            problems.add("dataset_id", remark.message, remark.hint, code=remark.code, rows=rows_of_it[:100], count=len(rows_of_it))
+            problems.add(
+                "dataset_id",
+                remark.message,
+                remark.hint,
+                code=remark.code,
+                rows=rows_of_it[:100],
+                count=len(rows_of_it),
+            )
     return [remark for remark in found if not remark.is_refused]
 
 
@@ -156,10 +163,14 @@ def _bad_rows(
     bad, name = data.bad, data.ref.name
     if given.get("skip_bad_rows") is not True:
         if bad:
-            problems.add(loc, bad.problem(name), SKIP_REMEDY, code="bad_rows", count=bad.count, rows=list(bad.rows[:100]))
+            problems.add(
+                loc, bad.problem(name), SKIP_REMEDY, code="bad_rows", count=bad.count, rows=list(bad.rows[:100])
+            )
         return []
     if bad and bad.count >= data.ref.num_rows:
-        problems.add(loc, f"No row of {name} can be used for training. {bad.why}", "Fix the dataset, or map its columns.")
+        problems.add(
+            loc, f"No row of {name} can be used for training. {bad.why}", "Fix the dataset, or map its columns."
+        )
     return skipped(bad, rows, name)
 
 

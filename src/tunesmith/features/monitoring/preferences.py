@@ -123,7 +123,9 @@ def _check(settings: Settings, given: dict[str, Any]) -> None:
             hints.append(error.hint)
     if details:
         places = ", ".join(detail["loc"] for detail in details)
-        raise InvalidInput(f"{plural(len(details), 'value')} cannot be used: {places}.", hint=" ".join(hints), details=details)
+        raise InvalidInput(
+            f"{plural(len(details), 'value')} cannot be used: {places}.", hint=" ".join(hints), details=details
+        )
 
 
 def test_directory(settings: Settings, given: str | None = None) -> DirectoryRead:

@@ -69,7 +69,9 @@ def load_material(run: RunContext, data: DatasetRef, params: EvaluateParams, tok
     places = drawn(rows, _one_of_each(rows, places), data.num_rows, params.seed)
     answered = rows
     if settings.train_on == "all" and data.shape != "text":
-        answered = load_rows(run, data, tokenizer, settings.model_copy(update={"train_on": "completions"}), numbers, bad.tolist())
+        answered = load_rows(
+            run, data, tokenizer, settings.model_copy(update={"train_on": "completions"}), numbers, bad.tolist()
+        )
     looked_at = places[: max(params.max_samples, LOOKED_AT)]
     found = [] if data.shape == "text" else _questions(answered, rows.numbers[looked_at], tokenizer)
     measured = places[: params.max_samples]

@@ -150,7 +150,10 @@ def fixed(session: Session, job: dict[str, Any], copied_from: int, code: str) ->
     """The copy with the settings that deal with a diagnosis of the other job; as it is when that is not made any more."""
     found = jobs.progress(session, copied_from, lambda _: {}).diagnosis
     changes = next((each.changes for each in found if each.code == code), {})
-    return {"job": {**job, "hyperparameters": {**job.get("hyperparameters", {}), **changes}}, "fix": code if changes else ""}
+    return {
+        "job": {**job, "hyperparameters": {**job.get("hyperparameters", {}), **changes}},
+        "fix": code if changes else "",
+    }
 
 
 def defaults(settings: Settings) -> dict[str, Any]:
