@@ -22,8 +22,7 @@ from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, Mod
 from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
-from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, bad_rows, checks, rated_problem
-from tunesmith.schemas.datasets import Finding
+from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, checks, known_bad_rows, rated_problem
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
 
@@ -184,7 +183,7 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
         name=path.name, path=str(out / "data.parquet"), digest=about["digest"], shape=about["shape"], mapping=about["mapping"],
         num_rows=about["num_rows"],
     )  # fmt: skip
-    bad = bad_rows([Finding.model_validate(finding) for finding in report["findings"]])
+    bad = known_bad_rows(report["findings"])
     return ref, Lengths(median, p99, longest) if tokens else None, bad
 
 
