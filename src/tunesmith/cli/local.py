@@ -19,6 +19,7 @@ from tunesmith.cli.config import TrainConfig
 from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
 from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, ModelRef
+from tunesmith.core.words import plural
 from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
@@ -131,7 +132,7 @@ def refuse_harm(method: str, shape: str, rows: RowFacts | None, params: dict[str
 def refuse_bad_rows(data: DatasetRef, bad: BadRows | None, *, skips: bool) -> None:
     """Raises `InvalidInput` when there are some and they are not to be skipped, or when there are no others."""
     if bad and not skips:
-        details = [{"loc": "training_data", "message": "cannot be used", "row": row} for row in bad.rows[:100]]
+        details = [{"loc": "training_data", "message": plural(bad.count, "bad row"), "rows": list(bad.rows)}]
         hint = "Add --skip-bad-rows to train without them, or fix the file."
         raise InvalidInput(bad.problem(data.name), hint=hint, details=details)
     if bad and bad.count >= data.num_rows:
