@@ -139,8 +139,7 @@ def fit(
         return outcome
     metrics = {"train_steps": float(loop.state.step), "tokens_seen": float(loop.state.tokens_seen)}
     metrics["training_s"] = round(loop.state.elapsed_s, 3)
-    if params.skip_bad_rows:
-        metrics["rows_skipped"] = float(len(rows.skipped))
+    metrics |= {"rows_skipped": float(len(rows.skipped))} if params.skip_bad_rows else {}
     if len(held_out[1]):
         run.phase("evaluating")
         metrics |= loop.evaluate()
