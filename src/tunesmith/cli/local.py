@@ -19,11 +19,11 @@ from tunesmith.cli.config import TrainConfig
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithError, Unavailable
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
 from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, ModelRef
+from tunesmith.core.words import plural
 from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, bad_rows, checks, rated_problem
-from tunesmith.schemas.datasets import Finding
+from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, checks, known_bad_rows, rated_problem
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
 
@@ -174,7 +174,7 @@ def refuse_harm(method: str, shape: str, rows: RowFacts | None, params: dict[str
 def refuse_bad_rows(data: DatasetRef, bad: BadRows | None, *, skips: bool) -> None:
     """Raises `InvalidInput` when there are some and they are not to be skipped, or when there are no others."""
     if bad and not skips:
-        details = [{"loc": "training_data", "message": "cannot be used", "row": row} for row in bad.rows[:100]]
+        details = [{"loc": "training_data", "message": plural(bad.count, "bad row"), "rows": list(bad.rows)}]
         hint = "Add --skip-bad-rows to train without them, or fix the file."
         raise InvalidInput(bad.problem(data.name), hint=hint, details=details)
     if bad and bad.count >= data.num_rows:
@@ -227,7 +227,7 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
         num_rows=about["num_rows"], split_column=about["layout"]["split_column"],
         num_held_out=about["layout"]["num_held_out"],
     )  # fmt: skip
-    bad = bad_rows([Finding.model_validate(finding) for finding in report["findings"]])
+    bad = known_bad_rows(report["findings"])
     return ref, Lengths(median, p99, longest) if tokens else None, bad
 
 

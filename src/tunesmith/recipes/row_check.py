@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith.core.words import plural, rows_named
 from tunesmith.recipes.auto import Lengths
 from tunesmith.recipes.shapes import RATED_SHAPES
-from tunesmith.schemas.datasets import Finding
 
 MOST_HARMED = 0.03
 """Share of rows that may lose something before a job is refused, unless `allow_truncation` is set."""
@@ -86,22 +85,22 @@ LINE_ERRORS = ("ragged_lines", "bad_json")
 SKIP_REMEDY = "Skip them with skip_bad_rows: true, or repair the dataset with drop_bad_rows."
 
 
-def bad_rows(findings: Sequence[Finding]) -> BadRows | None:
-    """What the validation of a version found; None where nothing is wrong with its rows."""
-    errors = [finding for finding in findings if finding.level == "error" and finding.code in ROW_ERRORS]
-    lines = [finding for finding in findings if finding.level == "error" and finding.code in LINE_ERRORS]
+def known_bad_rows(findings: Sequence[Mapping[str, Any]]) -> BadRows | None:
+    """What the findings of a version's validation, as they are stored, say of its rows; None where nothing is wrong."""
+    errors = [finding for finding in findings if finding["level"] == "error" and finding["code"] in ROW_ERRORS]
+    lines = [finding for finding in findings if finding["level"] == "error" and finding["code"] in LINE_ERRORS]
     if not errors and not lines:
         return None
-    unread = [f"{f.message} ({rows_named(f.rows, f.count, one='line')} of the file)" for f in lines]
+    unread = [f"{f['message']} ({rows_named(f['rows'], f['count'], one='line')} of the file)" for f in lines]
     return BadRows(
-        sorted({row for finding in errors for row in finding.rows}), sum(finding.count for finding in errors),
-        " ".join(_sentence(_why(finding)) for finding in errors), " ".join(map(_sentence, unread)),
+        sorted({row for finding in errors for row in finding["rows"]}), sum(finding["count"] for finding in errors),
+        " ".join(_sentence(_why(finding["message"])) for finding in errors), " ".join(map(_sentence, unread)),
     )  # fmt: skip
 
 
-def _why(finding: Finding) -> str:
-    """Its message without the count, which is told for all of them together."""
-    return finding.message.partition(" cannot be used for training. ")[2] or finding.message
+def _why(message: str) -> str:
+    """A finding's message without the count, which is told for all of them together."""
+    return message.partition(" cannot be used for training. ")[2] or message
 
 
 def _sentence(text: str) -> str:

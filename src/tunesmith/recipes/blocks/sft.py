@@ -138,8 +138,7 @@ def fit(
     metrics = {"train_steps": float(loop.state.step), "tokens_seen": float(loop.state.tokens_seen)}
     times = {"training_s": "elapsed_s", "evaluation_s": "evaluation_s", "checkpoint_s": "checkpoint_s"}
     metrics |= {name: round(getattr(loop.state, field), 3) for name, field in times.items()}
-    if params.skip_bad_rows:
-        metrics["rows_skipped"] = float(len(rows.skipped))
+    metrics |= {"rows_skipped": float(len(rows.skipped))} if params.skip_bad_rows else {}
     if len(held_out[1]):
         metrics |= loop.final_scores()
     run.metrics(metrics)

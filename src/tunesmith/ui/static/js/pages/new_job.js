@@ -207,7 +207,7 @@ const names = () => ({ dataset: picked.dataset_id?.words ?? "", model: picked.mo
 async function compareMethods() {
   for (const place of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-takes]"))) {
     if (!draft.job.dataset_id || !draft.job.model || place.dataset.takes === "custom") { place.textContent = ""; continue; }
-    const job = { dataset_id: draft.job.dataset_id, model: draft.job.model, method: place.dataset.takes };
+    const job = { dataset_id: draft.job.dataset_id, model: draft.job.model, method: place.dataset.takes, hyperparameters: { skip_bad_rows: true } };
     try {
       const { estimate } = await call("/jobs/plan", { json: job });
       place.textContent = [timeOf(estimate), estimate.fits === null ? "" : bytes(estimate.memory_bytes), estimate.fits === false ? "does not fit" : ""].filter(Boolean).join(" · ");
