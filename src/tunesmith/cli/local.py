@@ -118,7 +118,7 @@ def _at_revision(model: ModelRef, revision: str) -> ModelRef:
     found = Path(model.path)
     if not found.is_absolute():
         return model.model_copy(update={"revision": revision})
-    if found.parent.name != "snapshots":
+    if found.parent.name != "snapshots" or model.adapter_path:
         raise InvalidInput(
             f"{model.name} is not a model of the hub here, so it has no revision {revision}.",
             hint="Leave the revision out.",
