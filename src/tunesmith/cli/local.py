@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tunesmith.storage.database import Session
 
 LOOK_EVERY_S = 0.2
+NEWEST = "main"
+"""The revision of the hub that is taken when none is named."""
 OF_A_RANK = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
              "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
 """What torchrun tells the processes that it starts."""
@@ -105,7 +107,7 @@ def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
     else:
         with _registry(settings, name) as session:
             model = catalog.resolve_model(settings, session, name)
-        if config.model.revision:
+        if config.model.revision and config.model.revision != NEWEST:
             model = _at_revision(model, config.model.revision)
         existence.check(settings, model.path, model.revision)
     catalog.check_trainable(model)
