@@ -145,6 +145,26 @@ def test_local_training_finds_registered_models(registered: Any, monkeypatch: py
     assert absent.value.hint.startswith("Did you mean support-bot?") and row.version == "1.0.0"
 
 
+def test_a_revision_is_the_one_that_is_trained(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_HOME", str(settings.home))
+    cache = tmp_path / "hub" / "models--acme--cached"
+    old = make_base(cache / "snapshots" / ("a" * 40))
+    make_base(cache / "snapshots" / ("b" * 40))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "v1").write_text("a" * 40)
+    at = lambda name, revision: find_model(  # noqa: E731
+        TrainConfig.model_validate({"model": {"name": name, "revision": revision}})
+    )[0]
+    assert at("acme/cached", "v1").path == at("acme/cached", "a" * 40).path == str(old)
+    other = at("acme/cached", "v2")
+    assert (other.path, other.revision) == ("acme/cached", "v2")
+    make_base(settings.models_dir / "mine")
+    with pytest.raises(InvalidInput, match="not a model of the hub here"):
+        at("mine", "v1")
+
+
 def test_local_training_refuses_what_only_a_server_has(tmp_path: Path) -> None:
     data = {"path": "x.jsonl", "validation_dataset": "held out"}
     config = TrainConfig.model_validate({"model": {"name": "m"}, "training_data": data})

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from tunesmith.storage.database import Session
 
 LOOK_EVERY_S = 0.2
+NEWEST = "main"
+"""The revision of the hub that is taken when none is named."""
 OF_A_RANK = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
              "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
 """What torchrun tells the processes that it starts."""
@@ -111,11 +113,29 @@ def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
     else:
         with _registry(settings, name) as session:
             model = catalog.resolve_model(settings, session, name)
-        existence.check(settings, model.path, config.model.revision)
+        if config.model.revision and config.model.revision != NEWEST:
+            model = _at_revision(model, config.model.revision)
+        existence.check(settings, model.path, model.revision)
     catalog.check_trainable(model)
-    if not Path(model.path).is_absolute():
-        model = model.model_copy(update={"revision": config.model.revision})
     return model, catalog.model_info(model)
+
+
+def _at_revision(model: ModelRef, revision: str) -> ModelRef:
+    """The snapshot of that revision where the hub's cache has it, else the hub id for the worker to fetch. Raises `InvalidInput` for
+    a model that is no hub's."""
+    found = Path(model.path)
+    if not found.is_absolute():
+        return model.model_copy(update={"revision": revision})
+    if found.parent.name != "snapshots" or model.adapter_path:
+        raise InvalidInput(
+            f"{model.name} is not a model of the hub here, so it has no revision {revision}.",
+            hint="Leave the revision out.",
+            details=[{"loc": "model.revision", "message": "the model is no hub's"}],
+        )
+    named = found.parent.parent / "refs" / revision
+    folder = found.parent / (named.read_text().strip() if named.is_file() else revision)
+    here = (folder / "config.json").is_file()
+    return ModelRef(name=model.name, path=str(folder) if here else model.name, revision=None if here else revision)
 
 
 @contextlib.contextmanager

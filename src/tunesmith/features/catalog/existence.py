@@ -45,7 +45,7 @@ def check(settings: Settings, path: str, revision: str | None = None) -> None:
 
     if "/" not in path or not service.HUB_NAME.fullmatch(path) or hub.why_not_asked(settings):
         return
-    if service.find_base(settings, path):
+    if revision is None and service.find_base(settings, path):
         return
     key = (constants.ENDPOINT, path, revision)
     with _lock:
@@ -67,7 +67,7 @@ def _asked(settings: Settings, name: str, revision: str | None) -> TunesmithErro
         if about.gated and not asking.is_given(name):
             return asking.gated(name)
     except NotFound as error:
-        if "revision" in error.message:
+        if "no such revision" in error.message:
             return error
         return NotFound(
             f"There is no model {name!r} here, and the hub has none of that name, or it is private.",

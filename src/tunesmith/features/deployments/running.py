@@ -136,7 +136,11 @@ def _has_odd_ends(adapter: Path, base: Path) -> bool:
 
 @lru_cache(64)
 def _added_tokens(path: str, _changed: int) -> dict[int, str]:
-    return {int(one["id"]): str(one["content"]) for one in read_json(Path(path)).get("added_tokens") or ()}
+    try:
+        added = json.loads(Path(path).read_bytes())["added_tokens"]
+        return {int(one["id"]): str(one["content"]) for one in added}
+    except (ValueError, LookupError, TypeError):
+        return {}
 
 
 def with_adapter(
