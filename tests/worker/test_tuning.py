@@ -174,7 +174,9 @@ def test_the_comparison_changes_nothing_and_is_done_again_after_a_kill(
             short, long = sorted((one[side].pop("answer"), other[side].pop("answer")), key=len)
             assert long.startswith(short)  # a machine that is busy may cut it
             assert one[side]["loss"] == other[side]["loss"]
-        assert [one[key] for key in ("row", "turns", "expected")] == [other[key] for key in ("row", "turns", "expected")]
+        assert [one[key] for key in ("row", "turns", "expected")] == [
+            other[key] for key in ("row", "turns", "expected")
+        ]
     assert not [event for event in killed.events("step") if event.attempt == 2]  # no step was taken again
     for job in (off, killed):
         weights = "artifacts/lora_model/adapter_model.safetensors"
