@@ -1,6 +1,6 @@
 """The lines of a job's log that its worker writes of itself: a time, a level and a sentence. All else there is output.
 
-    2026-11-30T13:46:34Z INFO    Step 10 of 100: loss 1.934, learning rate 0.0002; 1,234 tokens/s.
+2026-11-30T13:46:34Z INFO    Step 10 of 100: loss 1.934, learning rate 0.0002; 1,234 tokens/s.
 """
 
 from __future__ import annotations

@@ -217,7 +217,9 @@ def run(
 def _tell_end(record: ShimRecord) -> None:
     """The log's last line, where the worker had no time to write one."""
     name = f"signal {record.signal} ({signal.strsignal(record.signal or 0)})"
-    why = "; the machine ran out of memory" if record.out_of_memory else "; its time was over" if record.timed_out else ""
+    why = (
+        "; the machine ran out of memory" if record.out_of_memory else "; its time was over" if record.timed_out else ""
+    )
     with contextlib.suppress(OSError):
         os.write(1, b"\n" + log_line("warning", f"The training process was ended by {name}{why}.").encode())
 
