@@ -127,7 +127,7 @@ class SftParams(BaseModel):
     comparison_questions: int = Field(
         3, ge=0, le=10, title="Questions before and after", json_schema_extra=about("saving", "questions", usual=(0, 3))
     )
-    """Held-out questions that the base and the tuned model answer at the end, in at most a tenth of the training time; 0 asks none."""
+    """Held-out questions that the base and the tuned model answer at the end, in a tenth of the training time or 10 seconds; 0 asks none."""
     logging_steps: int = Field(1, ge=1, title="Log every", json_schema_extra=about("tracking", "steps", usual=(1, 10)))
     """Optimizer steps between two points of the curve."""
     report_to: list[Tracker] = Field([], title="Other trackers", json_schema_extra=about("tracking"))

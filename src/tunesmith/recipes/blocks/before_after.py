@@ -41,7 +41,7 @@ MAX_PROMPT_TOKENS, MAX_ANSWER_TOKENS, MARGIN_TOKENS = 1024, 128, 16
 """Of a longer prompt the end is read; no answer needs to be much longer than what is expected."""
 SPARE = 4
 """How many times the rows are looked at that are asked: some may have nothing to ask."""
-SHARE_OF_TIME, LEAST_S, MOST_S = 0.1, 5.0, 120.0
+SHARE_OF_TIME, LEAST_S, MOST_S = 0.1, 10.0, 120.0
 """How long it may take: a tenth of the training, between these bounds."""
 NO_ROWS = "Nothing can be asked: no row was held out, or every held-out row is trained on too."
 LATER = "Evaluate the model to ask it all held-out rows, without a limit of time."
@@ -173,14 +173,14 @@ def compare(
         return told
     if sides is None:
         return told | {
-            "reason": f"Loading the base again takes more than {budget_s:.0f} s, a tenth of the training.",
+            "reason": f"Loading the base again takes more than {budget_s:.0f} s, the time that is given to it.",
             "hint": LATER,
         }
     steps = min(side.steps for side in sides)
     if steps < limit:
         told["answer_limit"], told["hint"] = steps, LATER
         told["reason"] = (
-            f"Answers are cut after {steps} {'token' if steps == 1 else 'tokens'}: {budget_s:.0f} s, a tenth of the training, allowed no more."
+            f"Answers are cut after {steps} {'token' if steps == 1 else 'tokens'}: the {budget_s:.0f} s that are given to it allowed no more."
         )
     scored = [_scored(side, asked, steps, finished.tokenizer) for side in sides]
     told["questions"] = [

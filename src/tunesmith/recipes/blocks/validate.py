@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import BadData, FailureCode, JobFailure
+from tunesmith.recipes.blocks.endings import ends_in, join_ends
 from tunesmith.recipes.blocks.overlay import lay_over
 from tunesmith.recipes.model_info import read_header
 
@@ -66,6 +67,7 @@ def _load(folder: Path, base_path: str | None, produces: str) -> Finished:
     model: Any = AutoModelForCausalLM.from_pretrained(
         base_path or folder, dtype="auto", trust_remote_code=False, use_safetensors=True
     )
+    join_ends(model, sorted(ends_in(folder)))
     laid = lay_over(model, folder, may_replace=True) if base_path else None
     checked = laid or model
     for name, tensor in checked.state_dict().items():
