@@ -113,7 +113,7 @@ def _changed(_mapper: Mapper[JobRow], connection: Connection, row: JobRow) -> No
     if not changed:
         return
     if all(history.deleted for history in changed.values()):
-        old = values_of(now | {name: list(history.deleted)[0] for name, history in changed.items()})
+        old = values_of(now | {name: next(iter(history.deleted)) for name, history in changed.items()})
     else:  # the value before was never read
         connection.execute(delete(JobValueRow).where(JobValueRow.job_id == row.id))
         old = {}
