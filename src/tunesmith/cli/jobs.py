@@ -17,7 +17,8 @@ from tunesmith.core.job_status import JobStatus
 from tunesmith.core.log_lines import LogFilter
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.schemas.before_after import BeforeAfter
-from tunesmith.sdk.client import Client, Job
+from tunesmith.sdk.client import Client
+from tunesmith.sdk.jobs import Job
 
 app = typer.Typer(no_args_is_help=True, help="Make, watch and steer training jobs.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,7 +55,8 @@ class Tally(BaseModel):
             rows[-1] = row
 
 
-class BadRows(NamedTuple):
+@dataclass(frozen=True)
+class BadRows:
     """Rows of a dataset that cannot be used for training, as its validation found them."""
 
     rows: Sequence[int]

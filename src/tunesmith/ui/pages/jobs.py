@@ -71,7 +71,7 @@ def show_list(
         "method": method or None, "tag": tag or None, "text_like": q or None, "dataset_id": dataset or None,
         "where": run_table.where_of(where or ()),
     }  # fmt: skip
-    shown = {"status": [JobStatus(status)] if status else (), **filters}
+    shown: dict[str, Any] = {"status": [JobStatus(status)] if status else (), **filters}
     by, descending = runs.order_of(sort, order)
     drawn: dict[str, Any] = {}
     if view:

@@ -55,7 +55,7 @@ def table(
     drawn_by = (
         shown if sort in shown or sort in ("created", "name", "status", "eval_loss") else [*shown, sort]
     )  # its order can be seen
-    order = {"sort": sort, "descending": descending, "columns": drawn_by}
+    order: dict[str, Any] = {"sort": sort, "descending": descending, "columns": drawn_by}
     drawn: dict[str, Any] = {"jobs": None, "groups": [], "next_url": ""}
     if asked["group"]:
         found = run_table.groups(session, asked["group"], offset=offset, limit=GROUPS, each=EACH, **order, **filters)
