@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -173,7 +173,9 @@ def update(
         raise InvalidInput(
             f"There is no option {wrong[0]!r}.", hint=f"Choose of: {', '.join(ReadOptions.model_fields)}."
         )
-    changes = {key: value for key, value in (("name", name), ("description", description)) if value is not None}
+    changes: dict[str, Any] = {
+        key: value for key, value in (("name", name), ("description", description)) if value is not None
+    }
     changes |= {**options.given(), **dict.fromkeys(again)}
     if not changes:
         raise InvalidInput("Nothing is to be changed.", hint="See: tunesmith datasets update --help")

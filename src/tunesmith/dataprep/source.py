@@ -227,7 +227,9 @@ def _as_wanted(path: Path, work_dir: Path, wanted: str, head: bytes) -> tuple[Pa
     try:
         return _transcode(path, work_dir, wanted), wanted.removesuffix("-sig"), [] if is_whole else [warning]
     except UnicodeError:
-        raise BadData(f"The text is not {wanted}.", hint="Choose another encoding, or leave it to be detected.") from None
+        raise BadData(
+            f"The text is not {wanted}.", hint="Choose another encoding, or leave it to be detected."
+        ) from None
 
 
 def _is_text(head: bytes) -> bool:
