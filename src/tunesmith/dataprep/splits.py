@@ -43,5 +43,5 @@ def splits_found(layout: FileLayout) -> Finding:
     told = ", ".join(f"{name or 'none'} {count:,}" for name, count in layout.splits.items())
     return Finding(
         level="info", code="splits", column=layout.split_column, message=f"The file has its own splits: {told}",
-        hint="A job learns from train and holds the others out, unless split_by says otherwise.",
+        hint="A job learns from train and holds the others out, unless its setting “Hold out by” says otherwise.",
     )  # fmt: skip
