@@ -169,7 +169,8 @@ def _rework(request: Request, folder: Path, progress: Progress) -> None:
     else:
         (folder / "data.parquet").hardlink_to(old_dir / "data.parquet")
     about = {**{key: old[key] for key in ("type", "format", "encoding")}, "base": old["digest"]}
-    about |= {"reading": old.get("reading", {}) | given.given(), "json_columns": old.get("json_columns", [])}
+    chosen_now = {"shape": shape, "mapping": mapping} if request.action == "remap" else {}
+    about |= {"reading": old.get("reading", {}) | chosen_now, "json_columns": old.get("json_columns", [])}
     options = ReadOptions(**old.get("reading", {})).model_copy(update={"shape": shape, "mapping": mapping})
     request = request.model_copy(update={"options": options})
     layout = FileLayout(**old.get("layout", {}))
@@ -287,7 +288,8 @@ def _describe(
         first = next(file.iter_batches(batch_size=1)).to_pylist()[0]
         num_rows = file.metadata.num_rows
     shape, mapping, missing = _shape(request.options, names, first, about)
-    find_splits(data, names, request.options.split, layout)
+    is_whole = request.action == "ingest" and not request.sample_rows
+    find_splits(data, names, request.options.split, layout, must=is_whole)
     if layout.split_column:
         findings = [*findings, splits_found(layout)]
     progress(0.6, "profiling")

@@ -14,10 +14,10 @@ from tunesmith.schemas.read_options import FileLayout
 MAX_SPLITS = 100
 
 
-def find_splits(data: Path, names: list[str], wanted: str | None, layout: FileLayout) -> None:
+def find_splits(data: Path, names: list[str], wanted: str | None, layout: FileLayout, *, must: bool) -> None:
     """Note which column tells the split, where there are rows to train on and others. `wanted`: a column that is said to.
 
-    Raises `BadData` when that column has no rows to train on, or none to hold out.
+    Raises `BadData` when that column `must` tell and has no rows to train on, or none to hold out.
     """
     layout.split_column, layout.splits, layout.num_held_out = None, {}, 0
     is_named = wanted is not None and wanted in names
@@ -28,7 +28,7 @@ def find_splits(data: Path, names: list[str], wanted: str | None, layout: FileLa
     counts = pl.scan_parquet(data).select(word).group_by("word").len().sort("len", descending=True).head(MAX_SPLITS + 1)
     found = {str(name or ""): int(count) for name, count in counts.collect().iter_rows()}
     has_both = bool(set(found) & TRAINING_SPLITS) and bool(set(found) - TRAINING_SPLITS)
-    if is_named and not (has_both and len(found) <= MAX_SPLITS):
+    if must and is_named and not (has_both and len(found) <= MAX_SPLITS):
         raise BadData(
             f"Column {column[:80]!r} does not tell splits: it holds {', '.join(list(found)[:8])}.",
             hint="Rows to train on are called train there; all others are held out.",
@@ -43,5 +43,5 @@ def splits_found(layout: FileLayout) -> Finding:
     told = ", ".join(f"{name or 'none'} {count:,}" for name, count in layout.splits.items())
     return Finding(
         level="info", code="splits", column=layout.split_column, message=f"The file has its own splits: {told}",
-        hint="A job learns from train and holds the others out, unless split_by says otherwise.",
+        hint="A job learns from train and holds the others out, unless its setting “Hold out by” says otherwise.",
     )  # fmt: skip
