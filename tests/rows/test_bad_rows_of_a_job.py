@@ -88,7 +88,7 @@ def test_the_wizard_repairs_them_or_starts_without_them_in_one_click(ground: Ser
     assert ground.client.get(f"/jobs/{job_id}").json()["hyperparameters"]["skip_bad_rows"] is True
     wait_until_over(ground, job_id)
     page.goto(f"{ground.url}/jobs/{job_id}")
-    page.get_by_text("Skipped 3 rows of support that cannot be used for training: rows 2, 5 and 9.").wait_for()
+    page.get_by_text("Skipped 3 rows of support that cannot be used for training: rows 2, 5 and 9.").first.wait_for()
 
     page.goto(f"{ground.url}/jobs/new?dataset={dataset}&model={TINY}#dataset")
     page.get_by_role("button", name="Drop 3 rows from the dataset").click()
@@ -112,7 +112,7 @@ def test_a_job_that_fails_on_a_row_links_to_it_and_starts_again_without_it(groun
     assert made.status_code == 201, made.text
     wait_until_over(ground, made.json()["id"], "failed")
     page.goto(f"{ground.url}/jobs/{made.json()['id']}")
-    page.get_by_text("1 row of talks cannot be used for training (row 2).").wait_for()
+    page.get_by_text("1 row of talks cannot be used for training (row 2).").first.wait_for()
     assert "skip_bad_rows" not in page.locator("#job-now").inner_text()
     link = page.locator("#bad-rows").get_by_role("link", name="Row 2")
     assert f"/datasets/{dataset}?tab=rows" in str(link.get_attribute("href"))
