@@ -145,8 +145,7 @@ def fit(
     sharding.gather_trained(model, keep=run.is_main)
     if run.is_main:
         unknown = np.setdiff1d(held_out[0].numbers[held_out[1]], known)
-        asked = before_after.questions(run, params, tokenizer, unknown)
-        leave(run, params, model, tokenizer, produces, save, metrics, asked, device)
+        leave(run, params, model, tokenizer, produces, save, metrics, unknown, device)
     return outcome
 
 
@@ -318,10 +317,11 @@ def leave(
     produces: str,
     save: Callable[[Any, Path], None],
     metrics: dict[str, float],
-    asked: list[before_after.Question],
+    unknown: np.ndarray,
     device: torch.device,
 ) -> None:
-    """The model folder (weights, tokenizer, card, configuration), checked by loading it; answers before and after; the report."""
+    """The model folder (weights, tokenizer, card, configuration), checked by loading it; answers before and after to held-out
+    rows of the numbers `unknown`, which were not trained on; the report."""
     run.phase("saving", produces)
     settings = params.model_dump(mode="json")
     base = run.spec.model
@@ -336,6 +336,7 @@ def leave(
         write_card(folder, run.spec, settings, metrics)
         finished = validate_model(folder, produces, base_path)
     run.phase("evaluating", "before and after")
+    asked = before_after.questions(run, params, tokenizer, unknown)
     compared = before_after.compare(run, params, finished, asked, metrics["training_s"], device)
     with run.artifact(before_after.NAME) as folder:
         (folder / f"{before_after.NAME}.json").write_text(json.dumps(compared, indent=1, ensure_ascii=False))
