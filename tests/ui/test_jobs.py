@@ -106,7 +106,7 @@ def test_runs_in_a_table_with_chosen_columns_and_saved_views(ground: ServerProce
     while page.locator("#run-columns :checked").count():
         page.locator("#run-columns :checked").first.uncheck()
     page.get_by_label("Find a column").fill("f1")
-    page.locator("#run-columns label:not([hidden])").first.click()
+    page.locator("#run-columns label:not([hidden])", has_text="f1").first.click()
     page.get_by_role("button", name="Show columns").click()
     page.wait_for_url("**columns=metric.*f1*")
     assert "q=support" in page.url
