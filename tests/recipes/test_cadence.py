@@ -22,7 +22,7 @@ def test_the_last_evaluation_is_not_computed_again(ground: Ground, monkeypatch: 
         return evaluate(loop)
 
     monkeypatch.setattr(Loop, "evaluate", counted)
-    run = ground.run(max_steps=3, batch_size=4, max_length=64, eval_steps=1, save_steps=3, learning_rate=2.0)
+    run = ground.run(max_steps=3, batch_size=4, max_length=64, eval_steps=1, save_steps=3, learning_rate=0.5)
     assert train(run) == "completed" and evaluated == [1, 2, 3]
     found = {event.step: event.loss for event in events(run, "evaluation")}
     metrics = told(run)
