@@ -14,10 +14,10 @@ from tunesmith.dataprep.conversion import ANSWER_LIST, CONVERSATIONAL, TEXTS
 from tunesmith.dataprep.folding import letters_hash
 from tunesmith.dataprep.profile import TokenCounter, lengths
 from tunesmith.dataprep.shapes import unused_columns
+from tunesmith.dataprep.tables import MAX_ROWS_NAMED
 from tunesmith.schemas.datasets import Finding, ValidationReport
 
 FEW_ROWS = 100
-MAX_ROWS_NAMED = 10_000
 MAX_CLASSES = 1_000
 CHARS = "chars_"
 

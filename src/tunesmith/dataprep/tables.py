@@ -18,7 +18,8 @@ BATCH_ROWS = 16_384
 MAX_COLUMNS = 10_000
 MAX_FIELDS = 1_000_000
 """To choose `columns` from."""
-MAX_ROWS_NAMED = 100
+MAX_ROWS_NAMED = 10_000
+"""Of more rows a finding names the first."""
 JSON_STARTS = frozenset('[{-0123456789"')
 JSON_WORDS = frozenset({"true", "false", "null", "NaN", "Infinity"})
 """First characters of texts that may be JSON themselves, and words that are."""
