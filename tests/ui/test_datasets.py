@@ -260,7 +260,7 @@ def test_from_a_finding_to_its_rows_and_a_repair_seen_before_it_is_made(server: 
     axe(page, include="main")
     page.get_by_role("button", name="Make the repaired version").click()
     expect(page.locator("#dataset-head")).to_contain_text("version 2", timeout=60_000)
-    expect(page.locator(".finding-card", has_text="duplicate rows")).to_have_count(0)
+    expect(page.locator(".finding-card", has_text="1 duplicate row")).to_have_count(0)
     page.get_by_role("link", name="Versions").click()
     page.wait_for_load_state()
     expect(page.locator(".version").first).to_contain_text("Repaired from version 1")
