@@ -151,7 +151,8 @@ class Ground:
             rows = Lifecycle(session, self.scheduler.bus).jobs.events(job_id, limit=100_000)
         check_events(rows)
         assert rows[-1].body["new"] == "completed" and rows[-1].seq == job.last_seq
-        assert {row.step for row in rows if row.type == "step"} == set(range(1, steps + 1))
+        found, wanted = {row.step for row in rows if row.type == "step"}, set(range(1, steps + 1))
+        assert found == wanted, f"missing steps {sorted(wanted - found)}, strange ones {sorted(found - wanted, key=str)}"
 
     def close(self) -> None:
         for server in self.processes:
