@@ -132,6 +132,7 @@ class Run:
         with checkpoints.new_checkpoint(self.dir, step, self.attempt, self._fence.check) as folder:
             yield folder
             size_bytes = _size_bytes(folder)
+            self._reporter.flush()  # a run that goes on from here after a loss of power does not tell these steps again
         path = f"checkpoints/{checkpoints.checkpoint_name(step)}"
         self.report(CheckpointEvent(step=step, path=path, size_bytes=size_bytes, reason=reason))  # type: ignore[arg-type]
         self._reporter.flush()
