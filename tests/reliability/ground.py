@@ -152,7 +152,9 @@ class Ground:
         check_events(rows)
         assert rows[-1].body["new"] == "completed" and rows[-1].seq == job.last_seq
         found, wanted = {row.step for row in rows if row.type == "step"}, set(range(1, steps + 1))
-        assert found == wanted, f"missing steps {sorted(wanted - found)}, strange ones {sorted(found - wanted, key=str)}"
+        assert found == wanted, (
+            f"missing steps {sorted(wanted - found)}, strange ones {sorted(found - wanted, key=str)}"
+        )
 
     def close(self) -> None:
         for server in self.processes:
