@@ -123,7 +123,7 @@ class Run:
         with checkpoints.new_checkpoint(self.dir, step, self.attempt, self._fence.check) as folder:
             yield folder
             size_bytes = _size_bytes(folder)
-            self._reporter.flush()  # a run that goes on from here after a loss of power does not tell these steps again
+            self._reporter.flush()  # a run resumed from here after a power loss does not report these steps again
         path = f"checkpoints/{checkpoints.checkpoint_name(step)}"
         self.report(CheckpointEvent(step=step, path=path, size_bytes=size_bytes, reason=reason))  # type: ignore[arg-type]
         self._reporter.flush()
