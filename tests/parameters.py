@@ -19,8 +19,8 @@ Made from the parameter classes in `src/tunesmith/recipes` by `python -m tests.p
 """
 AUTO = """
 What is left out of a job is chosen by `auto` from the model's size, the number and length of rows and the free memory; the job says why in
-`reasons`. With `auto: false` the defaults below hold. Names with a dot are parts of one
-setting, `early_stopping`: `early_stopping: {enabled: true, patience: 5}`; so are those of `judge` and of `held_out`.
+`reasons`. Evaluations and checkpoints get about a tenth of the time; what they took is in the metrics `evaluation_s` and `checkpoint_s`. With
+`auto: false` the defaults below hold. Names with a dot are parts of one setting, `early_stopping`: `early_stopping: {enabled: true, patience: 5}`; so are those of `judge` and of `held_out`.
 """
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.routing import BaseRoute
 
 from tunesmith.core import confinement
@@ -44,6 +45,7 @@ from tunesmith.features.jobs.live_api import router as jobs_live
 from tunesmith.features.jobs.quota_api import router as quotas
 from tunesmith.features.jobs.registering import Registrar
 from tunesmith.features.jobs.repository import JobRepository
+from tunesmith.features.jobs.runs_api import router as runs
 from tunesmith.features.jobs.tokens_api import router as tokens
 from tunesmith.features.monitoring.api import router as system
 from tunesmith.features.monitoring.leftovers import Leftovers
@@ -69,6 +71,13 @@ from tunesmith.ui.render import error_page
 from tunesmith.ui.routes import router as ui
 
 log = logging.getLogger(__name__)
+
+NOT_COMPRESSED = (
+    *DEFAULT_EXCLUDED_CONTENT_TYPES, "application/octet-stream", "application/x-tar", "application/x-ndjson", "application/jsonl",
+    "text/plain", "text/csv", "text/tab-separated-values",
+)  # fmt: skip
+"""Streams, and files that are downloaded with a bar and in parts. Pages may be compressed: the one secret in them, the CSRF token,
+is another one each time."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -159,7 +168,21 @@ def _describe() -> tuple[list[BaseRoute], Policies]:
     """Every route, each with what it needs."""
     router = APIRouter(responses={status: {"model": ErrorBody} for status in (404, 422, "4XX")})
     for part in (
-        *(accounts, quotas, users, audit, datasets, tokens, registry, jobs_live, jobs, downloads_router, models, chat),
+        *(
+            accounts,
+            quotas,
+            users,
+            audit,
+            datasets,
+            tokens,
+            registry,
+            jobs_live,
+            runs,
+            jobs,
+            downloads_router,
+            models,
+            chat,
+        ),
         *(evaluations, deployments, system_live, system),
     ):
         router.include_router(part, prefix="/api/v1")
@@ -185,6 +208,7 @@ def _guard(app: FastAPI, settings: Settings, database: Database) -> None:
     )
     database.before_commit = app.state.audit.before_commit
     database.watch_new_rows(watch_what_is_made)
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=6, exclude_content_types=NOT_COMPRESSED)
     app.add_middleware(BodyLimit)
     app.add_middleware(Gate, policies=lambda: app.state.policies, doorkeeper=app.state.doorkeeper, page=error_page)
     app.add_middleware(HostOriginGuard, allowed_hosts=[*settings.allowed_hosts, *own_names(settings)])

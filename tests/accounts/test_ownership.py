@@ -77,7 +77,8 @@ def test_what_is_not_yours_is_not_there(server: ServerProcess, people: dict[str,
         assert [m["name"] for m in client.get("/models/").json()["items"] if m["kind"] == "tuned"] == []
         overview = client.get("/system/overview").json()
         assert not any(overview["jobs"].values()) and not any(overview["datasets"].values())
-        assert client.get("/datasets/tags").json() == []
+        assert client.get("/datasets/tags").json() == client.get("/jobs/columns").json() == []
+        assert client.get("/jobs/groups?group=status").status_code == 422  # as where no job is
         assert (
             client.post(
                 "/models/chat", json={"model": f"job:{job}", "messages": [{"role": "user", "content": "?"}]}

@@ -76,28 +76,37 @@ def on_the_wire(name: str, weights: int | None, licence: str, category: str, gat
 
 @contextlib.contextmanager
 def stand_in_hub() -> Iterator[ThreadingHTTPServer]:
-    """Answers `/api/models` with those of `ON_THE_HUB` that fit; `asked` are the queries that came."""
+    """Answers `/api/models` with those of `ON_THE_HUB` that fit; `asked` are the queries that came. One of them by its name has
+    weights; every model is there."""
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             query = parse_qs(url.query)
+            if url.path.startswith("/api/models/"):
+                name = url.path.removeprefix("/api/models/")
+                weights = {"rfilename": "model.safetensors", "size": 8, "blobId": "b" * 40}
+                about = on_the_wire(name, 1000, "mit", "text-generation", False)
+                self._say(about | {"sha": "c" * 40, "siblings": [weights]})
+                return
             if url.path != "/api/models":
-                return self.send_error(404)
+                self.send_error(404)
+                return
             server.asked.append(query)  # type: ignore[attr-defined]
-            found = [
+            self._say([
                 on_the_wire(*model)
                 for model in ON_THE_HUB
                 if query.get("search", [""])[0].lower() in model[0]
                 and query.get("pipeline_tag", [model[3]])[0] == model[3]
                 and query.get("filter", [f"license:{model[2]}"])[0] == f"license:{model[2]}"
-            ]
-            body = json.dumps(found).encode()
+            ])  # fmt: skip
+
+        def _say(self, value: Any) -> None:
+            body = json.dumps(value).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-            return None
 
         def log_message(self, *_: Any) -> None:
             """Silent."""

@@ -80,7 +80,8 @@ def test_a_link_out_of_the_models_folder_is_not_followed(settings: Settings, tmp
         resolve_model(settings, None, "org/x")
 
 
-def test_names_become_folders(settings: Settings, tmp_path: Path) -> None:
+def test_names_become_folders(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     local = make_base(settings.models_dir / "org--bot")
     plain = make_base(settings.models_dir / "mine")
     cached = make_base(tmp_path / "hub" / "models--acme--tiny" / "snapshots" / ("a" * 40))

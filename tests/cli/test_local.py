@@ -11,8 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.dataprep.workbook import workbook
 from tests.worker.job import Job
-from tunesmith.cli.local import run
+from tunesmith.cli.config import read_config
+from tunesmith.cli.local import read_data, run
+from tunesmith.core.errors import InvalidInput
 
 SCRIPT = """
 import json, sys, time
@@ -72,3 +75,18 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     for process in running(tmp_path):
         process.wait(5)  # the kernel ends the script when its worker is gone
     assert not running(tmp_path)
+
+
+def test_a_training_file_says_how_its_data_is_read(tmp_path: Path) -> None:
+    inside: list[list[object]] = [["a title"], ["ask", "reply", "split"], ["q", "a", "train"], ["r", "b", "test"]]
+    (tmp_path / "book.xlsx").write_bytes(workbook([["question", "answer"], ["outer", "rows"]], inside))
+    told = "method: lora\nmodel: {name: tiny}\ntraining_data:\n  path: book.xlsx\n  sheet: S2\n  header_row: 2\n"
+    mapped = "  shape: question_answer\n  mapping: {question: ask, answer: reply}\n"
+    (tmp_path / "job.yaml").write_text(told + mapped)
+    data, _ = read_data(read_config(tmp_path / "job.yaml"), tmp_path)
+    assert (data.num_rows, data.mapping) == (2, {"question": "ask", "answer": "reply"})
+    assert (data.split_column, data.num_held_out) == ("split", 1)
+    (tmp_path / "job.yaml").write_text(told.replace("header_row: 2", "header_row: two") + "  sheets: S1\n")
+    with pytest.raises(InvalidInput) as wrong:
+        read_config(tmp_path / "job.yaml")
+    assert {each["loc"] for each in wrong.value.details} == {"training_data.header_row", "training_data.sheets"}

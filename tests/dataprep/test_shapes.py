@@ -71,14 +71,18 @@ def test_missing_column_is_said_in_these_words(ingest: Child) -> None:
 def test_the_users_mapping_wins_and_is_checked(ingest: Child) -> None:
     content = "frage,antwort,input,output\na,b,c,d\n"
     mapping = {"question": "frage", "answer": "antwort"}
-    answer = ingest(content, "a.csv", shape="question_answer", mapping=mapping)
+    answer = ingest(content, "a.csv", options={"shape": "question_answer", "mapping": mapping})
     assert (answer.version["shape"], answer.version["mapping"]) == ("question_answer", mapping)
     wrong_column = {"question": "frage", "answer": "nowhere"}
-    error = ingest(content, "a.csv", ok=False, shape="question_answer", mapping=wrong_column).refused("'nowhere'")
+    error = ingest(content, "a.csv", ok=False, options={"shape": "question_answer", "mapping": wrong_column}).refused(
+        "'nowhere'"
+    )
     assert error["details"] == [{"loc": "mapping.answer", "message": "unknown column"}]
-    ingest(content, "a.csv", ok=False, shape="question_answer", mapping={"reply": "frage"}).refused("'reply'")
-    ingest(content, "a.csv", ok=False, shape="haiku").refused("'haiku'")
-    half = ingest(content, "a.csv", shape="question_answer", mapping={"question": "frage"})
+    ingest(content, "a.csv", ok=False, options={"shape": "question_answer", "mapping": {"reply": "frage"}}).refused(
+        "'reply'"
+    )
+    ingest(content, "a.csv", ok=False, options={"shape": "haiku"}).refused("'haiku'")
+    half = ingest(content, "a.csv", options={"shape": "question_answer", "mapping": {"question": "frage"}})
     assert half.finding("missing_column")["message"] == "Missing required 'answer' column"
 
 
@@ -86,7 +90,7 @@ def test_a_new_mapping_makes_a_new_version_of_the_same_rows(child: Child, ingest
     first = ingest("q1,q2\na,b\nc,d\n", "a.csv")
     assert first.version["shape"] == "tabular"
     mapping = {"input": "q1", "output": "q2"}
-    second = child(action="remap", version_dir=str(first.out), shape="input_output", mapping=mapping)
+    second = child(action="remap", version_dir=str(first.out), options={"shape": "input_output", "mapping": mapping})
     assert second.code == 0, second.error or second.stderr
     assert second.version["mapping"] == mapping
     assert second.version["digest"] != first.version["digest"]

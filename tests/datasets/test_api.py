@@ -68,7 +68,7 @@ def test_repairs_make_a_new_version_and_say_what_they_did(server: ServerProcess)
     first = ready(server, upload(server, rows)["id"])
     url = f"/datasets/{first['id']}"
     findings = {f["code"]: f for f in server.client.get(f"{url}/validation").json()["findings"]}
-    assert findings["empty_rows"]["rows"] == [151] and findings["empty_rows"]["message"] == "Found 1 empty rows"
+    assert findings["empty_rows"]["rows"] == [151] and findings["empty_rows"]["message"] == "1 empty row"
     assert findings["duplicates"]["rows"] == [152]
     repairs = {"drop_empty": True, "drop_duplicates": True, "strip": True, "fix_encoding": True}
     assert server.client.post(f"{url}/repair", json=repairs).status_code == 202

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -43,6 +44,14 @@ def test_from_a_job_to_models_in_use(tmp_path: Path, tiny_model: Path) -> None:
         assert version["kind"] == "adapter" and version["lineage"]["dataset_name"] == "rows"
         smaller = server.wait_for("/registry/counting-q8_0/versions/1.0.0", lambda told: told.get("kind") == "gguf")
         assert smaller["lineage"]["compressed_from"] == "counting@1.0.0"
+        compress = next(item for item in jobs["items"] if item["method"] == "compress")
+        page = httpx.get(f"{server.url}/jobs/{compress['id']}", timeout=60).text
+        assert "tokens of a text that comes with Tunesmith" in page and "Use this one" in page
+        assert "/deployments/new?model=counting-q8_0%401.0.0" in page
+        offered = httpx.get(f"{server.url}/registry/counting/1.0.0", timeout=60).text
+        assert offered.count('name="hyperparameters.formats"') == 23 and re.search(
+            r"q8_0</strong>.*about [\d.]+ kB", offered
+        )
         for name, model in (("counting", "counting@latest"), ("smaller", "counting-q8_0@1.0.0")):
             made = server.client.post(
                 "/deployments/", json={"name": name, "model": model, "settings": {"threads": 1, "context_tokens": 256}}

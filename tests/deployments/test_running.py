@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.catalog.ground import make_base
+from tests.rows.chat_templates import CHATML
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.features.deployments import running
 from tunesmith.schemas.deployments import LocalSettings
@@ -56,3 +57,34 @@ def test_one_that_was_registered_before_it_was_refused_fails_alone(tmp_path: Pat
     ref, home = ref_of(tmp_path, PAIR, init_lora_weights="pissa"), Settings(home=tmp_path / "home", hub_offline=True)
     assert running.spec_of(home, LocalSettings(engine="transformers"), ref, ()).adapters == (ref.adapter_path,)
     assert "'pissa'" in running.why_not("transformers", ref)
+
+
+@pytest.mark.parametrize(
+    ("template", "end", "is_merged"),
+    [
+        (None, None, False),
+        (CHATML, "<|im_end|>", False),
+        (f"ready {CHATML}", "<|im_end|>", True),
+        (CHATML, "<<stop>>", True),
+    ],
+)
+def test_every_engine_talks_to_an_adapter_as_it_was_trained(
+    tmp_path: Path, template: str | None, end: str | None, is_merged: bool
+) -> None:
+    ref, home = ref_of(tmp_path, PAIR), Settings(home=tmp_path / "home", hub_offline=True)
+    base, adapter = Path(ref.path), Path(str(ref.adapter_path))
+    (base / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML}))
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    if template and end:
+        (adapter / "chat_template.jinja").write_text(template)
+        (adapter / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+        (adapter / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 7, "content": end}]}))
+    spec = running.spec_of(home, LocalSettings(engine="llama.cpp"), ref, ())
+    assert bool(spec.merged_adapter) == is_merged, "llama.cpp takes template and ends from the file of the base"
+    spec = running.spec_of(home, LocalSettings(engine="vllm"), ref, ())
+    own = template if template and template != CHATML else ""
+    assert spec.adapters == (ref.adapter_path,) and spec.chat_template == own
+    told = running.with_adapter({"messages": []}, "vllm", 0, ref.adapter_path, 1)
+    assert told.get("stop_token_ids") == ([2, 7] if end else None)
+    assert "stop_token_ids" not in running.with_adapter({"messages": []}, "vllm", None, ref.adapter_path, 1)
+    assert "stop_token_ids" not in running.with_adapter({"input": []}, "vllm", 0, ref.adapter_path, 1)

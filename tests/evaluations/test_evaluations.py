@@ -252,5 +252,5 @@ def test_a_follow_up_that_cannot_be_started_is_a_notice(client: httpx.Client, da
         events = client.get(f"/jobs/{job['id']}/events", params={"types": "notice"}).json()
         return [e["event"] for e in events if "could not be started" in e["event"].get("message", "")]
 
-    assert "learnt from every row" in eventually(notices)[0]["message"]
+    assert "learned from every row" in eventually(notices)[0]["message"]
     assert client.get("/registry/no-held-out-rows/versions/1.0.0").status_code == 200

@@ -70,6 +70,17 @@ def test_the_rows_are_those_that_training_held_out(ground: Ground) -> None:
     assert steps == sorted(steps) and steps[-1] == (17, 17)
 
 
+def test_the_rows_are_those_that_the_data_itself_holds_out(ground: Ground) -> None:
+    rows = [{**row, "split": "validation" if number % 6 == 0 else "train"} for number, row in enumerate(PAIRS)]
+    held_out = {"job_id": 1, "share": 0.1, "seed": 7, "max_length": 128, "split_by": "file"}
+    run = ground.run(rows, recipe="evaluate", held_out=held_out, **SHORT)
+    assert run.spec.dataset is not None
+    data = run.spec.dataset.model_copy(update={"split_column": "split", "num_held_out": 8})
+    tokenizer = load_tokenizer(run.spec.model.path, offline=True)
+    material = load_material(run, data, params_of(run), tokenizer)
+    assert sorted(question.row for question in material.questions) == list(range(0, 48, 6))
+
+
 def test_a_run_that_was_paused_goes_on_where_it_was(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ground.run(recipe="evaluate", **SHORT, batch_size=4, max_prompts=20)
     assert train(whole) == "completed"

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.core.errors import InvalidInput
-from tunesmith.recipes.auto import GIB, USABLE, Facts, Lengths, Machine, choose, memory_parts
+from tunesmith.recipes.auto import (
+    GIB,
+    USABLE,
+    Facts,
+    Lengths,
+    Machine,
+    choose,
+    flop_per_token,
+    guessed_flops,
+    memory_parts,
+)  # fmt: skip
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
@@ -69,6 +82,17 @@ def test_switched_off_it_leaves_the_defaults_and_still_estimates() -> None:
     choice = choose(LORA, {"epochs": 1}, facts(), auto=False)
     assert choice.reasons == {} and choice.params["learning_rate"] == 2e-4 and choice.params["epochs"] == 1
     assert choice.estimate["memory_bytes"] == sum(choice.estimate["memory_parts_bytes"].values())
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_what_the_data_itself_holds_out_is_held_out(auto: bool) -> None:
+    own = choose(LORA, {"validation_split": 0.3}, facts(rows=200, num_held_out=50), auto=auto)
+    assert own.params["validation_split"] == 0.25
+    assert own.reasons["validation_split"].startswith("The data itself holds out 50 of 200 rows")
+    drawn = choose(LORA, {"validation_split": 0.3, "split_by": "content"}, facts(rows=200, num_held_out=50), auto=auto)
+    assert drawn.params["validation_split"] == 0.3
+    other = choose(LORA, {}, facts(rows=200, num_held_out=50, has_eval_dataset=True))
+    assert other.params["validation_split"] == 0.0
 
 
 @settings(max_examples=200)
@@ -141,3 +165,60 @@ def test_every_problem_is_named_at_once_with_what_was_meant() -> None:
             check_params(LORA, {"bf16": True, "fp16": True})
         except InvalidInput as error:
             raise InvalidInput(error.details[0]["message"]) from error
+
+
+@settings(max_examples=300)
+@given(
+    st.floats(1e5, 80e9),
+    st.integers(1, 10**7),
+    st.integers(8, 4000),
+    st.sampled_from([LORA, STANDARD]),
+    st.sampled_from([None, 1, 2, 7, 40, 5000]),
+    st.integers(0, 50_000),
+    st.booleans(),
+)
+def test_evaluations_and_checkpoints_take_at_most_a_tenth(
+    size: float, rows: int, length: int, recipe: Any, max_steps: int | None, eval_rows: int, keeps_best: bool
+) -> None:
+    given = {"save_best_model": keeps_best} | ({"max_steps": max_steps} if max_steps else {})
+    situation = facts(
+        size, rows, 640 * GIB, lengths=Lengths(length, length, length), has_eval_dataset=eval_rows > 0, num_eval_rows=eval_rows
+    )  # fmt: skip
+    choice = choose(recipe, given, situation)
+    params, total = choice.params, choice.estimate["total_steps"]
+    evaluate, save = params["eval_steps"] or total, params["save_steps"]
+    assert 1 <= evaluate <= total and min(total, 10) <= save <= total
+    held_out = eval_rows or round(rows * params["validation_split"])
+    batches = math.ceil(held_out / params["batch_size"])
+    forward = 1 / 2 if recipe is LORA else 1 / 3
+    evaluation = batches / params["gradient_accumulation_steps"] * forward
+    state_bytes = choice.estimate["trained_weights"] * 12
+    step_s = params["batch_size"] * params["gradient_accumulation_steps"] * min(length, params["max_length"])
+    step_s *= flop_per_token(recipe, params, situation.model) / guessed_flops("cpu")  # type: ignore[arg-type]
+    step_s = max(step_s, 30 * 0.002 * params["gradient_accumulation_steps"])
+    checkpoint = (0.05 + state_bytes / 300e6) / step_s
+    before_the_end = (math.ceil(total / evaluate) - 1) * (evaluation + checkpoint * keeps_best)
+    before_the_end += (math.ceil(total / save) - 1) * checkpoint
+    assert before_the_end <= 0.1 * total + 1e-6
+    assert evaluate >= total / 10 and save >= total / 10
+
+
+def test_a_tiny_run_saves_and_says_why() -> None:
+    choice = choose(LORA, {"max_steps": 8}, facts(size=3e6, rows=40))
+    assert choice.params["save_steps"] == 8 and choice.params["eval_steps"] == 8
+    assert choice.reasons["save_steps"] == "Once, at the end: a run of 8 steps needs no more."
+    some = choose(LORA, {"max_steps": 80}, facts(size=1e9, rows=4000)).reasons["eval_steps"]
+    assert some.startswith("Every ") and "at most a tenth of the time goes to evaluations and checkpoints" in some
+    long = choose(LORA, {"epochs": 3}, facts(size=1e9, rows=200_000))
+    assert "About ten checkpoints in" in long.reasons["save_steps"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "held_out"),
+    [(10**6, {"max_steps": 10}, 32), (10**6, {"max_steps": 1}, 20), (10**6, {"max_steps": 10, "batch_size": 100}, 100),
+     (5 * 10**7, {"max_steps": 5}, 20), (10**6, {"max_steps": 10**6}, 2000), (150, {"max_steps": 5}, 15), (10**6, {}, 2000)],
+)  # fmt: skip
+def test_few_steps_hold_few_rows_out(rows: int, given: dict[str, Any], held_out: int) -> None:
+    choice = choose(LORA, given, facts(rows=rows))
+    assert round(choice.params["validation_split"] * rows) == held_out
+    assert choice.reasons["validation_split"].endswith(".")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.jobs.conftest import custom
+from tunesmith.core import log_lines
 from tunesmith.core.clock import utc_now
 from tunesmith.core.events import EvaluationEvent, GpuUse, MetricsEvent, PhaseEvent, ResourcesEvent, StepEvent
 from tunesmith.core.job_status import JobStatus
@@ -168,7 +169,7 @@ def test_jobs_side_by_side(idle: TestClient, home: Path) -> None:
     assert [each["job"]["id"] for each in found["jobs"]] == ids
     assert found["jobs"][0]["curves"]["loss"] == {"steps": [10], "values": [1.0]}
     assert [each["samples"] for each in found["jobs"]] == [
-        [{"prompt": "Hello", "expected": "", "answer": "Good day."}],
+        [{"prompt": "Hello", "turns": [], "expected": "", "answer": "Good day."}],
         [],
         [],
     ]
@@ -179,6 +180,25 @@ def test_jobs_side_by_side(idle: TestClient, home: Path) -> None:
     assert scores["perplexity"] == ([3.0, 3.0, None], [])
     assert idle.get("/jobs/compare", params={"ids": f"{ids[0]},999"}).status_code == 404
     assert idle.get("/jobs/compare", params={"ids": "1,2,3,4,5,6,7,8,9"}).status_code == 422
+
+
+def test_answers_before_and_after_are_read_from_the_job_and_reach_the_comparison(idle: TestClient, home: Path) -> None:
+    job_id = make(idle)
+    url = f"/jobs/{job_id}/before-after"
+    assert idle.get(url).json()["reason"] == "Only the training of a language model compares answers before and after."
+    side = {"answer": "No.", "tokens": 2, "is_cut": False, "loss": None, "perplexity": 2.5, "chrf": 12.5}
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"}]
+    one = {"row": 7, "turns": turns, "prompt_is_cut": False, "expected": "Yes.", "expected_tokens": 2, "base": side}
+    told = {"dataset": "faq", "base_model": "tiny", "answer_limit": 18, "reason": "", "hint": "", "questions": [one | {"tuned": side | {"answer": "Yes."}}]}  # fmt: skip
+    folder = home / "jobs" / str(job_id) / "artifacts" / "before_after"
+    folder.mkdir(parents=True)
+    (folder / "before_after.json").write_text(json.dumps(told))
+    assert idle.get(url).json() == told
+    (sample,) = idle.get("/jobs/compare", params={"ids": job_id}).json()["jobs"][0]["samples"]
+    assert sample == {"prompt": "Is it?", "turns": turns, "expected": "Yes.", "answer": "Yes."}
+    (folder / "before_after.json").write_text("{")  # a script may leave anything
+    assert idle.get(url).status_code == 200 and idle.get(url).json()["questions"] == []
+    assert idle.get("/jobs/999/before-after").status_code == 404
 
 
 def test_a_log_is_read_back_to_its_beginning_and_searched(idle: TestClient, home: Path) -> None:
@@ -201,6 +221,46 @@ def test_a_log_is_read_back_to_its_beginning_and_searched(idle: TestClient, home
     assert len(found["matches"]) + len(more["matches"]) == 11 and more["next_offset"] is None
     for q in ("LÄUFT", ".*", "nowhere"):
         assert idle.get(f"/jobs/{job_id}/logs/search", params={"q": q}).json() == {"matches": [], "next_offset": None}
+
+
+def test_a_log_is_filtered_by_level_both_ways(idle: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = make(idle)
+    folder = home / "jobs" / str(job_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = {"info": "", "warning": "", "error": "", "output": ""}
+    text = ""
+    for n in range(400):
+        level = ("info", "output", "warning", "output", "error")[n % 5]
+        line = f"printed {n} WARNING\n" if level == "output" else log_lines.line(level, f"Line {n}\nof läuft")
+        kinds[level] += line
+        text += line
+    (folder / "output.log").write_text(text)
+    url = f"/jobs/{job_id}/logs"
+    lines = text.splitlines(keepends=True)
+    levels = {
+        "info": [line for line in lines if " WARNING\n" not in line], "error": kinds["error"].splitlines(keepends=True),
+        "warning": [line for line in lines if " WARNING Line" in line or " ERROR " in line],
+        "output": kinds["output"].splitlines(keepends=True), "": lines,
+    }  # fmt: skip
+    for looked_at in (logs.FILTERED_BYTES, 300):  # far fewer than there are, so that some calls find nothing
+        monkeypatch.setattr(logs, "FILTERED_BYTES", looked_at)
+        for level, wanted in levels.items():
+            query = {"limit": 200, **({"level": level} if level else {})}
+            read, offset = "", 0
+            while offset < len(text.encode()):
+                chunk = idle.get(url, params={**query, "offset": offset, "whole_lines": True}).json()
+                assert chunk["next_offset"] > offset
+                read, offset = read + chunk["text"], chunk["next_offset"]
+            assert read.splitlines(keepends=True) == wanted
+            read, before = "", 2**40
+            while before:
+                chunk = idle.get(url, params={**query, "before": before}).json()
+                assert chunk["offset"] < before
+                read, before = chunk["text"] + read, chunk["offset"]
+            assert read.splitlines(keepends=True) == wanted
+    found = idle.get(f"{url}/search", params={"q": "line 39", "level": "error"}).json()["matches"]
+    assert [match["line"].split("Line ")[1].split("\\n")[0] for match in found] == ["39", "394", "399"]
+    assert idle.get(url, params={"level": "loud"}).status_code == 422
 
 
 @given(

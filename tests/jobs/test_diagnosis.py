@@ -43,7 +43,7 @@ def test_each_shape_of_curve_has_its_name(values: list[float], code: str, scale:
 def test_not_a_number_is_the_only_thing_said() -> None:
     found = diagnose(numbered([*FALLING, math.nan]), numbered([1.0, 5.0]), numbered([99.0] * 50))
     assert [d.code for d in found] == ["nan"]
-    assert "step 101" in found[0].message and found[0].severity == "error" and "learning_rate" in found[0].advice
+    assert "step 101" in found[0].message and found[0].severity == "error" and "learning rate" in found[0].advice
     assert codes(FALLING, [1.0, math.inf]) == ["nan"]
 
 
@@ -83,3 +83,17 @@ def test_any_numbers_give_sentences_or_nothing(loss: list[float], held_out: list
         assert found and (found[0].code != "healthy" or len(found) == 1)
     order = ["error", "warning", "info"]
     assert [order.index(d.severity) for d in found] == sorted(order.index(d.severity) for d in found)
+
+
+def test_a_new_job_is_offered_that_deals_with_it() -> None:
+    falling = [(step, 3.0 - step / 100) for step in range(1, 101)]
+    worse = [(10, 1.0), (20, 0.8), (30, 1.1)]
+    settings = {"learning_rate": 2e-4, "early_stopping": {"enabled": False}}
+    (found,) = diagnose(falling, worse, settings=settings)
+    assert found.code == "overfitting"
+    assert found.changes == {"early_stopping": {"enabled": True}, "save_best_model": True}
+    (found,) = diagnose(falling, worse, settings={**settings, "early_stopping": {"enabled": True}})
+    assert found.changes == {}, "it stops early already"
+    (found,) = diagnose([*falling, (101, float("nan"))], settings=settings)
+    assert found.code == "nan" and found.changes == {"learning_rate": 6.7e-05, "fp16": False}
+    assert all("_" not in each.advice for each in [found, *diagnose(falling, worse)]), "no names of settings"

@@ -74,7 +74,7 @@ def job(number: int) -> JobRow:
     ended = JobStatus.COMPLETED if number % 5 else JobStatus.FAILED
     return JobRow(
         name=f"job {number} {'abcdef'[number % 6]}", method=("lora", "qlora", "standard")[number % 3], model=f"acme/m{number % 7}",
-        hyperparameters={"lr": 1e-4}, reasons={}, request={}, spec={}, resources={}, tags=[f"t{number % 11}"],
+        hyperparameters={"lr": number % 1013 / 1e4, "rank": number % 4}, reasons={}, request={}, spec={}, resources={}, tags=[f"t{number % 11}"],
         output_name=f"out-{number}", status=JobStatus.QUEUED if is_queued else ended, created_at=made,
         ended_at=None if is_queued else made + timedelta(minutes=5), registered_at=made,
         eval_loss=None if is_queued else 1 + (number % 997) / 1000,
@@ -94,10 +94,21 @@ def lists() -> Iterator[str]:
     ):
         yield f"/jobs/?{chosen}"
     yield "/jobs/?limit=500"
+    for sort in ("metric.eval_loss", "param.lr", "status"):
+        yield f"/jobs/?sort={sort}&columns=param.lr,metric.eval_loss"
+    yield "/jobs/groups?group=param.rank&sort=param.lr"
+    yield "/jobs/groups?group=param.lr&sort=metric.eval_loss&offset=500"
 
 
 def pages() -> Iterator[str]:
-    yield from ("../../", "../../jobs", "../../jobs?status=failed&q=4999", "../../system")
+    yield from (
+        "../../",
+        "../../jobs",
+        "../../jobs?status=failed&q=4999",
+        "../../jobs?view=table&sort=param.lr",
+        "../../jobs?view=table&group=param.rank",
+        "../../system",
+    )
 
 
 def time_of(client: TestClient, path: str) -> float:

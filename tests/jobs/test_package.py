@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.rows import chat_templates
+from tests.tiny import make_tokenizer
 from tunesmith.core.errors import Conflict, NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec, ModelRef
 from tunesmith.core.packing import CHUNK_BYTES
-from tunesmith.features.jobs.package import stream_package
+from tunesmith.features.jobs.package import fetching, stream_package
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
-LLAMA3 = "<|start_header_id|>{{ role }}<|end_header_id|>"
 
 
 def spec(**params: object) -> JobSpec:
@@ -73,20 +74,59 @@ def test_the_same_bytes_twice_whenever_the_files_were_written(tmp_path: Path) ->
     assert archives[0][4:8] == b"\0\0\0\0"  # gzip's own time stamp
 
 
+def made(folder: Path, job: Path, produces: str, template: str, **params: object) -> Path:
+    """The unpacked package of a job whose model has a tokenizer with this chat template."""
+    if not JobDir(job).artifacts.is_dir():
+        make_model(job, produces, adapter=produces == "lora_model")
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(JobDir(job).artifacts / produces)
+    return unpack(b"".join(stream_package(JobDir(job), spec(**params), produces, "bot")), folder)
+
+
 def test_an_adapter_names_its_base_and_a_whole_model_itself(tmp_path: Path) -> None:
-    make_model(tmp_path / "a", "lora_model", adapter=True, template=CHATML)
-    make_model(tmp_path / "m", "standard_model", adapter=False, template=LLAMA3)
-    adapter = unpack(b"".join(stream_package(JobDir(tmp_path / "a"), spec(), "lora_model", "bot")), tmp_path / "1")
-    whole = unpack(
-        b"".join(stream_package(JobDir(tmp_path / "m"), spec(system_prompt='Say """hi"""'), "standard_model", "bot")),
-        tmp_path / "2",
-    )
+    adapter = made(tmp_path / "1", tmp_path / "a", "lora_model", chat_templates.CHATML)
+    whole = made(tmp_path / "2", tmp_path / "m", "standard_model", chat_templates.LLAMA3, system_prompt='Say """hi"""')
     first, second = (adapter / "Modelfile").read_text(), (whole / "Modelfile").read_text()
-    assert "FROM ./base\nADAPTER ./lora_model\n" in first and "org/base" in first and "<|im_start|>" in first
-    assert second.startswith("FROM ./standard_model\n") and "ADAPTER" not in second and "<|eot_id|>" in second
+    assert "FROM ./base\nADAPTER ./lora_model\n" in first and "hf download org/base --local-dir base" in first
+    assert second.startswith("FROM ./standard_model\n") and "ADAPTER" not in second
     assert second.count('"""') == 4 and "SYSTEM" in second
     assert "merge_and_unload" in (adapter / "LM_STUDIO.md").read_text()
     assert "merge_and_unload" not in (whole / "LM_STUDIO.md").read_text()
+
+
+def test_the_modelfile_has_the_models_own_template_and_end_marks(tmp_path: Path) -> None:
+    odd = "{% for m in messages %}{{ '<<' + m.role + '>>' + m.content + '<</>>' }}{% endfor %}{% if add_generation_prompt %}{{ '<<assistant>>' }}{% endif %}"
+    told = (made(tmp_path / "1", tmp_path / "a", "lora_model", odd) / "Modelfile").read_text()
+    assert '{{ if eq .Role "user" }}<<user>>{{ .Content }}<</>>{{ end }}' in told and told.count("TEMPLATE") == 1
+    assert 'PARAMETER stop "<</>>"' in told and "<|im_start|>" not in told and "start_header_id" not in told
+    job = tmp_path / "b"
+    make_model(job, "lora_model", adapter=True)
+    (JobDir(job).artifacts / "lora_model" / "generation_config.json").write_text('{"eos_token_id": [0, 1]}')
+    told = (made(tmp_path / "2", job, "lora_model", chat_templates.MISTRAL) / "Modelfile").read_text()
+    assert "# TEMPLATE is missing" in told and "\nTEMPLATE" not in told
+    for number in (0, 1):
+        assert f"PARAMETER stop {json.dumps(make_tokenizer().convert_ids_to_tokens(number))}" in told
+
+
+def test_a_package_holds_the_base_that_nobody_else_has(tmp_path: Path) -> None:
+    make_model(tmp_path / "a", "lora_model", adapter=True)
+    merged = JobDir(tmp_path / "a").artifacts / "base_model"
+    merged.mkdir()
+    (merged / "config.json").write_text("{}")
+    folder = unpack(b"".join(stream_package(JobDir(tmp_path / "a"), spec(), "lora_model", "bot")), tmp_path / "out")
+    assert (folder / "base_model" / "config.json").is_file()
+    assert "FROM ./base_model\nADAPTER ./lora_model\n" in (folder / "Modelfile").read_text()
+    assert 'from_pretrained("base_model")' in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [("org/base", "hf download org/base"), ("job:7", "tunesmith jobs download 7"),
+     ("bot@1.2.0", "tunesmith registry export bot@1.2.0"), ("mine", "Copy its folder")],
+)  # fmt: skip
+def test_every_base_can_be_had(base: str, told: str) -> None:
+    assert told in fetching(base)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from tunesmith.core.job_spec import JobSpec, ModelRef, ResourceRequest
 from tunesmith.features.jobs.planning import find_pace
 from tunesmith.features.jobs.submission import Checked
 from tunesmith.features.jobs.tables import JobRow
-from tunesmith.recipes.auto import Choice, Facts, Machine
+from tunesmith.recipes.auto import Choice, Facts, Machine, flop_per_token
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.recipes.duration import GUESSED, SAME, SIMILAR, flop_per_token
+from tunesmith.recipes.duration import GUESSED, SAME, SIMILAR
 from tunesmith.recipes.model_info import read_model_info
 from tunesmith.schemas.jobs import JobCreate
 from tunesmith.storage.database import Database, Session

@@ -61,7 +61,7 @@ def test_the_overview_counts_and_says_what_needs_attention(client: TestClient) -
     assert found["jobs"] == {"completed": 1, "failed": 2, "running": 1, "queued": 1} and found["datasets"] == {}
     assert len(found["activity"]) == overview.DAYS and found["models"]["tuned"] == 0
     assert sum(day["completed"] for day in found["activity"]) == 1 and found["activity"][-3]["completed"] == 1
-    assert found["activity"][-1] == {**found["activity"][-1], "failed": 1, "open": 2}
+    assert found["activity"][-1] == {**found["activity"][-1], "failed": 1, "open": 1, "waiting": 1}
     assert found["running"][0]["progress"] == 0.25 and found["running"][0]["sparkline"] == [3.0, 2.0, 1.5]
     assert found["queue"][0]["job_id"] == 5 and found["queue"][0]["waiting_for"]
     attention = {(item["kind"], item["id"]): item for item in found["attention"]}

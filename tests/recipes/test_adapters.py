@@ -54,7 +54,7 @@ def load(folder: Path) -> Any:
 
 
 def tuned(base: Path, folder: Path) -> Any:
-    """A model with an adapter of ours that has learnt something, saved as a job saves it."""
+    """A model with an adapter of ours that has learned something, saved as a job saves it."""
     params, model = LoraParams(lora_r=4), load(base).eval()
     add_adapter(model, params)
     torch.manual_seed(4)

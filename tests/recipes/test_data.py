@@ -1,4 +1,4 @@
-"""Rows → tokens and labels: what is learnt, what is not, what is refused, and what is kept for the next time."""
+"""Rows → tokens and labels: what is learned, what is not, what is refused, and what is kept for the next time."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def load(run: Run, tokenizer: Any = None) -> TokenRows:
     return load_rows(run, run.spec.dataset, tokenizer or load_tokenizer(run.spec.model.path), params_of(run))
 
 
-def learnt(rows: TokenRows, tokenizer: Any, index: int = 0) -> list[str]:
-    """The stretches of a row that are learnt, as text."""
+def learned(rows: TokenRows, tokenizer: Any, index: int = 0) -> list[str]:
+    """The stretches of a row that are learned, as text."""
     ids, labels = rows.row(index)
     stretches: list[list[int]] = []
     for place, (token, label) in enumerate(zip(ids, labels, strict=True)):
@@ -78,7 +78,7 @@ def test_every_shape_learns_the_answer_and_its_end(
     run = ground.run([row], shape=shape, mapping={role: role for role in row})
     tokenizer = make_tokenizer()
     rows = load(run, tokenizer)
-    assert learnt(rows, tokenizer) == [f"{answer}<|im_end|>"]
+    assert learned(rows, tokenizer) == [f"{answer}<|im_end|>"]
     assert "why" in tokenizer.decode(rows.row(0)[0]) or shape == "messages"
     assert "no" not in tokenizer.decode(rows.row(0)[0])
 
@@ -92,7 +92,7 @@ def test_a_talk_learns_every_answer_and_no_question(ground: Ground, template: st
     run = ground.run([{"messages": TALK}], shape="messages", mapping={"messages": "messages"})
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template or tokenizer.chat_template
-    got = learnt(load(run, tokenizer), tokenizer)
+    got = learned(load(run, tokenizer), tokenizer)
     assert got[-1:] == answers[-1:] and set(got) <= set(answers)
     if template is not PROMPT_THINKS:
         assert got == answers
@@ -103,7 +103,7 @@ def test_an_answer_may_come_first(ground: Ground) -> None:
     run = ground.run([{"messages": talk}], shape="messages", mapping={"messages": "messages"})
     tokenizer = make_tokenizer()
     tokenizer.chat_template = NEEDS_A_MESSAGE
-    assert learnt(load(run, tokenizer), tokenizer) == ["one<|im_end|>", "two<|im_end|>"]
+    assert learned(load(run, tokenizer), tokenizer) == ["one<|im_end|>", "two<|im_end|>"]
 
 
 def test_all_learns_every_token_after_the_first(ground: Ground) -> None:

@@ -15,8 +15,9 @@ from tests.rows.chat_templates import tokenizer_of
 from tests.rows.corpus import CASES, TOOL_ROWS, Case
 from tunesmith.core.errors import BadData
 from tunesmith.dataprep.conversion import Example, convert
-from tunesmith.dataprep.readers import read_jsonl
+from tunesmith.dataprep.json_files import read_jsonl
 from tunesmith.dataprep.shapes import recognise
+from tunesmith.dataprep.tables import FileReading
 from tunesmith.recipes.blocks.chat import Chat, Lesson, Options
 from tunesmith.recipes.blocks.lessons import encode
 from tunesmith.recipes.blocks.templates import Renderer
@@ -37,7 +38,7 @@ def stored(row: dict[str, Any], folder: Path) -> tuple[str, Example]:
     """The row as it comes out of a file: its shape, and what is learned from it. Raises `BadData`."""
     path = folder / "rows.jsonl"
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n")
-    tables = list(read_jsonl(path, lambda *_: None))
+    tables = list(read_jsonl(path, FileReading()))
     frame = pl.DataFrame(pl.from_arrow(tables[0]))
     cells = frame.row(0, named=True)
     found = recognise(frame.columns, cells)

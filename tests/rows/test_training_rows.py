@@ -49,7 +49,7 @@ DOUBLES = [{"question": f"of user {n % 20}", "answer": f"the answer {n % 20}"} f
 def split_of(ground: Ground, rows: list[dict[str, Any]], **params: Any) -> tuple[Any, Any, Any]:
     """`(run, (rows, training places), (rows, held-out places))`"""
     run = ground.run(rows, **params)
-    tokens, training, held_out = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    tokens, training, held_out, _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
     return run, (tokens, training), held_out
 
 
@@ -61,6 +61,23 @@ def test_held_out_rows_are_not_learned_unless_it_is_said(ground: Ground) -> None
     run, _, (_, held_out) = split_of(ground, DOUBLES, split_by="rows", max_length=64)
     (notice,) = [e for e in events(run, "notice") if e.code == "held_out_in_training"]
     assert notice.message.startswith("10 of 10 held-out rows are trained on too") and "split_by: content" in notice.hint
+
+
+def test_what_the_data_itself_holds_out_is_held_out(ground: Ground) -> None:
+    rows = [
+        {"question": f"of user {n}", "answer": "the answer", "split": "test" if n % 4 == 0 else "train"}
+        for n in range(40)
+    ]
+    run = ground.run(rows, max_length=64, split_by="file")
+    data = run.spec.dataset
+    assert data is not None
+    told = data.model_copy(update={"split_column": "split", "num_held_out": 10})
+    run.spec = run.spec.model_copy(update={"dataset": told})
+    tokens, training, (_, held_out) = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    assert tokens.numbers[held_out].tolist() == list(range(0, 40, 4)) and len(training) == 30
+    run.spec = run.spec.model_copy(update={"params": {**run.spec.params, "split_by": "content"}})
+    _, training, (_, held_out) = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    assert len(held_out) == 4, "a tenth, when that is asked for"
 
 
 def test_a_job_of_before_splits_as_it_did(ground: Ground) -> None:

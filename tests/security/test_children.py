@@ -165,7 +165,6 @@ def test_what_reads_datasets(settings: Settings, tmp_path: Path) -> None:
             "source": source,
             "file_name": "x.csv",
             "out_dir": str(work / "out"),
-            "mapping": {},
         }
         child = Child(settings, request, work)
         list(child.progress())

@@ -404,11 +404,12 @@ def test_changed_parquet_files_are_bad_data_in_the_child(tmp_path: Path) -> None
         import pathlib, resource, sys
         from tunesmith.core.errors import TunesmithError
         from tunesmith.dataprep.readers import read_parquet
+        from tunesmith.dataprep.tables import FileReading
         resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
         for number in range(int(sys.argv[1]), int(sys.argv[2])):
             print(number, flush=True)
             try:
-                for table in read_parquet(pathlib.Path(f"{number}.mutant")):
+                for table in read_parquet(pathlib.Path(f"{number}.mutant"), FileReading()):
                     pass
             except (TunesmithError, MemoryError):
                 pass

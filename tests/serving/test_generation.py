@@ -10,6 +10,8 @@ import torch
 
 from tests.tiny import make_tiny_model, make_tokenizer
 from tunesmith.core.errors import InvalidInput, TooMany, Unavailable
+from tunesmith.recipes.blocks.tokenizer import load_tokenizer
+from tunesmith.recipes.blocks.tool_text import with_tools
 from tunesmith.serving import batching
 from tunesmith.serving.generation import Model, Sampling
 from tunesmith.serving.sampling import choose
@@ -149,3 +151,22 @@ def test_adapters_share_one_base_and_answer_as_plain_peft_does(model: Model, tmp
         assert model.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == said
     assert answer(model, greedy) == base_says, "the base alone answers as before"
     assert model.embed(["the answer"], None) == base_means != model.embed(["the answer"], str(folders[0]))
+
+
+def test_an_adapter_is_asked_with_the_template_that_it_was_trained_with(model: Model, tmp_path: Path) -> None:
+    called = {"id": "c", "type": "function", "function": {"name": "find_row", "arguments": '{"n": 1}'}}
+    talk = [*SAY, {"role": "assistant", "content": "", "tool_calls": [called]}, {"role": "tool", "content": "found"}]
+    own = model.tokenizer.chat_template.replace("{% for", "READY{% for", 1)
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "chat_template.jinja").write_text(own)
+    (tmp_path / "same").mkdir()
+    (tmp_path / "same" / "chat_template.jinja").write_text(model.tokenizer.chat_template)
+    assert model._rendered(SAY, str(tmp_path / "tuned")).startswith("READY")
+    for adapter in (None, str(tmp_path / "same"), str(tmp_path / "nothing")):
+        assert not model._rendered(SAY, adapter).startswith("READY")
+        with pytest.raises(InvalidInput, match="no place for tools"):
+            model._rendered(talk, adapter)
+    (tmp_path / "tuned" / "chat_template.jinja").write_text(with_tools(model.tokenizer.chat_template))
+    assert "<tool_call>" in model._rendered(talk, str(tmp_path / "tuned"))
+    tokenizer = load_tokenizer(model.base_path, offline=True, adapter=str(tmp_path / "tuned"))
+    assert "<tool_response>" in tokenizer.chat_template

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
+from tests.rows import chat_templates
 from tests.targets.ground import make_adapter, make_work
 from tests.targets.ollama_server import OllamaServer
 from tunesmith.core.errors import Conflict, InvalidInput, Unavailable
@@ -136,6 +137,22 @@ def test_chat_templates_of_other_kinds_are_carried_over() -> None:
     assert '{{ if eq .Role "assistant" }}{{ .Content }}</s>{{ end }}' in mistral.text
     odd = "{% for m in messages %}{{ m.content | length }}{% endfor %}"
     assert derive(odd, "", "</s>", adds_bos=False).text == "", "what cannot be told is not guessed"
+
+
+@pytest.mark.parametrize(
+    "name", ["QWEN25", "LLAMA3", "OLMO3", "QWEN3", "DEEPSEEK_R1", "LLAMA2", "PHI3", "PHI4", "GLM4", "COMMAND_R"]
+)
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_well_known_templates_are_carried_over(name: str, adds_bos: bool) -> None:
+    found = derive(getattr(chat_templates, name), "<s>", "</s>", adds_bos=adds_bos)
+    assert found.text and "</s>" in found.stop and not [stop for stop in found.stop if "\n" in stop or len(stop) > 24]
+
+
+def test_a_template_is_the_same_on_any_day() -> None:
+    dated = (
+        "{% set day = strftime_now('%d %B') if strftime_now is defined else 'a day' %}{{ day }}" + chat_templates.CHATML
+    )
+    assert derive(dated, "", "</s>", adds_bos=False, is_dated=False).text.startswith("{{ if not .System }}a day")
 
 
 @pytest.mark.skipif(shutil.which("ollama") is None, reason="Ollama is not installed here")

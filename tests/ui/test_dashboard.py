@@ -110,7 +110,7 @@ def test_what_runs_waits_and_failed_is_seen_as_it_comes(
     assert page.evaluate("document.querySelector('#machine').dataset.mine") == "yes", "what scripts draw is kept"
     page.get_by_role("link", name="the next one").focus()
     server.client.post("/jobs/4/stop")
-    expect(page.get_by_text("Nobody waits.")).to_be_visible()
+    expect(page.get_by_text("No jobs in the queue.")).to_be_visible()
 
     narrow = window(375, 800)
     narrow.goto(server.url)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ServerProcess, kill_processes_of
+from tests.dataprep.workbook import workbook
 from tests.ui.conftest import axe
 from tests.ui.ground import conversations, reviews, upload
 
@@ -101,7 +102,7 @@ def test_files_dropped_on_the_list_are_seen_before_they_are_saved(server: Server
         page.locator(f'.upload[aria-label="{name}"]') for name in ("rough.jsonl", "empty.csv", "odd.csv")
     )
     expect(rough).to_contain_text("not saved yet")
-    expect(rough).to_contain_text("Found 1 empty rows")
+    expect(rough).to_contain_text("1 empty row")
     expect(rough.locator(".bubble[data-role=user]").first).to_contain_text("what is 0")
     expect(empty).to_contain_text("The file is empty.")
     assert server.client.get("/datasets/", params={"q": "rough"}).json()["total"] == 0
@@ -123,6 +124,47 @@ def test_files_dropped_on_the_list_are_seen_before_they_are_saved(server: Server
     assert done["mapping"] == {"input": "prompt text", "output": "reply"}
     expect(page.locator(f"#dataset-{made['id']}")).to_contain_text("ready")
     assert not page.alarms
+
+
+def test_how_a_file_is_read_is_chosen_and_seen(server: ServerProcess, page: Any) -> None:
+    page.goto(f"{server.url}/datasets/new")
+    faq: list[list[object]] = [["A title"], ["Frage", "Antwort"], ["outer question", "outer answer"], ["more", "of it"]]
+    inside: list[list[object]] = [["Frage", "Antwort"], ["inner question", "inner answer"]]
+    page.set_input_files("#files", [
+        {"name": "book.xlsx", "mimeType": "application/octet-stream", "buffer": workbook(faq, inside)},
+        {"name": "plain.csv", "mimeType": "text/csv", "buffer": "".join(f"What is {n}?,It is {n}.\n" for n in range(9)).encode()},
+    ])  # fmt: skip
+    book, plain = (page.locator(f'.upload[aria-label="{name}"]') for name in ("book.xlsx", "plain.csv"))
+    expect(book.locator(".bubble").first).to_contain_text("outer question")
+    expect(book).to_contain_text("Sheet S1 was read; there is also S2 (1 row)")
+    book.locator("[data-option=sheet]").focus()
+    book.locator("[data-option=sheet]").select_option("S2")
+    expect(book.locator(".bubble").first).to_contain_text("inner question")
+    expect(book.locator("[data-option=header_row]")).to_have_value("1")
+    expect(book.locator("[data-option=sheet]")).to_be_focused()
+    expect(plain).to_contain_text("line 1 looks like those below it")
+    plain.locator("[data-option=header_row]").fill("700")
+    plain.locator("[data-option=header_row]").blur()
+    expect(plain).to_contain_text("There is no line 700 to be the header.")
+    plain.locator("[data-option=columns]").fill("question, answer")
+    plain.locator("[data-option=columns]").blur()
+    expect(plain.locator(".bubble").first).to_contain_text("What is 0?")
+    expect(plain.get_by_text("no line 700")).to_be_hidden()
+    axe(page, include="main")
+    page.get_by_role("button", name="Save all").click()
+    expect(page.locator('.upload[data-state="saved"]')).to_have_count(2)
+    read, other = (server.client.get("/datasets/", params={"q": name}).json()["items"][0]["id"] for name in ("plain", "book"))  # fmt: skip
+    done = server.wait_for(f"/datasets/{read}", lambda found: found["status"] == "ready")
+    assert (done["columns"], done["shape"], done["num_rows"]) == (["question", "answer"], "question_answer", 9)
+    server.wait_for(f"/datasets/{other}", lambda found: found["status"] == "ready")
+    page.goto(f"{server.url}/datasets/{other}?tab=columns")
+    page.locator("[data-option=sheet]").select_option("S1")
+    axe(page, include="main")
+    page.get_by_role("button", name="Read the file again").click()
+    again = server.wait_for(f"/datasets/{other}", lambda found: found["status"] == "ready" and found["num_rows"] == 2)
+    assert again["reading"]["sheet"] == "S1"
+    expect(page.locator("[data-mapping-example]")).to_contain_text("outer question")
+    assert all("422" in alarm for alarm in page.alarms), page.alarms
 
 
 def test_an_upload_that_breaks_goes_on_where_it_stopped(server: ServerProcess, page: Any, tmp_path: Path) -> None:
@@ -195,7 +237,7 @@ def test_a_million_rows_are_walked_with_few_in_the_page(server: ServerProcess, p
 def test_from_a_finding_to_its_rows_and_a_repair_seen_before_it_is_made(server: ServerProcess, page: Any) -> None:
     dataset = upload(server, "Rough edges", "rough.jsonl", lines(ROUGH))
     page.goto(f"{server.url}/datasets/{dataset}?tab=validation")
-    card = page.locator(".finding-card", has_text="Found 1 duplicate rows")
+    card = page.locator(".finding-card", has_text="1 duplicate row")
     card.get_by_role("link", name="Show these rows").click()
     expect(page.locator(".rows-line")).to_have_count(1)
     expect(page.locator(".rows-line")).to_contain_text("124")
@@ -203,7 +245,7 @@ def test_from_a_finding_to_its_rows_and_a_repair_seen_before_it_is_made(server: 
     page.get_by_role("link", name="Row 122", exact=True).click()
     expect(page.locator(".rows-line:focus")).to_contain_text("what is nothing")
     page.go_back()
-    card.get_by_role("button", name="Repair this").click()
+    card.get_by_role("button", name="Drop the repeats").click()
     expect(page.locator("#repair-diff")).to_contain_text("124 rows become 123")
     page.get_by_label("Mend wrongly decoded text").check()
     page.get_by_label("Cut blanks").check()
@@ -218,7 +260,7 @@ def test_from_a_finding_to_its_rows_and_a_repair_seen_before_it_is_made(server: 
     axe(page, include="main")
     page.get_by_role("button", name="Make the repaired version").click()
     expect(page.locator("#dataset-head")).to_contain_text("version 2", timeout=60_000)
-    expect(page.locator(".finding-card", has_text="duplicate rows")).to_have_count(0)
+    expect(page.locator(".finding-card", has_text="1 duplicate row")).to_have_count(0)
     page.get_by_role("link", name="Versions").click()
     page.wait_for_load_state()
     expect(page.locator(".version").first).to_contain_text("Repaired from version 1")
@@ -293,7 +335,7 @@ def test_the_list_is_searched_sorted_tagged_and_cleared(server: ServerProcess, p
     page.get_by_role("button", name="Delete", exact=True).first.click()
     page.keyboard.type("2 datasets")
     page.keyboard.press("Enter")
-    expect(page.locator("#datasets")).to_contain_text("Nothing fits")
+    expect(page.locator("#datasets")).to_contain_text("No matches")
     left = [item["name"] for item in server.client.get("/datasets/", params={"q": "zoo"}).json()["items"]]
     assert left == ["zoo large"] and not page.alarms
 

@@ -77,7 +77,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 PATHS = ["/jobs", "/jobs?status=failed", "/jobs?q=nothing-has-this-name", "/jobs/1", "/jobs/3", "/jobs/4", "/jobs/5",
          "/jobs/1?tab=logs", "/jobs/1?tab=checkpoints", "/jobs/1?tab=parameters", "/jobs/1?tab=artifacts&checksums=1",
-         "/jobs/compare", "/jobs/compare?ids=1,2,5"]  # fmt: skip
+         "/jobs/compare", "/jobs/compare?ids=1,2,5", "/jobs?view=table&group=method"]  # fmt: skip
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -95,6 +95,45 @@ def test_every_page_of_jobs_can_be_used_by_everybody(
     assert not page.alarms
 
 
+def test_runs_in_a_table_with_chosen_columns_and_saved_views(ground: ServerProcess, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    page.goto(f"{ground.url}/jobs?q=support")
+    page.get_by_role("link", name="Table").click()
+    rows = page.locator("tr[data-job]")
+    expect(rows).to_have_count(3)
+    page.get_by_role("button", name="Columns").click()
+    while page.locator("#run-columns :checked").count():
+        page.locator("#run-columns :checked").first.uncheck()
+    page.get_by_label("Find a column").fill("f1")
+    page.locator("#run-columns label:not([hidden])", has_text="f1").first.click()
+    page.get_by_role("button", name="Show columns").click()
+    page.wait_for_url("**columns=metric.*f1*")
+    assert "q=support" in page.url
+    page.get_by_label("Order").select_option("metric.eval_loss.best")
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Held-out loss, best")
+    expect(rows.first).to_contain_text("support two")
+    heights = page.evaluate(
+        "[...document.querySelectorAll('.runs-table tr')].map(row => row.getBoundingClientRect().height)"
+    )
+    assert set(heights) == {36}, heights
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    expect(page.locator("#bulk-count")).to_have_text("1 selected")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Views").click()
+    page.get_by_role("button", name="Save this view").click()
+    page.locator("#run-save-name").fill("best of support")
+    page.get_by_role("button", name="Save view").click()
+    expect(page.get_by_role("button", name="Views")).to_contain_text("1")
+    page.goto(f"{ground.url}/jobs?view=table")
+    page.get_by_role("button", name="Views").click()
+    page.get_by_role("link", name="best of support").click()
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("support two")
+    assert not page.alarms
+
+
 def test_jobs_are_found_selected_and_compared(ground: ServerProcess, page: Any) -> None:
     from playwright.sync_api import expect
 
@@ -109,6 +148,7 @@ def test_jobs_are_found_selected_and_compared(ground: ServerProcess, page: Any) 
     expect(page.locator("#bulk")).to_be_hidden()
     page.keyboard.press("?")
     expect(page.locator("#shortcuts")).to_contain_text("Select the job")
+    expect(page.locator("#shortcuts")).to_contain_text("Compare the selected jobs")
     page.keyboard.press("Escape")
     page.keyboard.press("/")
     page.keyboard.type("support")
@@ -145,9 +185,9 @@ def test_asking_jobs_without_a_model_says_why_in_each_place(ground: ServerProces
     page.get_by_role("button", name="Ask all").click()
     told = ground.client.post("/jobs/1/chat", json={"messages": [{"role": "user", "content": "a"}]}).json()["message"]
     for place in (0, 1):
-        expect(answers.nth(place).locator("[data-asked]")).to_have_text("“Where is the parcel?”")
+        expect(answers.nth(place).locator("[data-asked]")).to_have_text("Where is the parcel?")
         expect(answers.nth(place).locator(".said")).to_contain_text(told.replace("1", str(place + 1)))
-    expect(answers.nth(2)).to_contain_text("It has an answer when it is completed.")
+    expect(answers.nth(2)).to_contain_text("Shown when the job is completed.")
 
 
 def test_a_failure_says_why_and_what_to_do_and_its_log_can_be_searched(ground: ServerProcess, page: Any) -> None:
@@ -165,6 +205,14 @@ def test_a_failure_says_why_and_what_to_do_and_its_log_can_be_searched(ground: S
     expect(page.locator("#log-found")).to_have_text("1 of 1")
     page.get_by_label("Search the log").fill("nowhere to be found")
     expect(page.locator("#log-found")).to_have_text("No match")
+    page.get_by_label("Search the log").fill("")
+    page.get_by_label("Show").select_option("error")
+    expect(page.locator("#log .log-line")).to_have_count(1)
+    expect(page.locator("#log")).to_contain_text(told["status_reason"])
+    expect(page.locator("#log")).not_to_contain_text("a line before")
+    page.get_by_label("Show").select_option("output")
+    expect(page.locator("#log")).to_contain_text("a line before")
+    expect(page.locator("#log .log-line")).to_have_count(0)
     page.get_by_role("button", name="More for this job").click()
     page.get_by_role("button", name="Delete").click()
     expect(page.locator("#sure-yes")).to_be_disabled()
@@ -357,6 +405,17 @@ def test_a_run_of_100_000_steps_is_drawn_zoomed_and_scrolled_smoothly(
     points = f"{charts}.charts.get('Loss').options.series[0].points"
     assert page.evaluate(f"Math.max(...{points}.map(p => p[1]))") > 9, "the one high point is seen"
     assert page.evaluate(f"{points}.length") < 5000
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "from_step" in request.url else None)
+    box = page.locator("#charts .u-over").first.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 60, steps=4)
+    page.mouse.up()
+    until(page, f"{charts}.charts.get('Loss').range !== undefined")
+    page.wait_for_timeout(700)
+    assert len(asked) == 1, "one request a zoom, however many charts follow it"
+    page.keyboard.press("Escape")
     page.evaluate(f"{charts}.charts.get('Loss').zoom([54000, 55000])")
     until(page, f"{points}.filter(p => p[0] >= 54000 && p[0] <= 55000).length === 1001")
     assert page.evaluate(f"[...{charts}.charts.values()].every(chart => chart.range[0] === 54000)"), "all zoom together"

@@ -192,6 +192,6 @@ def test_a_machine_without_models_shows_the_way(
     page.get_by_text("TUNESMITH_HUB_OFFLINE").wait_for()
     axe(page)
     page.goto(f"{server.url}/playground")
-    page.get_by_role("heading", name="Nobody to talk to yet").wait_for()
+    page.get_by_role("heading", name="No model yet").wait_for()
     axe(page)
     assert not page.alarms

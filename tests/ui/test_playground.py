@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,43 @@ def answers(page: Any, count: int) -> list[str]:
     page.locator(".answer-foot .pace").nth(count - 1).wait_for()
     page.locator("#send").wait_for()
     return [text.strip() for text in page.locator(".answer-text").all_inner_texts()]
+
+
+def test_a_finished_job_is_tried_beside_its_base_with_questions_from_the_data(server: ServerProcess, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    found = server.client.get("/jobs/1/before-after").json()
+    assert len(found["questions"]) == 2  # of 20 rows two are held out
+    page.goto(f"{server.url}/jobs/1")
+    section = page.locator("#before-after")
+    for one in found["questions"]:
+        part = section.get_by_role("article", name=f"Row {one['row']}")
+        expect(part).to_contain_text(one["turns"][0]["content"])
+        expect(part.get_by_role("region", name="Expected")).to_contain_text(one["expected"])
+        for name, side in (("Base", one["base"]), ("Tuned", one["tuned"])):
+            answer = part.get_by_role("region", name=name)
+            expect(answer.locator("dd").nth(0)).to_have_text(f"{side['loss']:.4g}")
+            expect(answer.locator("dd").nth(2)).to_have_text(f"{side['chrf']:.1f}")
+            assert answer.locator(".said").get_attribute("dir") == "auto"
+    axe(page)
+    page.get_by_role("link", name="Try it").click()
+    expect(page.locator(".play-column")).to_have_count(2)
+    chosen = [page.locator(".play-column select").nth(n).input_value() for n in range(2)]
+    assert chosen == ["job:1", "tests/tiny"]
+    asked = [one["turns"][0]["content"] for one in found["questions"]]
+    first = page.locator(".play-column").first
+    assert first.locator("[data-question]").all_inner_texts() == asked
+    page.evaluate(
+        "const old = window.fetch; window.fetch = async (...all) => {"
+        " if (String(all[0]).includes('/models/chat')) await new Promise(done => setTimeout(done, 2600)); return old(...all); }; 0"  # else it would be called
+    )
+    first.locator("[data-question]").nth(1).click()
+    expect(page.locator(".answer-foot progress")).to_have_count(2)
+    expect(page.locator(".answer-foot").first).to_contain_text(re.compile("Waiting for its turn: [12]"))
+    answers(page, 2)
+    assert page.locator(".turn-user").all_inner_texts() == [asked[1]] * 2
+    assert page.locator(".answer-foot progress").count() == 0
+    assert not page.alarms
 
 
 def test_two_models_answer_one_message_side_by_side_and_are_rated(server: ServerProcess, page: Any) -> None:
@@ -79,7 +117,7 @@ def test_the_same_seed_says_the_same_and_an_answer_can_be_had_again(server: Serv
     page.get_by_role("button", name="Answer again").click()
     page.locator(".turn-answer[aria-busy]").wait_for()
     assert answers(page, 1) != before
-    page.get_by_label("Most tokens").fill("100000")
+    page.get_by_label("Maximum tokens").fill("100000")
     page.get_by_label("Message to every model").fill("too long")
     page.keyboard.press("Enter")
     assert page.evaluate("() => document.activeElement.id") == "max_tokens", "the setting that cannot be is shown"

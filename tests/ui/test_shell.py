@@ -62,6 +62,13 @@ def test_files_are_kept_by_browsers_and_nothing_else_is_served(filled: ServerPro
     assert old.status_code == 200 and old.headers["cache-control"] == "no-cache", "a page that is open goes on working"
     with httpx.stream("GET", f"{filled.url}{script}", headers={"Accept-Encoding": "gzip"}) as packed:
         assert gzip.decompress(b"".join(packed.iter_raw())).decode() == old.text
+    for path, encoding in (
+        ("/jobs", "gzip"),
+        ("/api/v1/jobs/methods", "gzip"),
+        ("/api/v1/system/resources/stream", None),
+    ):
+        with httpx.stream("GET", f"{filled.url}{path}", headers={"Accept-Encoding": "gzip"}) as answer:
+            assert answer.status_code == 200 and answer.headers.get("content-encoding") == encoding, path
     for name in ("../routes.py", "%2e%2e/routes.py", "vendor/icons.json", "vendor/made-from", "absent.js"):
         answer = httpx.get(f"{filled.url}/static/{'0' * 16}/{name}", follow_redirects=True)
         assert answer.status_code == 404, name
@@ -204,7 +211,7 @@ def test_the_palette_finds_pages_actions_and_things(filled: ServerProcess, page:
     page.wait_for_url(f"{filled.url}/jobs/1")
     page.keyboard.press("Control+k")
     page.keyboard.type("no such thing")
-    expect(page.locator("#palette-empty")).to_contain_text("Nothing fits")
+    expect(page.locator("#palette-empty")).to_contain_text("No matches")
     page.keyboard.press("Escape")
     expect(page.locator("#palette")).to_be_hidden()
     assert not page.alarms

@@ -63,7 +63,7 @@ def test_a_clean_up_says_what_it_deletes_before_it_does(sqlite_server: ServerPro
     dialog = page.get_by_role("dialog", name="Old checkpoints: free 4.0 MB?")
     expect(dialog).to_contain_text("Job 1, step 10")
     axe(page)
-    dialog.get_by_role("button", name="Back").click()
+    dialog.get_by_role("button", name="Cancel").click()
     assert (folder.parent / "step-000010").exists()
     button.click()
     dialog.get_by_role("button", name="Delete 2 things").click()

@@ -7,17 +7,29 @@ import math
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
+from tests.tiny import make_tiny_model
+from tests.worker.job import Job
 from tunesmith.core.errors import JobFailure
 from tunesmith.core.events import EvaluationEvent, NoticeEvent, StepEvent
 from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef
+from tunesmith.recipes.blocks import before_after
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.report import write_report
-from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
+from tunesmith.recipes.blocks.tokenizer import load_tokenizer
+from tunesmith.recipes.blocks.validate import validate_model
+from tunesmith.recipes.standard.spec import StandardParams
+from tunesmith.worker.run import Run
+from tunesmith.worker.stopping import StopSignals
 
 HOSTILE = "</h1><script>alert(1)</script>{{ 7 * 7 }}\n---\nlicense: mine"
 SPEC = JobSpec(
@@ -127,12 +139,10 @@ def test_a_model_is_checked_before_it_is_called_finished(
     (folder / "README.md").write_text("card")
     harm(folder)  # type: ignore[operator]
     if not word:
-        question = Question(np.arange(20, 30), np.arange(30, 34))
-        result = validate_model(folder, "standard_model", "", [question])
+        finished = validate_model(folder, "standard_model", "")
+        result = json.loads((folder / "validation.json").read_text())
         assert result["loads"] and result["generates"] and isinstance(result["sample"], str)
-        (sample,) = result["samples"]
-        assert sample["prompt"] and sample["expected"] and isinstance(sample["answer"], str)
-        assert json.loads((folder / "validation.json").read_text()) == result
+        assert finished.model is not None and finished.without_adapter is None
         return
     with pytest.raises(JobFailure) as refused:
         validate_model(folder, "standard_model", "")
@@ -140,13 +150,78 @@ def test_a_model_is_checked_before_it_is_called_finished(
     assert not (folder / "validation.json").exists()
 
 
-def test_a_row_is_cut_where_its_first_answer_begins() -> None:
-    ids = np.arange(10)
+def test_all_weights_are_compared_with_a_base_that_is_loaded_again(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tuned model here is the base with other weights; without time there is a reason instead of answers."""
+    monkeypatch.setattr(before_after, "MOST_S", 1e6)
+    monkeypatch.setattr(before_after, "LEAST_S", 1e6)  # however busy the machine is
+    folder = make_tiny_model(tmp_path / "standard_model", seed=1)
+    (folder / "README.md").write_text("card")
+    write_rows(tmp_path / "rows.parquet")
+    data = DatasetRef(
+        name="rows", path=str(tmp_path / "rows.parquet"), digest="", shape="messages", mapping={"messages": "m"}
+    )
+    job = Job(
+        tmp_path / "job", recipe="standard", model={"name": "base", "path": str(tiny_model)}, dataset=data.model_dump()
+    )  # fmt: skip
+    run = Run(job.dir, job.dir.read_spec(), 1, StopSignals())
+    params = StandardParams(system_prompt="Be kind.", train_on="all", max_length=400)
+    tokenizer = load_tokenizer(str(tiny_model))
+    asked = before_after.questions(run, params, tokenizer, np.array([3, 2, 1, 0]))
+    assert [(one.row, [turn["role"] for turn in one.turns]) for one in asked] == [
+        (1, ["system", "user"]), (4, ["system", "user"]),
+    ]  # fmt: skip
+    assert asked[0].turns[0]["content"] == "Be kind." and asked[1].turns[0]["content"] == "Own."
+    assert tokenizer.decode(asked[0].expected_ids) == "First.<|im_end|>"
+    assert tokenizer.decode(asked[1].prompt_ids).endswith("<|im_start|>assistant\n")
 
-    def cut(*learnt: int) -> tuple[list[int], list[int]]:
-        prompt, expected = question_of(ids, np.isin(ids, learnt))
-        return prompt.tolist(), expected.tolist()
+    def compare() -> dict[str, Any]:
+        finished = validate_model(folder, "standard_model", "")
+        return before_after.compare(run, params, finished, asked, 10.0, torch.device("cpu"))
 
-    assert cut(4, 5, 6, 9) == ([0, 1, 2, 3], [4, 5, 6])
-    assert cut(8, 9) == (list(range(8)), [8, 9])
-    assert cut(*range(10)) == ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
+    found = compare()
+    assert found["reason"] == "" and len(found["questions"]) == 2
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    for one, question in zip(found["questions"], asked, strict=True):
+        assert one["base"]["loss"] != one["tuned"]["loss"]
+        ids = torch.tensor(np.concatenate([question.prompt_ids, question.expected_ids])[None].astype(np.int64))
+        with torch.no_grad():
+            logits = plain(ids).logits[0, len(question.prompt_ids) - 1 : -1]
+        expected = torch.nn.functional.cross_entropy(logits, ids[0, len(question.prompt_ids) :])
+        assert one["base"]["loss"] == pytest.approx(float(expected), abs=1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr(before_after, "LEAST_S", 1e-6)  # as much as one token
+        patch.setattr(before_after, "SHARE_OF_TIME", 0.0)
+        finished = validate_model(folder, "standard_model", "")
+        finished.load_s = 0.0
+        brief = before_after.compare(run, params, finished, asked, 10.0, torch.device("cpu"))
+    assert brief["answer_limit"] == 1 and "cut after 1 token" in brief["reason"] and len(brief["questions"]) == 2
+    assert all(one[name]["tokens"] <= 1 for one in brief["questions"] for name in ("base", "tuned"))
+    assert [one["tuned"]["loss"] for one in brief["questions"]] == [one["tuned"]["loss"] for one in found["questions"]]
+    with monkeypatch.context() as patch:
+        patch.setattr(before_after, "generate", out_of_memory)
+        failed = compare()
+    assert failed["questions"] == [] and "memory is not enough" in failed["reason"]
+    monkeypatch.setattr(before_after, "LEAST_S", 0.0)
+    monkeypatch.setattr(before_after, "MOST_S", 0.0)
+    none = before_after.compare(
+        run, params, validate_model(folder, "standard_model", ""), asked, 0.0, torch.device("cpu")
+    )
+    assert none["questions"] == [] and "Loading the base" in none["reason"]
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def write_rows(path: Path) -> None:
+    """The second and third cannot be asked: nothing is before the answer, and nothing is answered."""
+    rows = [
+        [("user", "One?"), ("assistant", "First."), ("user", "Two?"), ("assistant", "Second.")],
+        [("assistant", "Nobody asked.")],
+        [("user", "No answer")],
+        [("system", "Own."), ("user", "Four?"), ("assistant", "Fourth.")],
+    ]
+    talks = [[{"role": role, "content": content} for role, content in row] for row in rows]
+    pq.write_table(pa.table({"m": talks}), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from tests.worker.job import Job, wait_until
+from tunesmith.core import log_lines
 
 PARAMS = {"max_steps": 12, "batch_size": 4, "max_length": 64, "learning_rate": 1e-3, "lora_r": 4, "lora_alpha": 8,
           "save_steps": 2, "eval_steps": 4, "warmup_steps": 1, "bf16": False, "validation_split": 0.1}  # fmt: skip
@@ -80,7 +83,9 @@ def test_a_job_leaves_a_model_that_plain_libraries_load(whole: Job) -> None:
     assert job.exit().metrics["eval_loss"] > 0
 
 
-def test_killed_and_started_again_it_takes_the_same_steps(make_job: Callable[..., Job], whole: Job) -> None:
+@pytest.fixture(scope="module")
+def broken(make_job: Callable[..., Job]) -> Job:
+    """A job that was killed twice and then ran to its end."""
     broken = make_job("broken")
     for attempt, until in ((1, 3), (2, 7)):
         broken.launch(attempt)
@@ -90,9 +95,101 @@ def test_killed_and_started_again_it_takes_the_same_steps(make_job: Callable[...
         process.wait()
     broken.launch(3)
     assert broken.run(3) == 0, broken.log()
+    return broken
+
+
+def test_killed_and_started_again_it_takes_the_same_steps(broken: Job, whole: Job) -> None:
     assert losses(broken) == losses(whole)
     weights = "artifacts/lora_model/adapter_model.safetensors"
     assert (broken.dir.path / weights).read_bytes() == (whole.dir.path / weights).read_bytes()
+
+
+def test_the_log_has_one_line_for_each_step_evaluation_and_checkpoint(broken: Job) -> None:
+    lines = [line for line in broken.log().splitlines() if log_lines.level_of(line.encode()) == "info"]
+    for step in range(1, 13):
+        assert len([line for line in lines if f" Step {step} of 12: loss " in line]) == 1, broken.log()
+    evaluations = [line for line in lines if " Evaluation at step " in line]
+    assert [line.split("step ")[1].split(":")[0] for line in evaluations] == ["4", "8", "12"]
+    assert sum(" Checkpoint of step 12 written to checkpoints/step-000012, " in line for line in lines) == 1
+    assert [line.count("Repeating steps") for line in lines].count(1) <= 2
+    assert lines[-1].endswith("INFO    The job is completed.")
+    assert any("lora_model written" in line for line in lines)
+
+
+def compared(job: Job) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((job.dir.artifacts / "before_after" / "before_after.json").read_text())
+    return found
+
+
+def test_held_out_questions_are_answered_as_plain_libraries_answer(whole: Job, tiny_model: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = compared(whole)
+    assert (len(found["questions"]), found["base_model"]) == (3, "tests/tiny")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    rows = {}
+    for name in ("base", "tuned"):
+        model = base if name == "base" else PeftModel.from_pretrained(base, whole.dir.artifacts / "lora_model").eval()
+        for one in found["questions"]:
+            number = one["row"] - 1
+            assert one["turns"] == [{"role": "user", "content": f"What is number {number}?"}]
+            assert one["expected"] == f"It is the number {number}."
+            prompt = tokenizer.apply_chat_template(
+                one["turns"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )["input_ids"]
+            answer = tokenizer(f"{one['expected']}<|im_end|>", add_special_tokens=False, return_tensors="pt")[
+                "input_ids"
+            ]
+            with torch.no_grad():
+                out = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=found["answer_limit"], do_sample=False)  # fmt: skip
+                logits = model(torch.cat([prompt, answer], dim=1)).logits[0, prompt.shape[1] - 1 : -1]
+            loss = float(torch.nn.functional.cross_entropy(logits, answer[0]))
+            assert one[name]["answer"] == tokenizer.decode(out[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+            assert one[name]["loss"] == pytest.approx(loss, abs=1e-4) and one["expected_tokens"] == answer.shape[1]
+            assert one[name]["perplexity"] == pytest.approx(math.exp(loss), rel=1e-3)
+            rows[name, one["row"]] = loss
+    held_out = {one["row"] for one in found["questions"]}
+    assert all(rows["tuned", row] < rows["base", row] for row in held_out)
+    report = (whole.dir.artifacts / "report" / "report.html").read_text()
+    assert "Before and after" in report and "numbers &lt;b&gt;" in report and "It is the number" in report
+
+
+def test_the_comparison_changes_nothing_and_is_done_again_after_a_kill(
+    make_job: Callable[..., Job], whole: Job
+) -> None:
+    off, killed = make_job("off", comparison_questions=0), make_job("killed")
+    assert off.run() == 0, off.log()
+    assert compared(off)["questions"] == [] and "switched off" in compared(off)["reason"]
+    process = killed.start()
+    wait_until(lambda: any(event.detail == "before and after" for event in killed.events("phase")), 90)
+    process.kill()
+    process.wait()
+    assert not (killed.dir.artifacts / "report").exists()
+    killed.launch(2)
+    assert killed.run(2) == 0, killed.log()
+    for one, other in zip(compared(killed)["questions"], compared(whole)["questions"], strict=True):
+        for side in ("base", "tuned"):
+            short, long = sorted((one[side].pop("answer"), other[side].pop("answer")), key=len)
+            assert long.startswith(short)  # a machine that is busy may cut it
+            assert one[side]["loss"] == other[side]["loss"]
+        assert [one[key] for key in ("row", "turns", "expected")] == [
+            other[key] for key in ("row", "turns", "expected")
+        ]
+    assert not [event for event in killed.events("step") if event.attempt == 2]  # no step was taken again
+    for job in (off, killed):
+        weights = "artifacts/lora_model/adapter_model.safetensors"
+        assert (job.dir.path / weights).read_bytes() == (whole.dir.path / weights).read_bytes()
+
+
+def test_rows_that_are_trained_on_are_never_asked(make_job: Callable[..., Job]) -> None:
+    job = make_job("known", max_steps=1, split_by="content")
+    spec = json.loads(job.dir.spec.read_text())
+    job.dir.spec.write_text(json.dumps({**spec, "eval_dataset": spec["dataset"]}))
+    assert job.run() == 0, job.log()
+    assert compared(job)["questions"] == [] and compared(job)["reason"].startswith("Nothing can be asked")
+    assert "Nothing can be asked" in (job.dir.artifacts / "report" / "report.html").read_text()
 
 
 def test_sigterm_keeps_a_checkpoint(make_job: Callable[..., Job]) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.cli.output import Output, show, size, table
+from tunesmith.cli.output import Output, exact, show, size, table
+from tunesmith.cli.references import picked
 from tunesmith.core.acting import Act, Identity, Role, Scope, acting
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.schemas.accounts import UserRead
@@ -94,7 +95,14 @@ def list_keys(username: Username = None) -> None:
     with as_person(username) as client:
         found = client.account.keys()
     rows = [
-        (key.id, key.name, key.prefix, ", ".join(key.scopes), key.expires_at or "never", key.last_used_at or "never")
+        (
+            key.id,
+            key.name,
+            key.prefix,
+            ", ".join(key.scopes),
+            exact(key.expires_at) if key.expires_at else "never",
+            exact(key.last_used_at) if key.last_used_at else "never",
+        )
         for key in found
     ]
     show(found, table(("key", "name", "begins", "scopes", "expires", "last used"), rows))
@@ -116,9 +124,13 @@ def create_key(
 
 
 @keys.command("revoke")
-def revoke_key(key_id: int, username: Username = None) -> None:
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The key's number or name.")], username: Username = None
+) -> None:
     """End a key. Asks for your password."""
     with as_person(username) as client:
+        mine = client.account.keys()
+        key_id = picked("key", key, lambda _word: ((one.id, one.name) for one in mine))
         client.account.revoke_key(key_id)
     show({"id": key_id}, f"Key {key_id} is revoked.")
 
@@ -132,7 +144,15 @@ def list_users(role: Annotated[Role | None, typer.Option()] = None) -> None:
     with Client() as client:
         found = list(client.users.list(role=role))
     rows = [
-        (u.id, u.username, u.email, u.full_name, u.role, "disabled" if u.disabled else "", u.last_login_at or "never")
+        (
+            u.id,
+            u.username,
+            u.email,
+            u.full_name,
+            u.role,
+            "disabled" if u.disabled else "",
+            exact(u.last_login_at) if u.last_login_at else "never",
+        )
         for u in found
     ]
     show(found, table(("user", "name", "e-mail", "full name", "role", "", "last login"), rows))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tunesmith.cli.output import FAILED, show, table, transfer
+from tunesmith.cli.output import FAILED, exact, show, table, transfer
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="The log of changes and logins, for administrators.")
@@ -27,11 +27,8 @@ def list_entries(
     with Client() as client:
         entries = client.audit.list(username=user, action=action, about=about, result=result)
         found = list(islice(entries, limit))
-    rows = [
-        (e.seq, f"{e.at:%Y-%m-%d %H:%M:%S}", e.username, e.via, e.action, ", ".join(e.objects), e.address, e.result)
-        for e in found
-    ]
-    show(found, table(("line", "when (UTC)", "who", "through", "what", "on what", "from", "result"), rows))
+    rows = [(e.seq, exact(e.at), e.username, e.via, e.action, ", ".join(e.objects), e.address, e.result) for e in found]
+    show(found, table(("line", "when", "who", "through", "what", "on what", "from", "result"), rows))
 
 
 @app.command()

@@ -14,7 +14,9 @@ from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import Priority
 from tunesmith.core.validation import message_of
+from tunesmith.core.words import plural
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.schemas.read_options import ReadOptions
 
 SECTIONS = ("hyperparameters", "optimization", "evaluation")
 """One set of names: which section a parameter stands in does not matter."""
@@ -32,8 +34,8 @@ class ModelSection(_Section):
     revision: str | None = None
 
 
-class DataSection(_Section):
-    """`training_data`: a file, or a dataset that the server has."""
+class DataSection(ReadOptions):
+    """`training_data`: a file, or a dataset that the server has; and how it is read."""
 
     path: Path | None = None
     """A file; a relative path starts at the YAML file."""
@@ -41,10 +43,8 @@ class DataSection(_Section):
     """Number or name on the server."""
     version: str | None = None
     """Digest of one version."""
-    validation_dataset: int | None = Field(None, ge=1)
-    """Number of the server's dataset that is held out instead of a share of this one."""
-    shape: str | None = None
-    mapping: dict[str, str] | None = None
+    validation_dataset: int | str | None = None
+    """Number or name of the server's dataset that is held out instead of a share of this one."""
 
 
 class DeploymentSection(_Section):
@@ -63,7 +63,8 @@ class ScheduleSection(_Section):
     start: Literal["now", "manual", "off_peak"] = "now"
     not_before: str | None = None
     """Earliest start, with its offset from UTC: 2026-01-31T22:00:00+01:00."""
-    after_job_id: int | None = None
+    after_job_id: int | str | None = None
+    """Number or name."""
     after_failure: bool = True
     timeout_s: float | None = None
 
@@ -89,6 +90,13 @@ class TrainConfig(_Section):
     def settings(self) -> dict[str, Any]:
         """The recipe's parameters; the three sections are one set of names."""
         return {**self.hyperparameters, **self.optimization, **self.evaluation}
+
+    def set(self, name: str, value: Any) -> None:
+        """Set one of them, whatever the file says. Raises `InvalidInput` when the method has none of that name."""
+        for section in (self.optimization, self.evaluation):
+            section.pop(name, None)
+        self.hyperparameters[name] = value
+        check_settings(self)
 
 
 class _Loader(yaml.SafeLoader):
@@ -131,7 +139,7 @@ def read_config(path: Path) -> TrainConfig:
         config = TrainConfig.model_validate(value)
     except ValidationError as error:
         details = [_problem(".".join(map(str, p["loc"])), p, TrainConfig) for p in error.errors()]
-        raise InvalidInput(f"{len(details)} setting(s) in {path} cannot be used.", details=details) from None
+        raise InvalidInput(f"{plural(len(details), 'setting')} in {path} cannot be used.", details=details) from None
     check_settings(config)
     if config.training_data and config.training_data.path is not None:
         config.training_data.path = path.parent / config.training_data.path
@@ -155,7 +163,7 @@ def check_settings(config: TrainConfig) -> None:
             section = places[loc[0]][0] if loc and loc[0] in places else SECTIONS[0]
             full = ".".join([section, *loc])
             details.append(_problem(full, problem, recipe.params))
-        text = f"{len(details)} setting(s) cannot be used by method {recipe.name}."
+        text = f"{plural(len(details), 'setting')} cannot be used by method {recipe.name}."
         raise InvalidInput(text, details=details) from None
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli.output import Output, say, show, size, table, transfer, waiting
+from tunesmith.cli.read_options import takes_read_options
 from tunesmith.cli.references import DatasetId, DatasetIds
 from tunesmith.cli.tokens import tokens_told
 from tunesmith.core.errors import InvalidInput, NotFound
-from tunesmith.schemas.datasets import DatasetRead
+from tunesmith.schemas.datasets import DatasetRead, Finding
+from tunesmith.schemas.read_options import ReadOptions
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Upload, look at, check and repair files of examples.")
@@ -20,12 +22,15 @@ Id = DatasetId
 
 
 @app.command()
+@takes_read_options
 def upload(
     files: Annotated[
         list[Path], typer.Argument(help="CSV, TSV, JSON, JSONL, Parquet, XLSX, text, CoNLL, or ZIP of media.")
     ],
     name: Annotated[str | None, typer.Option(help="Its name; the file's when left out.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is read.")] = True,
+    *,
+    options: ReadOptions,
 ) -> None:
     """Upload files as datasets."""
     if name and len(files) > 1:
@@ -34,7 +39,7 @@ def upload(
         if not path.is_file():
             raise InvalidInput(f"There is no file {path}.", hint="Check the path.")
     with Client() as client:
-        made = [upload_file(client, path, name, wait=wait) for path in files]
+        made = [upload_file(client, path, name, options, wait=wait) for path in files]
     rows = [(d.id, d.name, d.status, d.shape, d.num_rows, d.num_errors, d.num_warnings) for d in made]
     show(made, table(("id", "name", "status", "shape", "rows", "errors", "warnings"), rows))
     for dataset in made:
@@ -42,10 +47,13 @@ def upload(
             say(f"See what is wrong with: tunesmith datasets validate {dataset.id}", "dim")
 
 
-def upload_file(client: Client, path: Path, name: str | None = None, *, wait: bool = True) -> DatasetRead:
+def upload_file(
+    client: Client, path: Path, name: str | None = None, options: ReadOptions | None = None, *, wait: bool = True
+) -> DatasetRead:
     """Upload with a bar; with `wait`, another one until it is read."""
+    given = options.given() if options else {}
     with transfer(path.name) as sent:
-        made = client.datasets.upload(path, name, progress=sent, wait=False)
+        made = client.datasets.upload(path, name, progress=sent, wait=False, **given)
     if not wait:
         return made
     with waiting(f"reading {path.name}") as done:
@@ -53,15 +61,18 @@ def upload_file(client: Client, path: Path, name: str | None = None, *, wait: bo
 
 
 @app.command()
+@takes_read_options
 def fetch(
     url: Annotated[str, typer.Argument(help="Where the file is, http:// or https://; the server fetches it.")],
     name: Annotated[str | None, typer.Option(help="Its name; the file's when left out.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is read.")] = True,
+    *,
+    options: ReadOptions,
 ) -> None:
     """Let the server fetch a file from an address and make it a dataset."""
     with Client() as client:
         with waiting("fetching"):
-            made = client.datasets.from_url(url, name, wait=False)
+            made = client.datasets.from_url(url, name, wait=False, **options.given())
         if wait:
             with waiting(f"reading {made.file_name}") as done:
                 made = client.datasets.wait(made.id, progress=done)
@@ -132,9 +143,58 @@ def validate(dataset_id: Id) -> None:
     """What is right and wrong with it. Ends with code 1 when there are errors."""
     with Client() as client:
         report = client.datasets.validation(dataset_id)
-    rows = [(f.level, f.message, ", ".join(map(str, f.rows[:8])), f.hint) for f in report.findings]
-    show(report, table(("level", "finding", "rows", "what to do"), rows) if rows else "Nothing is wrong with it.")
+    rows = [
+        (f.level, f.message, _few(f.rows, f.count), _few(f.lines, f.count), _remedy(dataset_id, f))
+        for f in report.findings
+    ]
+    heads = ("level", "finding", "rows", "lines of the file", "what to do")
+    show(report, table(heads, rows) if rows else "Nothing is wrong with it.")
     raise typer.Exit(0 if report.valid else 1)
+
+
+def _few(numbers: list[int], count: int) -> str:
+    """The first ones, and how many more there are; `--json` has them all."""
+    more = count - 8
+    return ", ".join(map(str, numbers[:8])) + (f" and {more:,} more" if numbers and more > 0 else "")
+
+
+def _remedy(dataset_id: int, finding: Finding) -> str:
+    """The hint, and the command that repairs it."""
+    if not finding.repair:
+        return finding.hint
+    value = " first" if finding.repair == "answer_lists" else ""
+    command = f"tunesmith datasets repair {dataset_id} --{finding.repair.replace('_', '-')}{value}"
+    return f"{finding.hint} Run: {command}"
+
+
+@app.command()
+@takes_read_options
+def update(
+    dataset_id: Id,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    description: Annotated[str | None, typer.Option(help="Another description.")] = None,
+    detect: Annotated[
+        list[str] | None,
+        typer.Option("--detect", metavar="OPTION", help="Detect this again, such as sheet; may be repeated."),
+    ] = None,
+    *,
+    options: ReadOptions,
+) -> None:
+    """Change its name, or read its file again in another way: makes a new version, the old one stays."""
+    again = [word.strip().lstrip("-").replace("-", "_") for word in detect or ()]
+    if wrong := [word for word in again if word not in ReadOptions.model_fields]:
+        raise InvalidInput(
+            f"There is no option {wrong[0]!r}.", hint=f"Choose of: {', '.join(ReadOptions.model_fields)}."
+        )
+    changes: dict[str, Any] = {"name": name, "description": description}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    changes |= {**options.given(), **dict.fromkeys(again)}
+    if not changes:
+        raise InvalidInput("Nothing is to be changed.", hint="See: tunesmith datasets update --help")
+    with Client() as client, waiting("updating"):
+        found = client.datasets.update(dataset_id, **changes)
+    row = (found.id, found.name, found.status, found.shape, found.num_rows, found.num_errors, found.num_warnings)
+    show(found, table(("id", "name", "status", "shape", "rows", "errors", "warnings"), [row]))
 
 
 @app.command("map")
@@ -153,8 +213,8 @@ def map_(
         found = client.datasets.get(dataset_id)
         if columns or shape:
             mapping = dict(_role(text) for text in columns or ())
-            client.datasets.update(dataset_id, shape=shape or found.shape, **({"mapping": mapping} if mapping else {}))
-            found = client.datasets.wait(dataset_id)
+            given = {"mapping": mapping} if mapping else {}
+            found = client.datasets.update(dataset_id, shape=shape or found.shape, **given)
     rows = [("shape", found.shape or "not known"), *found.mapping.items()]
     show({"shape": found.shape, "mapping": found.mapping}, table(("role", "column"), rows))
 
@@ -234,6 +294,9 @@ def tag(
 def repair(
     dataset_id: Id,
     drop_empty: Annotated[bool, typer.Option("--drop-empty")] = False,
+    drop_bad_rows: Annotated[
+        bool, typer.Option("--drop-bad-rows", help="All rows that cannot be used for training, empty ones too.")
+    ] = False,
     answer_lists: Annotated[
         str | None, typer.Option(help="Of answers that are lists: keep the first, or a row for each.")
     ] = None,
@@ -246,7 +309,7 @@ def repair(
 ) -> None:
     """Make a repaired version; the old one stays."""
     chosen = {
-        "drop_empty": drop_empty, "drop_duplicates": drop_duplicates, "answer_lists": answer_lists, "strip": strip, "fix_encoding": fix_encoding,
+        "drop_empty": drop_empty, "drop_bad_rows": drop_bad_rows, "drop_duplicates": drop_duplicates, "answer_lists": answer_lists, "strip": strip, "fix_encoding": fix_encoding,
         "length_bounds": length_bounds,
     }  # fmt: skip
     if not any(chosen.values()):

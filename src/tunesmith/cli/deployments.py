@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from tunesmith.cli.output import Output, say, show, table, waiting
+from tunesmith.cli.output import Output, exact, say, show, table, waiting
 from tunesmith.core.errors import InvalidInput
 from tunesmith.schemas.deployments import DeploymentRead, VariantStats, suggested_name
 from tunesmith.sdk.client import Client
@@ -25,7 +25,7 @@ def deploy(
     model: Annotated[str, typer.Argument(help="job:7, name@version, name@alias, or a base model.")],
     name: Annotated[
         str | None,
-        typer.Option("--name", "-n", help="What callers name as model; from the model's name when left out."),
+        typer.Option("--name", "-n", help="Name used in API calls; from the model's name when left out."),
     ] = None,
     target: Annotated[
         str, typer.Option("--target", "-t", help="local, ollama, lmstudio, huggingface or cloud.")
@@ -154,8 +154,8 @@ def history(name: Name) -> None:
     """What happened to it, newest first."""
     with Client() as client:
         found = list(client.deployments.history(name))
-    rows = [(f"{e.at:%Y-%m-%d %H:%M:%S}", e.kind, e.message, e.by) for e in found]
-    show(found, table(("when (UTC)", "what", "", "by"), rows))
+    rows = [(exact(e.at), e.kind, e.message, e.by) for e in found]
+    show(found, table(("when", "what", "", "by"), rows))
 
 
 @app.command()

@@ -8,12 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith.cli import run_table
 from tunesmith.cli.output import FAILED, Output, duration, say, show, table, transfer
 from tunesmith.cli.references import JobId, JobIds, dataset_number, job_number
 from tunesmith.cli.watch import say_end, watch
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.job_status import JobStatus
+from tunesmith.core.log_lines import LogFilter
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.sdk.client import Client, Job
+from tunesmith.schemas.before_after import BeforeAfter
+from tunesmith.sdk.client import Client
+from tunesmith.sdk.jobs import Job
 
 app = typer.Typer(no_args_is_help=True, help="Make, watch and steer training jobs.")
 
@@ -63,6 +68,9 @@ def create(
         list[str] | None,
         typer.Option("--set", help="A hyperparameter, name=value or name=@file; may be repeated."),
     ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Train without the rows that cannot be used, and name them.")
+    ] = False,
     auto: Annotated[bool, typer.Option(help="Choose what is left out, or take the method's defaults.")] = True,
     version: Annotated[str | None, typer.Option("--dataset-version", help="Digest; the newest when left out.")] = None,
     held_out: Annotated[
@@ -96,8 +104,9 @@ def create(
     fields: dict[str, Any] = {"method": method, "priority": priority, "start": start, "auto": auto}
     fields |= {"after_failure": False} if only_after_success else {}
     fields |= {key: value for key, value in given.items() if value is not None}
+    hyperparameters = settings_from(settings or []) | ({"skip_bad_rows": True} if skip_bad_rows else {})
     with Client() as client:
-        job = client.jobs.create(**fields, hyperparameters=settings_from(settings or []))
+        job = client.jobs.create(**fields, hyperparameters=hyperparameters)
         if not follow:
             show(job.info, f"Job {job.id} is {job.info.status}. Watch it with: tunesmith jobs watch {job.id}")
             return
@@ -129,16 +138,37 @@ def list_(
         str | None, typer.Option(help="created, queued, running, paused, completed, failed or cancelled.")
     ] = None,
     q: Annotated[str | None, typer.Option("--search", help="Text in the name.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="created, name, or any metric or parameter: metric.eval_loss.best, param.learning_rate."),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(help="asc or desc; the best, the newest or the first by name first.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Metrics and parameters to show, with commas; see: tunesmith jobs columns")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="A metric or parameter to group by, with the first jobs of each.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="param.lora_r=8; may be repeated.")] = None,
+    view: Annotated[str | None, typer.Option(help="The name of a view saved on the page of jobs.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most jobs, or most of each group (10); all when left out.")
+    ] = None,
 ) -> None:
     """List jobs, newest first."""
+    given = {"status": status, "q": q, "sort": sort, "order": order, "columns": columns, "group": group, "where": where}
     with Client() as client:
-        found = [job.info for job in client.jobs.list(status=status, q=q)]
-    if not found and not Output.as_json:
-        make = "No jobs yet. Make one with: tunesmith jobs create --model NAME --dataset ID"
-        say("No such jobs." if status or q else make)
-        return
-    rows = [(j.id, j.name, j.method, j.status, j.phase or "", j.status_reason[:60]) for j in found]
-    show(found, table(("id", "name", "method", "status", "phase", "reason"), rows))
+        run_table.show_jobs(client, view, {name: value for name, value in given.items() if value}, limit)
+
+
+@app.command("columns")
+def columns_() -> None:
+    """Metrics and parameters by which jobs can be sorted, grouped and shown."""
+    with Client() as client:
+        found = client.jobs.columns()
+    show(list(found), table(("name", "kind", "title"), [(one.name, one.kind, one.title) for one in found]))
 
 
 @app.command("show")
@@ -146,8 +176,12 @@ def show_(job_id: Id) -> None:
     """Where a job is, and its settings."""
     with Client() as client:
         job = client.jobs.get(job_id)
-        status = job.status()
-    value = {**job.info.model_dump(mode="json"), "progress": status.model_dump(mode="json")}
+        status, compared = job.status(), job.before_after()
+    value = {
+        **job.info.model_dump(mode="json"),
+        "progress": status.model_dump(mode="json"),
+        "before_after": compared.model_dump(mode="json"),
+    }
     rows: list[tuple[str, Any]] = [
         ("name", job.info.name), ("status", f"{job.info.status} {job.info.status_reason}"), ("model", job.info.model),
         ("method", job.info.method), ("step", f"{status.step} of {status.total_steps}"), ("loss", status.loss),
@@ -156,6 +190,28 @@ def show_(job_id: Id) -> None:
     ]  # fmt: skip
     rows += [(key, setting) for key, setting in job.info.hyperparameters.items() if setting is not None]
     show(value, table(("field", "value"), [row for row in rows if row[1] not in (None, "")]))
+    if job.info.status == JobStatus.COMPLETED and not Output.as_json:
+        _say_before_after(compared)
+
+
+def _say_before_after(compared: BeforeAfter) -> None:
+    """Questions with the answers of both models."""
+    for one in compared.questions:
+        say(f"\nRow {one.row} of {compared.dataset}", "bold")
+        for turn in one.turns:
+            say(f"{turn.role}: {turn.content}")
+        for name, side in (("base", one.base), ("tuned", one.tuned)):
+            scores = ", ".join(
+                f"{title} {value:.4g}"
+                for title, value in (("loss", side.loss), ("perplexity", side.perplexity), ("chrF", side.chrf))
+                if value is not None
+            )
+            say(f"{name} ({scores}): {side.answer}{' …' if side.is_cut else ''}")
+        say(f"expected: {one.expected}")
+    if compared.questions:
+        say("\nLoss and perplexity are of the expected answer; chrF compares the answer with it, 0 to 100.", "dim")
+    if compared.reason:
+        say(f"{compared.reason} {compared.hint}".strip(), "dim")
 
 
 @app.command()
@@ -216,12 +272,17 @@ def set_lr(job_id: Id, learning_rate: Annotated[float, typer.Argument(min=0.0, m
 
 @app.command()
 def logs(
-    job_id: Id, search: Annotated[str | None, typer.Option(help="Only the lines that hold this text.")] = None
+    job_id: Id,
+    search: Annotated[str | None, typer.Option(help="Only the lines that hold this text.")] = None,
+    level: Annotated[
+        LogFilter | None, typer.Option(help="Only lines of at least this level; output: only what the process printed.")
+    ] = None,
 ) -> None:
-    """What the training process printed."""
+    """A line for each logged step, evaluation, checkpoint and warning, and what the process printed."""
     with Client() as client:
         job = client.jobs.get(job_id)
-        text = "\n".join(match.line for match in job.search_log(search)) if search else job.logs()
+        found = (match.line for match in job.search_log(search, level)) if search else None
+        text = "\n".join(found) if found is not None else job.logs(level=level)
     show({"text": text}, text)
 
 

@@ -13,20 +13,26 @@ import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli.config import TrainConfig
-from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
+from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithError, Unavailable
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
 from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, ModelRef
+from tunesmith.core.words import plural
 from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.recipes.model_info import ModelInfo, read_model_info
-from tunesmith.recipes.row_check import OPTIONS, RowFacts, checks, rated_problem
+from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, checks, known_bad_rows, rated_problem
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
 
+if TYPE_CHECKING:
+    from tunesmith.storage.database import Session
+
 LOOK_EVERY_S = 0.2
+NEWEST = "main"
+"""The revision of the hub that is taken when none is named."""
 OF_A_RANK = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
              "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
 """What torchrun tells the processes that it starts."""
@@ -63,11 +69,22 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
     recipe = get_recipe(config.method)
     if reason := recipe.unavailable_reason():
         raise InvalidInput(reason)
+    if config.training_data and config.training_data.validation_dataset is not None:
+        raise InvalidInput(
+            "validation_dataset names a dataset of a server, and this run has none.",
+            hint="Leave it out: validation_split holds rows of the file out.",
+            details=[{"loc": "training_data.validation_dataset", "message": "needs a server"}],
+        )
     model, info = find_model(config)
-    data, lengths = read_data(config, folder)
+    data, lengths, bad = read_data(config, folder)
+    skips = config.settings().get("skip_bad_rows") is True
+    refuse_bad_rows(data, bad, skips=skips)
     rows = count_rows(config, model, data, folder)
     lengths = (rows and rows.row_lengths()) or lengths
-    facts = Facts(machine=read_machine(), model=info, num_rows=data.num_rows, lengths=lengths)
+    facts = Facts(
+        machine=read_machine(), model=info, num_rows=data.num_rows - (bad.count if bad and skips else 0), lengths=lengths,
+        num_held_out=data.num_held_out,
+    )  # fmt: skip
     choice = choose(recipe, config.settings(), facts, auto=config.auto)
     refuse_harm(recipe.name, data.shape, rows, choice.params)
     spec = JobSpec(
@@ -80,17 +97,66 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
 
 
 def find_model(config: TrainConfig) -> tuple[ModelRef, ModelInfo | None]:
-    """A folder, a model in the home or in the hub's cache; else the hub id for the worker to fetch."""
+    """A folder, or what a server with this home would find under that name: models of its folders, of the hub's cache, of its
+    jobs and its registry; else the hub id for the worker to fetch. Raises as a server does for what is nowhere."""
     if config.model is None:
         raise InvalidInput(f"Method {config.method} needs a server.", hint="Start one with: tunesmith up")
-    name = config.model.name
-    homely = Settings().models_dir / name.replace("/", "--")
-    for folder in (Path(name).expanduser(), homely):
-        if (folder / "config.json").is_file():
-            return ModelRef(name=name, path=str(folder.resolve())), read_model_info(folder)
-    if name.startswith("job:"):
-        raise InvalidInput("job:<id> names a model of a server.", hint="Start one with tunesmith up, or name a folder.")
-    return ModelRef(name=name, path=name, revision=config.model.revision), None
+    from tunesmith.features.catalog import existence
+    from tunesmith.features.catalog import service as catalog
+
+    settings, name = Settings(), config.model.name
+    folder = Path(name).expanduser()
+    if (folder / catalog.WHOLE_MODEL_FILE).is_file() or (folder.suffix.lower() == ".gguf" and folder.is_file()):
+        model = ModelRef(name=name, path=str(folder.resolve()))
+    elif name.startswith(("/", "./", "../", "~")):
+        raise NotFound(f"There is no model in {name}.", hint="A model's folder has config.json and safetensors.")
+    else:
+        with _registry(settings, name) as session:
+            model = catalog.resolve_model(settings, session, name)
+        if config.model.revision and config.model.revision != NEWEST:
+            model = _at_revision(model, config.model.revision)
+        existence.check(settings, model.path, model.revision)
+    catalog.check_trainable(model)
+    return model, catalog.model_info(model)
+
+
+def _at_revision(model: ModelRef, revision: str) -> ModelRef:
+    """The snapshot of that revision where the hub's cache has it, else the hub id for the worker to fetch. Raises `InvalidInput` for
+    a model that is no hub's."""
+    found = Path(model.path)
+    if not found.is_absolute():
+        return model.model_copy(update={"revision": revision})
+    if found.parent.name != "snapshots" or model.adapter_path:
+        raise InvalidInput(
+            f"{model.name} is not a model of the hub here, so it has no revision {revision}.",
+            hint="Leave the revision out.",
+            details=[{"loc": "model.revision", "message": "the model is no hub's"}],
+        )
+    named = found.parent.parent / "refs" / revision
+    folder = found.parent / (named.read_text().strip() if named.is_file() else revision)
+    here = (folder / "config.json").is_file()
+    return ModelRef(name=model.name, path=str(folder) if here else model.name, revision=None if here else revision)
+
+
+@contextlib.contextmanager
+def _registry(settings: Settings, name: str) -> Generator[Session | None, None, None]:
+    """A look into the database of this home for registered models; None where there is none, and for names of other kinds."""
+    from tunesmith.storage.database import Database, DatabaseError
+
+    if "/" in name or not (settings.database_url or (settings.home / "tunesmith.db").is_file()):
+        yield None
+        return
+    database = Database(settings.sqlalchemy_url)
+    try:
+        with database.unit_of_work(readonly=True) as session:
+            yield session
+    except DatabaseError:
+        raise Unavailable(
+            f"The registry of {settings.home} cannot be read.",
+            hint="Start the server once, which brings its database up to date, or name the model's folder.",
+        ) from None
+    finally:
+        database.close()
 
 
 def count_rows(config: TrainConfig, model: ModelRef, data: DatasetRef, folder: Path) -> RowFacts | None:
@@ -125,8 +191,18 @@ def refuse_harm(method: str, shape: str, rows: RowFacts | None, params: dict[str
             raise InvalidInput(remark.message, hint=remark.hint)
 
 
-def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | None]:
-    """Read the file in a child process. Raises what is wrong with it."""
+def refuse_bad_rows(data: DatasetRef, bad: BadRows | None, *, skips: bool) -> None:
+    """Raises `InvalidInput` when there are some and they are not to be skipped, or when there are no others."""
+    if bad and not skips:
+        details = [{"loc": "training_data", "message": plural(bad.count, "bad row"), "rows": list(bad.rows)}]
+        hint = "Add --skip-bad-rows to train without them, or fix the file."
+        raise InvalidInput(bad.problem(data.name), hint=hint, details=details)
+    if bad and bad.count >= data.num_rows:
+        raise InvalidInput(f"No row of {data.name} can be used for training. {bad.why}", hint="Fix the file.")
+
+
+def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | None, BadRows | None]:
+    """Read the file in a child process. Raises what is wrong with it, but for single rows."""
     data = config.training_data
     path = data.path if data else None
     if data is None or path is None:
@@ -141,7 +217,7 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     out = folder.resolve() / "data"
     request = {
         "action": "ingest", "source": str(path.resolve()), "file_name": path.name, "out_dir": str(out),
-        "shape": data.shape, "mapping": data.mapping,
+        "options": data.given(),
     }  # fmt: skip
     request_path = folder / "data-request.json"
     write_atomic(request_path, request)
@@ -168,9 +244,11 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     median, p99, longest = (16 + sum(int(t.get(key) or 0) for t in tokens) for key in ("p50", "p99", "max"))
     ref = DatasetRef(
         name=path.name, path=str(out / "data.parquet"), digest=about["digest"], shape=about["shape"], mapping=about["mapping"],
-        num_rows=about["num_rows"],
+        num_rows=about["num_rows"], split_column=about["layout"]["split_column"],
+        num_held_out=about["layout"]["num_held_out"],
     )  # fmt: skip
-    return ref, Lengths(median, p99, longest) if tokens else None
+    bad = known_bad_rows(report["findings"])
+    return ref, Lengths(median, p99, longest) if tokens else None, bad
 
 
 class Worker:

@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 import typer
 
 from tunesmith.cli.output import Output, duration, say, show, size, table, transfer
+from tunesmith.cli.references import download_number
 from tunesmith.schemas.models import FoundModel, ModelCheck, Purpose, UseCase
 from tunesmith.sdk.client import Client
 
@@ -143,7 +144,9 @@ def download(
 
 @models.command()
 def downloads(
-    cancel: Annotated[int | None, typer.Option(help="Cancel the one of this number.")] = None,
+    cancel: Annotated[
+        int | None, typer.Option(parser=download_number, help="Cancel the one of this number, or of this model.")
+    ] = None,
 ) -> None:
     """Downloads from the hub, newest first."""
     with Client() as client:

@@ -156,11 +156,11 @@ def search(
 @app.command("import")
 def import_(
     path: Annotated[str, typer.Argument(help="An archive or GGUF file here, or with --on-server a path there.")],
-    name: Annotated[str | None, typer.Option(help="Made of the file's name when left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Defaults to the file name.")] = None,
     version: Annotated[str | None, typer.Option(help="The next when left out.")] = None,
     bump: Annotated[str, typer.Option(help="major, minor or patch.")] = "minor",
     base: Annotated[str | None, typer.Option(help="Base model of an adapter.")] = None,
-    on_server: Annotated[bool, typer.Option("--on-server", help="It lies on the server already.")] = False,
+    on_server: Annotated[bool, typer.Option("--on-server", help="Already on the server.")] = False,
 ) -> None:
     """Register a model that was made elsewhere."""
     fields = {"name": name, "version": version, "bump": bump, "base_model": base}

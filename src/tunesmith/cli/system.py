@@ -8,6 +8,7 @@ import typer
 
 from tunesmith.cli.output import Output, say, show, size, table
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.words import plural
 from tunesmith.sdk.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="The machine, its disk and the server's settings.")
@@ -67,8 +68,8 @@ def clean(
                 say(f"  {size(item.size_bytes):>10}  {item.what}")
         if found.num_items and not yes:
             if Output.as_json:
-                raise InvalidInput("Say --yes to delete.", hint=f"{found.num_items} thing(s) would go.")
-            typer.confirm(f"Delete {found.num_items} thing(s) and free {size(found.frees_bytes)}?", abort=True)
+                raise InvalidInput("Say --yes to delete.", hint=f"{plural(found.num_items, 'item')} would be deleted.")
+            typer.confirm(f"Delete {plural(found.num_items, 'item')} and free {size(found.frees_bytes)}?", abort=True)
         done = client.system.clean_up(name)
     show(done, f"{size(done.freed_bytes)} freed.")
 

@@ -15,10 +15,12 @@ from tunesmith.cli.datasets import upload_file
 from tunesmith.cli.jobs import download_job, watch_job
 from tunesmith.cli.local import is_first, num_ranks, prepare, run, sized_name
 from tunesmith.cli.output import FAILED, Output, say, show, waiting
+from tunesmith.cli.references import dataset_number, job_number
 from tunesmith.cli.watch import say_end, watch
-from tunesmith.core.errors import InvalidInput, NotFound
+from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_status import JobStatus
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.schemas.read_options import ReadOptions
 from tunesmith.sdk.client import Client
 from tunesmith.sdk.connection import ServerUnreachable
 
@@ -28,11 +30,16 @@ def train(
     local: Annotated[bool, typer.Option("--local", help="Train here even when a server answers.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder for a run without a server.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Train without the rows that cannot be used, and name them.")
+    ] = False,
 ) -> None:
     """Train from a configuration file."""
     if not is_first():
         return
     settings = read_config(config)
+    if skip_bad_rows:
+        settings.set("skip_bad_rows", True)
     if not (num_ranks() or local or resume):
         with Client() as client:
             if _answers(client):
@@ -73,40 +80,34 @@ def _request(client: Client, config: TrainConfig) -> dict[str, Any]:
     if config.model:
         given["model"] = config.model.name
     if data := config.training_data:
-        given |= {"dataset_version": data.version, "eval_dataset_id": data.validation_dataset}
+        held_out = data.validation_dataset
+        given |= {"dataset_version": data.version, "eval_dataset_id": held_out and dataset_number(held_out)}
         given["dataset_id"] = _dataset(client, data)
     if config.resources:
         given["resources"] = config.resources.model_dump(exclude_none=True)
     given |= config.schedule.model_dump(mode="json", exclude_unset=True)
+    if given.get("after_job_id") is not None:
+        given["after_job_id"] = job_number(given["after_job_id"])
     fields = {name: value for name, value in given.items() if value not in (None, [])}
     return {"method": config.method, "auto": config.auto, **fields, "hyperparameters": config.settings()}
 
 
 def _dataset(client: Client, data: DataSection) -> int:
     """The number of the dataset to train on: uploaded, or found, and mapped as the file says."""
-    if data.path is None:
-        dataset_id = _find_dataset(client, data.dataset)
-    elif data.path.is_file():
-        dataset_id = upload_file(client, data.path).id
-    else:
-        details = [{"loc": "training_data.path", "message": "no such file"}]
-        raise InvalidInput(f"There is no file {data.path}.", details=details)
-    if data.shape or data.mapping:
-        client.datasets.update(dataset_id, **{k: v for k, v in (("shape", data.shape), ("mapping", data.mapping)) if v})
-        with waiting("applying the mapping") as done:
-            client.datasets.wait(dataset_id, progress=done)
-    return dataset_id
-
-
-def _find_dataset(client: Client, wanted: int | str | None) -> int:
-    if isinstance(wanted, int):
-        return wanted
-    if wanted is None:
+    options = ReadOptions(**data.given())
+    if data.path is not None:
+        if not data.path.is_file():
+            details = [{"loc": "training_data.path", "message": "no such file"}]
+            raise InvalidInput(f"There is no file {data.path}.", details=details)
+        return upload_file(client, data.path, options=options).id
+    if data.dataset is None:
         raise InvalidInput("training_data names no data.", hint="Give it a path, or a dataset of the server.")
-    for dataset in client.datasets.list(q=wanted):
-        if dataset.name == wanted:
-            return dataset.id
-    raise NotFound(f"The server has no dataset named {wanted!r}.", hint="List them with: tunesmith datasets list")
+    dataset_id = dataset_number(data.dataset)
+    now = client.datasets.get(dataset_id).reading.given()
+    if changes := {name: value for name, value in options.given().items() if now.get(name) != value}:
+        with waiting("reading the data as said"):
+            client.datasets.update(dataset_id, **changes)
+    return dataset_id
 
 
 def _here(config: TrainConfig, config_path: Path, output: Path | None, *, resume: bool) -> None:

@@ -23,14 +23,16 @@ def watch(
 ) -> dict[str, Any]:
     """Show events as they come; returns the last status event, or an empty dict. With `--json`, one event a line.
 
-    While the job waits in the queue, `waiting_for` is asked why every few seconds, and what it says is shown.
+    While the job waits in the queue, `waiting_for` is asked why every few seconds, and what it says is shown; with `--json`
+    it is asked once each time that the job is queued, and told as a notice.
     """
     last: dict[str, Any] = {}
     if Output.as_json:
         for event in events:
-            sys.stdout.write(json.dumps(event) + "\n")
-            sys.stdout.flush()
+            _write(event)
             last = event if event["type"] == "status" else last
+            if waiting_for and event["type"] == "status" and event["new"] == "queued" and (why := _asked(waiting_for)):
+                _write({"type": "notice", "level": "info", "code": "waiting", "message": why, "hint": ""})
         return last
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -54,12 +56,27 @@ def watch(
     return last
 
 
+def _write(event: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _asked(waiting_for: Callable[[], str]) -> str:
+    with contextlib.suppress(TunesmithError):  # the server is away: the events tell
+        return waiting_for()
+    return ""
+
+
 def _show_wait(bar: Progress, task: Any, waiting_for: Callable[[], str], began: threading.Event) -> None:
-    """Why the job waits, until it has begun."""
+    """Why the job waits, until it has begun; where there is no terminal, in a line whenever it is another reason."""
+    told = ""
     while not began.wait(ASK_EVERY_S):
-        with contextlib.suppress(TunesmithError):  # the server is away: the events tell
-            if (why := waiting_for()) and not began.is_set():
-                bar.update(task, numbers=one_line(f"waiting: {why}"))
+        if not (why := _asked(waiting_for)) or began.is_set():
+            continue
+        bar.update(task, numbers=one_line(f"waiting: {why}"))
+        if why != told and not bar.console.is_terminal:
+            bar.console.print(f"waiting: {why}", style="dim", markup=False, soft_wrap=True)
+        told = why
 
 
 def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:

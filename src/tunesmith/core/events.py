@@ -95,6 +95,8 @@ class NoticeEvent(_Event):
     code: str = ""
     message: str
     hint: str = ""
+    rows: list[int] = Field(default_factory=list)
+    """Row numbers from 1, where it is about rows: all of them up to 10,000."""
 
 
 class GpuUse(BaseModel):

@@ -40,6 +40,10 @@ class DatasetRef(_Frozen):
     mapping: dict[str, str] = Field(default_factory=dict)
     """Role → column, e.g. `{"input": "question", "output": "answer"}`. Roles are those of the shape."""
     num_rows: int = 0
+    split_column: str | None = None
+    """The column that says which rows the file itself holds out; None where it does not say."""
+    num_held_out: int = 0
+    """How many rows those are."""
 
 
 class ResourceRequest(_Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,13 @@ class RunContext(Protocol):
         """How far the present phase is; may be called often, is written at most a few times a second."""
 
     def notice(
-        self, message: str, *, hint: str = "", level: Literal["info", "warning", "error"] = "info", code: str = ""
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        level: Literal["info", "warning", "error"] = "info",
+        code: str = "",
+        rows: Sequence[int] = (),
     ) -> None: ...
 
     def control(self) -> Control:

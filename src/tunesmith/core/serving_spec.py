@@ -24,6 +24,8 @@ class ServingSpec(BaseModel):
     """Folders of LoRA adapters; a request names one by its place here."""
     merged_adapter: str | None = None
     """One that cannot lie over the base, and is merged into it."""
+    chat_template: str = ""
+    """Of adapters that were trained with another one than the base's, for vLLM; a process has one only."""
     quantization: str = "q8_0"
     """Of the GGUF that llama.cpp is given when the base is a folder."""
     context_tokens: int = 4096

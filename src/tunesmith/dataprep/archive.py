@@ -1,4 +1,4 @@
-"""ZIPs of images, sounds or films: checked before anything is unpacked, then rows of `media` (relative path) and what is told of it."""
+"""ZIPs of images, audio or video: checked before anything is unpacked, then rows of `media` (relative path) and what is told of it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import Any
 import pyarrow as pa
 
 from tunesmith.core.errors import BadData, TooLarge
-from tunesmith.dataprep.readers import Report, _tables
+from tunesmith.core.words import plural
+from tunesmith.dataprep.shapes import SPLITS
 from tunesmith.dataprep.source import DAMAGED_ZIP, open_zip
+from tunesmith.dataprep.tables import FileReading, tables
 
 MAX_ENTRIES = 1_000_000
 MAX_RATIO = 200
@@ -31,7 +33,6 @@ KINDS = {
 OWN_COLUMNS = (None, "media", "file_name", "split")
 """Columns that are ours to fill: a metadata file must not choose which stored file a row means. None: cells past the header."""
 METADATA = ("metadata.csv", "metadata.jsonl")
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "dev"}
 
 
 def media_kind(name: str) -> str | None:
@@ -81,7 +82,7 @@ def check_archive(archive: zipfile.ZipFile, max_bytes: int, size_bytes: int) -> 
 
 
 def read_archive(
-    path: Path, media_dir: Path, max_bytes: int, report: Report, most: int | None = None
+    path: Path, media_dir: Path, max_bytes: int, reading: FileReading, most: int | None = None
 ) -> tuple[str, Iterator[pa.Table]]:
     """`(image | audio | video, tables)`. Media are unpacked to `media_dir` under names of their own, bytes counted; not
     more than `most` of them."""
@@ -90,29 +91,28 @@ def read_archive(
     counts = Counter(kind for info in files if (kind := media_kind(info.filename)))
     if not counts:
         raise BadData(
-            "The archive holds no images, sounds or films.",
+            "The archive holds no images, audio or video.",
             hint="Put them in it, one folder a class, or add a metadata.csv.",
         )
     kind = counts.most_common(1)[0][0]
     told = _metadata(archive, files)
-    _report_absent(told, files, report)
+    _report_absent(told, files, reading)
     media = [info for info in sorted(files, key=lambda i: i.filename) if media_kind(info.filename) == kind]
-    rows = list(_rows(archive, media[:most], told, media_dir, report))
-    kinds: dict[str, set[str]] = {}
+    rows = list(_rows(archive, media[:most], told, media_dir, reading))
+    kinds = reading.kinds()
     for row in rows:
-        for key, value in row.items():
-            kinds.setdefault(key, set()).add(type(value).__name__)
-    return kind, _tables(rows, kinds)
+        kinds.note(row)
+    return kind, tables(rows, kinds, reading)
 
 
-def _report_absent(told: dict[str, dict[str, Any]], files: list[zipfile.ZipInfo], report: Report) -> None:
+def _report_absent(told: dict[str, dict[str, Any]], files: list[zipfile.ZipInfo], reading: FileReading) -> None:
     """Name what the metadata tells of files that are not there."""
     there = {info.filename for info in files} | {PurePosixPath(info.filename).name for info in files}
     absent = [number for number, name in enumerate(told, start=1) if name not in there]
     if absent:
         first = list(told)[absent[0] - 1][:120]
-        message = f"{len(absent)} file(s) that the metadata names are not in the archive, first {first!r}"
-        report("missing_media", message, absent)
+        message = f"{plural(len(absent), 'file')} named in the metadata but missing from the archive, first {first!r}"
+        reading.report("missing_media", message, absent)
 
 
 def _rows(
@@ -120,7 +120,7 @@ def _rows(
     media: list[zipfile.ZipInfo],
     told: dict[str, dict[str, Any]],
     media_dir: Path,
-    report: Report,
+    reading: FileReading,
 ) -> Iterator[dict[str, Any]]:
     media_dir.mkdir(parents=True, exist_ok=True)
     damaged: list[int] = []
@@ -139,7 +139,7 @@ def _rows(
             row["label"] = folders[-1]
         yield row | told.get(info.filename, told.get(path.name, {}))
     if damaged:
-        report("damaged_media", f"{len(damaged)} file(s) in the archive cannot be read", damaged)
+        reading.report("damaged_media", f"{plural(len(damaged), 'unreadable file')} in the archive", damaged)
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> bool:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from tunesmith.core.errors import BadData
-from tunesmith.dataprep.conversion import CONVERSATIONAL, PAIRS, TEXTS, convert
+from tunesmith.core.words import plural
+from tunesmith.dataprep.bad_rows import empty, misfits, read_unusual, required_columns
+from tunesmith.dataprep.conversion import ANSWER_LIST, CONVERSATIONAL, TEXTS
 from tunesmith.dataprep.folding import letters_hash
 from tunesmith.dataprep.profile import TokenCounter, lengths
-from tunesmith.dataprep.shapes import SHAPES, unused_columns
+from tunesmith.dataprep.shapes import unused_columns
+from tunesmith.dataprep.tables import MAX_ROWS_NAMED
 from tunesmith.schemas.datasets import Finding, ValidationReport
 
 FEW_ROWS = 100
-MAX_ROWS_NAMED = 100
 MAX_CLASSES = 1_000
 CHARS = "chars_"
 
@@ -37,6 +38,7 @@ def validate(
     *,
     max_context_tokens: int = 2048,
     tokenizer_path: str | None = None,
+    split_column: str | None = None,
 ) -> ValidationReport:
     """All findings on a stored version."""
     columns = pl.read_parquet_schema(data)
@@ -50,15 +52,15 @@ def validate(
         return ValidationReport(valid=False, findings=findings)
     findings += _empty_rows(rows, required) + _unreadable(rows) + _duplicates(rows)
     if shape in (*CONVERSATIONAL, *TEXTS) and not missing:
-        findings += _unusable(data, shape, usable, rows["empty"].to_numpy())
-        findings += _unused(list(columns), usable)
+        findings += _unusable(data, shape, usable)
+        findings += _unused([name for name in columns if name != split_column], usable)
     if shape == "tokens_tags" and len(usable) == 2:
         findings += _tags(data, usable)
     if rows.height < FEW_ROWS:
         findings.append(
             Finding(
                 level="warning", code="few_rows", count=rows.height,
-                message=f"Only {rows.height} rows; a model learns little from under {FEW_ROWS}",
+                message=f"Only {plural(rows.height, 'row')}; a model learns little from fewer than {FEW_ROWS}",
                 hint="Add examples, or train for more epochs and watch the held-out loss.",
             )
         )  # fmt: skip
@@ -85,22 +87,6 @@ def _missing(role: str, columns: list[str]) -> Finding:
     )  # fmt: skip
 
 
-def blank(column: str) -> pl.Expr:
-    """Null, or text of nothing but blanks."""
-    return pl.col(column).is_null() | (pl.col(column).cast(pl.String).str.strip_chars().str.len_bytes() == 0)
-
-
-def required_columns(shape: str, mapping: dict[str, str]) -> list[str]:
-    return [mapping[role] for role in SHAPES[shape].required if role in mapping]
-
-
-def empty(columns: list[str], required: list[str]) -> pl.Expr:
-    """Rows that lack what is required of them; of a plain table nothing is, but that a row is not blank throughout."""
-    if required:
-        return pl.any_horizontal([blank(column) for column in required])
-    return pl.all_horizontal([blank(column) for column in columns])
-
-
 def _marks(data: Path, texts: dict[str, str], required: list[str]) -> pl.DataFrame:
     """What one pass over all cells tells of each row: `row`, `empty`, `lost` and `wrong` characters, a `hash` of its cells
     and one of the letters of its texts, and the number of characters of each role (`chars_…`)."""
@@ -114,7 +100,7 @@ def _marks(data: Path, texts: dict[str, str], required: list[str]) -> pl.DataFra
         frame.with_row_index("__row", offset=1)
         .select(
             pl.col("__row"),
-            empty(schema.names(), required).alias("empty"),
+            empty(schema, required).alias("empty"),
             pl.any_horizontal(no, *lost).alias("lost"),
             pl.any_horizontal(no, *wrong).alias("wrong"),
             row_hash(schema.names()).alias("hash"),
@@ -131,8 +117,8 @@ def _empty_rows(rows: pl.DataFrame, required: list[str]) -> list[Finding]:
         return []
     return [
         Finding(
-            level="error", code="empty_rows", message=f"Found {len(found)} empty rows", count=len(found), rows=found[:MAX_ROWS_NAMED],
-            hint=f"Fill in {' and '.join(required) or 'at least one cell'}, or repair the dataset with drop_empty.",
+            level="error", code="empty_rows", message=plural(len(found), "empty row"), count=len(found),
+            rows=found[:MAX_ROWS_NAMED], hint=f"Fill in {' and '.join(required) or 'at least one cell'}, or drop these rows.",
         )
     ]  # fmt: skip
 
@@ -149,16 +135,16 @@ def _unreadable(rows: pl.DataFrame) -> list[Finding]:
         findings.append(
             Finding(
                 level="warning", code="unreadable_characters", count=len(lost), rows=lost[:MAX_ROWS_NAMED],
-                message=f"Found {len(lost)} rows with characters that could not be decoded",
-                hint="Save the file as UTF-8 and upload it again, or mend these rows.",
+                message=f"{plural(len(lost), 'row')} with characters that could not be decoded",
+                hint="Save the file as UTF-8 and upload it again, or fix these rows.",
             )
         )  # fmt: skip
     if wrong:
         findings.append(
             Finding(
                 level="warning", code="mojibake", count=len(wrong), rows=wrong[:MAX_ROWS_NAMED],
-                message=f"Found {len(wrong)} rows that were once decoded wrongly (such as Ã© for é)",
-                hint="Repair the dataset with fix_encoding.",
+                message=f"{plural(len(wrong), 'row')} decoded wrongly before the upload (such as Ã© for é)",
+                hint="Restore the characters.",
             )
         )  # fmt: skip
     return findings
@@ -175,9 +161,8 @@ def _duplicates(rows: pl.DataFrame) -> list[Finding]:
         return []
     return [
         Finding(
-            level="warning", code="duplicates", message=f"Found {len(found)} duplicate rows", count=len(found),
-            rows=found[:MAX_ROWS_NAMED],
-            hint="Repair the dataset with drop_duplicates: repeats weigh more than they should and leak into held-out rows.",
+            level="warning", code="duplicates", message=plural(len(found), "duplicate row"), count=len(found), rows=found[:MAX_ROWS_NAMED],
+            hint="Drop the repeats: they weigh more than they should and leak into held-out rows.",
         )
     ]  # fmt: skip
 
@@ -191,81 +176,54 @@ def _near_duplicates(rows: pl.DataFrame) -> list[Finding]:
     return [
         Finding(
             level="info", code="near_duplicates", count=len(found), rows=found[:MAX_ROWS_NAMED],
-            message=f"Found {len(found)} rows that differ from another in case, punctuation or numbers only",
+            message=f"{plural(len(found), 'near-duplicate row')}: equal to another but for case, punctuation or numbers",
             hint="A random held-out split puts some of them on both sides, which makes the held-out loss look better than it is.",
         )
     ]  # fmt: skip
 
 
-def _unusable(data: Path, shape: str, mapping: dict[str, str], empty: Any) -> list[Finding]:
-    """Rows that training would refuse, by the very function that it asks; and what that function says of the others.
-
-    `empty`: (rows,) bool, those that are reported as empty already.
-    """
-    import pyarrow.parquet as pq
-
+def _unusable(data: Path, shape: str, mapping: dict[str, str]) -> list[Finding]:
+    """Rows that training would refuse, by the very function that it asks, but for the empty ones; and what that function says
+    of the others."""
     bad: list[tuple[int, BadData]] = []
     rated_bad: list[int] = []
     said: dict[str, list[int]] = {}
-    looked_at = ~empty & _may_mean_more(data, shape, mapping)
-    first = 0
-    with pq.ParquetFile(data) as file:
-        for batch in file.iter_batches(columns=list(dict.fromkeys(mapping.values()))):
-            places = np.flatnonzero(looked_at[first : first + batch.num_rows])
-            first += batch.num_rows
-            if not len(places):
-                continue
-            for number, row in zip(places + first - batch.num_rows + 1, batch.take(places).to_pylist(), strict=True):
-                try:
-                    example = convert(row, shape, mapping)
-                except BadData as error:
-                    bad.append((int(number), error))
-                    continue
-                for remark in example.remarks:
-                    said.setdefault(remark.partition(":")[0], []).append(int(number))
-                if not example.is_good:
-                    rated_bad.append(int(number))
-    findings = [
+    for number, example in read_unusual(data, shape, mapping):
+        if isinstance(example, BadData):
+            bad.append((number, example))
+            continue
+        for remark in example.remarks:
+            said.setdefault(remark.partition(":")[0], []).append(number)
+        if not example.is_good:
+            rated_bad.append(number)
+    lists = [each for each in bad if each[1].hint == ANSWER_LIST]
+    findings = [_bad(some, shape, mapping) for some in (lists, [each for each in bad if each not in lists]) if some]
+    findings += [
         Finding(
-            level="info", code="remark", message=f"{len(rows)} row{'s' if len(rows) > 1 else ''}: {remark.rstrip('.')}", rows=rows[:MAX_ROWS_NAMED],
+            level="info", code="remark", message=f"{plural(len(rows), 'row')}: {remark.rstrip('.')}", rows=rows[:MAX_ROWS_NAMED],
             count=len(rows),
         )
         for remark, rows in said.items()
     ]  # fmt: skip
-    if bad:
-        findings.insert(0, _bad(bad, shape, mapping))
     if shape in ("kto", "preference"):
         findings.append(_rated(shape, rated_bad))
     return findings
 
 
-def _may_mean_more(data: Path, shape: str, mapping: dict[str, str]) -> Any:
-    """(rows,) bool: False for rows that are texts and nothing else, of which `convert` makes what they say."""
-    schema = pl.read_parquet_schema(data)
-    if shape in TEXTS:
-        nested = pl.lit(value=False)
-    elif shape in PAIRS and not {"label", "tools", "history"} & set(mapping):
-        texts = [column for column in mapping.values() if schema[column] == pl.String]
-        nested = pl.any_horizontal(pl.lit(value=False), *[pl.col(c).str.contains(r"^\s*[\[{]") for c in texts])
-    else:
-        nested = pl.lit(value=True)
-    rows = pl.scan_parquet(data).select(pl.first().is_null().alias("_"), nested.fill_null(value=False).alias("nested"))
-    return rows.collect(engine="streaming")["nested"].to_numpy()
-
-
 def _bad(bad: list[tuple[int, BadData]], shape: str, mapping: dict[str, str]) -> Finding:
     number, first = bad[0]
     listed = shape in ("messages", "conversations")
-    what = "conversations cannot be used" if listed else "rows cannot be learned from"
     usual = (
-        'Each needs [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].'
+        'Each conversation needs [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]. Fix these rows, or '
+        "drop them."
         if listed
-        else "Mend these rows, or take them out."
+        else "Fix these rows, or drop them."
     )
     return Finding(
-        level="error", code="bad_conversation" if listed else "answer_lists" if "answer_lists" in first.hint else "bad_rows",
+        level="error", code="answer_lists" if first.hint == ANSWER_LIST else "bad_conversation" if listed else "bad_rows",
         column=mapping.get(shape), rows=[row for row, _ in bad[:MAX_ROWS_NAMED]], count=len(bad),
-        message=f"{len(bad)} {what}. Row {number}: {first.message}", hint=first.hint or usual,
+        message=f"{plural(len(bad), 'conversation' if listed else 'row')} cannot be used for training. Row {number}: {first.message}",
+        hint=first.hint or usual,
     )  # fmt: skip
 
 
@@ -297,22 +255,14 @@ def _unused(columns: list[str], mapping: dict[str, str]) -> list[Finding]:
 
 
 def _tags(data: Path, mapping: dict[str, str]) -> list[Finding]:
-    import json
-
-    frame = pl.read_parquet(data, columns=list(mapping.values()))
-    bad = []
-    for number, (tokens, tags) in enumerate(frame.select(mapping["tokens"], mapping["tags"]).iter_rows(), start=1):
-        try:
-            if len(json.loads(tokens or "[]")) != len(json.loads(tags or "[]")):
-                bad.append(number)
-        except (ValueError, TypeError):
-            bad.append(number)
+    bad = misfits(pl.read_parquet(data, columns=list(mapping.values())), mapping)
     if not bad:
         return []
     return [
         Finding(
             level="error", code="tags_do_not_fit", rows=bad[:MAX_ROWS_NAMED], count=len(bad),
-            message=f"{len(bad)} rows do not have one tag for each token", hint="Give each token a tag; O where there is none.",
+            message=f"{plural(len(bad), 'row')} without one tag for each token",
+            hint="Give each token a tag (O where there is none), or drop these rows.",
         )
     ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from tunesmith.core.errors import BadData
+from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.dataprep.turns import Turn, has_something, turns_of
 from tunesmith.dataprep.values import decoded, is_missing, lines_of, text_of, truth
 
@@ -28,8 +29,21 @@ PAIRS = {
 """Shape → the roles of what is asked and of what is answered."""
 CONVERSATIONAL = ("messages", "conversations", "preference", *PAIRS)
 TEXTS = ("text", "text_label")
+ROLE_WORDS = {
+    "output": "answer",
+    "completion": "answer",
+    "chosen": "answer",
+    "rejected": "worse answer",
+    "input": "question",
+}
+"""What a role's cell is for a person, where the role's name is not."""
 OBJECT = "The answer is an object; it is learned as JSON."
 EMPTY = "An empty answer is not learned."
+ANSWER_LIST = (
+    "Keep the first answer of each list, or make a row of each; or map the columns as input and output to learn the lists as "
+    "they are."
+)
+"""What to do where an answer is a list of texts."""
 
 
 class Example(NamedTuple):
@@ -60,6 +74,9 @@ def convert(row: Mapping[str, Any], shape: str, mapping: Mapping[str, str]) -> E
         return Example([], [], text=text)
     if shape not in CONVERSATIONAL:
         raise ValueError(f"rows of shape {shape!r} are not conversations")
+    for role in SHAPES[shape].required:
+        if role in cells and role != shape and not text_of(cells[role]).strip():
+            raise BadData(f"The {ROLE_WORDS.get(role, role)} is empty.")
     before, turns = _preference(cells) if shape == "preference" else _conversation(cells, shape)
     read = [*_history(cells.get("history")), *before]
     turns = [*[turn._replace(is_learned=False) for turn in read], *turns]
@@ -123,11 +140,7 @@ def _answer(found: Any, cell: Any, *, is_asked_for: bool) -> str:
             raise BadData("The question has no answer: its list of spans is empty.")
         return text_of(found["text"][0])
     if is_asked_for and isinstance(found, list) and found and all(isinstance(item, str) for item in found):
-        raise BadData(
-            f"The answer is a list of {len(found)}.",
-            hint="Repair the dataset with answer_lists: first, or each for a row with each answer; or map the columns as "
-            "input and output to learn the lists as they stand.",
-        )
+        raise BadData(f"The answer is a list of {len(found)}.", hint=ANSWER_LIST)
     return text_of(cell)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from tunesmith.dataprep.profile import statistics
 from tunesmith.dataprep.readers import read_tables
 from tunesmith.dataprep.repair import repair
 from tunesmith.dataprep.shapes import SHAPES, recognise
-from tunesmith.dataprep.source import open_source
+from tunesmith.dataprep.source import Source, open_source
+from tunesmith.dataprep.splits import find_splits, splits_found
+from tunesmith.dataprep.tables import FileReading, chosen
 from tunesmith.schemas.datasets import (
     EditRequest,
     Finding,
@@ -35,6 +37,7 @@ from tunesmith.schemas.datasets import (
     RepairStep,
     ValidationReport,
 )
+from tunesmith.schemas.read_options import FileLayout, ReadOptions
 
 ROW_GROUP_ROWS = 8_192
 ROW_GROUP_BYTES = 16 * 1024**2
@@ -43,14 +46,6 @@ BATCH_ROWS = 65_536
 TRIED_EXAMPLES = 25
 """Rows shown of each repair that is only tried."""
 Progress = Callable[[float, str], None]
-READING_HINTS = {
-    "ragged_lines": "Mend them in the file; a cell with the delimiter in it needs quotes. They are numbered in the file, "
-    "all other findings in the rows that are left.",
-    "bad_json": "Mend them in the file. They are numbered in the file, all other findings in the rows that are left.",
-    "damaged_media": "Put sound copies of them into the archive.",
-    "missing_media": "Put the files into the archive, or take their rows out of the metadata.",
-}
-"""What to do about that which a reader reports."""
 
 
 class Limits(BaseModel):
@@ -79,8 +74,7 @@ class Request(BaseModel):
     file_name: str = ""
     out_dir: str
     media_dir: str | None = None
-    shape: str | None = None
-    mapping: dict[str, str] | None = None
+    options: ReadOptions = Field(default_factory=ReadOptions)
     repairs: RepairRequest = Field(default_factory=RepairRequest)
     edits: EditRequest = Field(default_factory=EditRequest)
     limits: Limits = Field(default_factory=Limits)
@@ -104,12 +98,7 @@ def run(request: Request, progress: Progress) -> None:
 
 
 def _ingest(request: Request, folder: Path, progress: Progress) -> None:
-    findings: list[Finding] = []
-
-    def report(code: str, message: str, rows: list[int]) -> None:
-        hint = READING_HINTS[code]
-        findings.append(Finding(level="error", code=code, message=message, hint=hint, rows=rows[:100], count=len(rows)))
-
+    options, reading = request.options, FileReading(request.options)
     path = Path(request.source or "")
     if path.stat().st_size > request.limits.max_bytes:
         raise TooLarge(
@@ -117,26 +106,52 @@ def _ingest(request: Request, folder: Path, progress: Progress) -> None:
         )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".work.") as work:
         progress(0.02, "reading")
-        source = open_source(path, request.file_name, Path(work), request.limits.max_bytes)
-        findings += [Finding(level="warning", code="encoding", message=w) for w in source.warnings]
+        source = open_source(path, request.file_name, Path(work), request.limits.max_bytes, options.encoding, options.delimiter)  # fmt: skip
+        check_format(source, options)
+        if source.nul_lines:
+            one = source.num_nuls == 1
+            message = f"{source.num_nuls:,} NUL byte{' was' if one else 's were'} taken out of the text, in line {', '.join(map(str, source.nul_lines[:20]))}"
+            reading.report("nul_bytes", message, lines=source.nul_lines)
         if source.format == "zip":
             media = Path(request.media_dir or folder / "media")
-            kind, tables = read_archive(source.path, media, request.limits.max_bytes, report, request.sample_rows)
+            kind, tables = read_archive(source.path, media, request.limits.max_bytes, reading, request.sample_rows)
         else:
-            kind, tables = "text", read_tables(source, report)
-        sample = Sample(tables, request.sample_rows or request.limits.max_rows + 1)
+            kind, tables = "text", read_tables(source, reading)
+        sample = Sample(chosen(tables, reading), request.sample_rows or request.limits.max_rows + 1)
         write_tables(iter(sample), folder / "data.parquet", request.limits.max_rows, progress)
-    about: dict[str, Any] = {"type": kind, "format": source.format, "encoding": source.encoding}
-    if request.sample_rows:
-        about["whole"] = sample.whole and (source.format != "zip" or sample.num_rows < request.sample_rows)
-    _describe(request, folder, about, findings, [], progress)
+        about: dict[str, Any] = {"type": kind, "format": source.format, "encoding": source.encoding}
+        if request.sample_rows:
+            about["whole"] = sample.whole and (source.format != "zip" or sample.num_rows < request.sample_rows)
+        about |= {"reading": options.given(), "json_columns": reading.json_columns}
+        findings = [Finding(level="warning", code="encoding", message=w) for w in source.warnings] + reading.findings
+        lines = None if options.split is not None else reading.lines
+        _describe(request, folder, about, reading.layout, findings, [], progress, lines)
+
+
+def check_format(source: Source, options: ReadOptions) -> None:
+    """Raises `InvalidInput` for options that say nothing of such a file: none is passed over without a word."""
+    of_text = source.format in ("csv", "tsv", "json", "jsonl", "text", "conll")
+    fits = {
+        "sheet": source.format == "xlsx",
+        "header_row": source.format in ("csv", "tsv", "xlsx", "json", "jsonl"),
+        "delimiter": source.format in ("csv", "tsv"),
+        "encoding": of_text,
+        "columns": source.format != "zip",
+    }
+    wrong = [name for name, is_fit in fits.items() if getattr(options, name) is not None and not is_fit]
+    if wrong:
+        raise InvalidInput(
+            f"{wrong[0]} says nothing of a {source.format} file.", hint="Leave it out.",
+            details=[{"loc": name, "message": f"says nothing of a {source.format} file"} for name in wrong],
+        )  # fmt: skip
 
 
 def _rework(request: Request, folder: Path, progress: Progress) -> None:
     """A new version of a stored one: repaired, or with another mapping."""
     old_dir = Path(request.version_dir or "")
     old = json.loads((old_dir / "version.json").read_text())
-    shape, mapping = request.shape or old["shape"], request.mapping or old["mapping"]
+    given = request.options
+    shape, mapping = given.shape or old["shape"], given.mapping or old["mapping"]
     steps: list[RepairStep] = []
     frame: pl.DataFrame | None = None
     progress(0.1, "repairing")
@@ -154,8 +169,12 @@ def _rework(request: Request, folder: Path, progress: Progress) -> None:
     else:
         (folder / "data.parquet").hardlink_to(old_dir / "data.parquet")
     about = {**{key: old[key] for key in ("type", "format", "encoding")}, "base": old["digest"]}
-    request = request.model_copy(update={"shape": shape, "mapping": mapping})
-    _describe(request, folder, about, [], steps, progress)
+    chosen_now = {"shape": shape, "mapping": mapping} if request.action == "remap" else {}
+    about |= {"reading": old.get("reading", {}) | chosen_now, "json_columns": old.get("json_columns", [])}
+    options = ReadOptions(**old.get("reading", {})).model_copy(update={"shape": shape, "mapping": mapping})
+    request = request.model_copy(update={"options": options})
+    layout = FileLayout(**old.get("layout", {}))
+    _describe(request, folder, about, layout, [], steps, progress)
 
 
 def _try_repair(request: Request, folder: Path) -> None:
@@ -237,10 +256,12 @@ def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             yield table
 
 
-def content_digest(data: Path, shape: str, mapping: dict[str, str]) -> str:
+def content_digest(data: Path, shape: str, mapping: dict[str, str], reading: dict[str, Any]) -> str:
     """SHA-256 over the column names and types, every row as JSON, and how it is read: equal content, equal name,
-    whatever the file's layout."""
+    whatever the file's layout. `reading`: what was said of the file, if anything."""
     digest = hashlib.sha256()
+    if said := {name: value for name, value in reading.items() if name not in ("shape", "mapping")}:
+        digest.update(json.dumps(said, sort_keys=True).encode())
     with pq.ParquetFile(data) as file:
         columns = [[field.name, str(field.type).removeprefix("large_")] for field in file.schema_arrow]
         digest.update(json.dumps([columns, shape, sorted(mapping.items())]).encode())
@@ -254,9 +275,11 @@ def _describe(
     request: Request,
     folder: Path,
     about: dict[str, Any],
+    layout: FileLayout,
     findings: list[Finding],
     steps: list[RepairStep],
     progress: Progress,
+    lines: Callable[[Sequence[int]], Sequence[int]] | None = None,
 ) -> None:
     data = folder / "data.parquet"
     progress(0.55, "recognising")
@@ -264,11 +287,15 @@ def _describe(
         names = file.schema_arrow.names
         first = next(file.iter_batches(batch_size=1)).to_pylist()[0]
         num_rows = file.metadata.num_rows
-    shape, mapping, missing = _shape(request, names, first, about)
+    shape, mapping, missing = _shape(request.options, names, first, about)
+    is_whole = request.action == "ingest" and not request.sample_rows
+    find_splits(data, names, request.options.split, layout, must=is_whole)
+    if layout.split_column:
+        findings = [*findings, splits_found(layout)]
     progress(0.6, "profiling")
     limits = request.limits
     with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(content_digest, data, shape, mapping)
+        digest = beside.submit(content_digest, data, shape, mapping, about["reading"])
         profile = statistics(data)
         progress(0.75, "validating")
         report = validate(
@@ -279,7 +306,10 @@ def _describe(
             findings,
             max_context_tokens=limits.max_context_tokens,
             tokenizer_path=limits.tokenizer,
+            split_column=layout.split_column,
         )
+        if lines is not None:
+            name_lines(report.findings, lines)
         progress(0.9, "naming")
     version = {
         "digest": digest.result(),
@@ -290,6 +320,7 @@ def _describe(
         "shape": shape,
         "mapping": mapping,
         **about,
+        "layout": layout.model_dump(),
         "changes": [step.model_dump() for step in steps],
         "num_errors": sum(f.level == "error" for f in report.findings),
         "num_warnings": sum(f.level == "warning" for f in report.findings),
@@ -300,8 +331,21 @@ def _describe(
     progress(1.0, "done")
 
 
+def name_lines(findings: list[Finding], lines: Callable[[Sequence[int]], Sequence[int]]) -> None:
+    """Put beside the rows that findings name the lines of the file where they begin, unless these are the same numbers."""
+    numbers = sorted({row for finding in findings if not finding.lines for row in finding.rows})
+    if not numbers:
+        return
+    found = dict(zip(numbers, lines(numbers), strict=False))
+    if all(row == line for row, line in found.items()):
+        return
+    for finding in findings:
+        if not finding.lines:
+            finding.lines = [found[row] for row in finding.rows if row in found]
+
+
 def _shape(
-    request: Request, names: list[str], first: dict[str, Any], about: dict[str, Any]
+    request: ReadOptions, names: list[str], first: dict[str, Any], about: dict[str, Any]
 ) -> tuple[str, dict[str, str], list[str]]:
     """What the user said, else what is recognised."""
     if request.shape:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from tunesmith.dataprep.tables import MAX_ROWS_NAMED
 from tunesmith.schemas.datasets import Finding
 
 MAX_COMPARED = 20_000
@@ -48,14 +49,14 @@ def overlap(train: Path, held_out: Path, columns: list[str]) -> list[Finding]:
     if same:
         findings.append(
             Finding(
-                level="warning", code="held_out_in_training", count=len(same), rows=same[:100],
+                level="warning", code="held_out_in_training", count=len(same), rows=same[:MAX_ROWS_NAMED],
                 message=f"{len(same)} held-out rows are in the training rows too", hint="Take them out of one side.",
             )
         )  # fmt: skip
     if near:
         findings.append(
             Finding(
-                level="warning", code="held_out_nearly_in_training", count=len(near), rows=near[:100],
+                level="warning", code="held_out_nearly_in_training", count=len(near), rows=near[:MAX_ROWS_NAMED],
                 message=f"{len(near)} held-out rows are nearly the same as a training row", hint="Look at them in the preview.",
             )
         )  # fmt: skip

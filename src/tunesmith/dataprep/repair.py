@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from tunesmith.dataprep.checks import empty, required_columns, row_hash, text_columns
+from tunesmith.dataprep.bad_rows import bad_rows_of, empty, required_columns
+from tunesmith.dataprep.checks import row_hash, text_columns
 from tunesmith.dataprep.shapes import SHAPES, Shape
 from tunesmith.dataprep.values import decoded
 from tunesmith.schemas.datasets import RepairRequest, RepairStep
@@ -32,8 +33,11 @@ def repair(
     if request.strip:
         frame = _change(frame, texts, "strip", steps, lambda c: pl.col(c).str.strip_chars(), num_examples)
     if request.drop_empty:
-        columns = [c for c in frame.columns if c != ROW]
-        frame = _drop(frame, empty(columns, required_columns(shape, mapping)), "drop_empty", steps, num_examples)
+        schema = pl.Schema({name: kind for name, kind in frame.schema.items() if name != ROW})
+        frame = _drop(frame, empty(schema, required_columns(shape, mapping)), "drop_empty", steps, num_examples)
+    if request.drop_bad_rows:
+        found = pl.lit(bad_rows_of(frame.drop(ROW), shape, mapping))
+        frame = _drop(frame, found, "drop_bad_rows", steps, num_examples)
     if request.drop_duplicates:
         columns = [c for c in frame.columns if c != ROW]
         frame = _drop(frame, ~row_hash(columns).is_first_distinct(), "drop_duplicates", steps, num_examples)

@@ -99,6 +99,10 @@ MEANINGFUL = frozenset(
 )  # fmt: skip
 """Columns that change what a row means: one that is not used is worth a word."""
 
+SPLIT = "split"
+"""The column that a file's own splits are kept in."""
+TRAINING_SPLITS = frozenset({"train", "training"})
+SPLITS = TRAINING_SPLITS | {"val", "valid", "validation", "test", "testing", "dev", "eval", "evaluation"}
 NEARLY = ("input_output", "prompt_completion", "question_answer", "alpaca", "preference")
 """Shapes of which one column may be missing: more likely an oversight than a table of something else."""
 ASKED, ANSWERED = (
@@ -162,6 +166,10 @@ def plain(name: str) -> str:
 
 
 _PLAIN_ALIASES = {role: tuple(plain(alias) for alias in aliases) for role, aliases in ALIASES.items()}
+NAMES = frozenset(alias for aliases in _PLAIN_ALIASES.values() for alias in aliases if alias not in ("a", "q")) | {
+    "id", "name", "title", "index", "split", "date", "language", "topic", "url", "nr", "key", "value", "weight",
+}  # fmt: skip
+"""Words that are names of columns wherever they stand alone in the first line."""
 
 
 def _mapping(shape: Shape, known: Mapping[str, str]) -> dict[str, str]:

@@ -60,6 +60,11 @@ DAMAGED_ZIP = (
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".npy", ".npz", ".joblib", ".h5", ".hdf5")
 
 
+MAX_CONTROLS = 0.02
+"""Share of control characters up to which bytes are text with a few of them in it."""
+MAX_LINES_NAMED = 100
+
+
 class Source(NamedTuple):
     """A file ready to be read."""
 
@@ -70,10 +75,21 @@ class Source(NamedTuple):
     """What the text was in; the file at `path` is UTF-8."""
     delimiter: str | None
     warnings: list[str]
+    nul_lines: list[int]
+    """Lines out of which NUL bytes were taken."""
+    num_nuls: int = 0
 
 
-def open_source(path: Path, file_name: str, work_dir: Path, max_bytes: int) -> Source:
-    """Decompress and transcode into `work_dir` as needed. Raises `UnsupportedFormat`, `TooLarge` or `BadData`."""
+def open_source(
+    path: Path,
+    file_name: str,
+    work_dir: Path,
+    max_bytes: int,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+) -> Source:
+    """Decompress and transcode into `work_dir` as needed; `encoding` and `delimiter` are detected when they are not given.
+    Raises `UnsupportedFormat`, `TooLarge` or `BadData`."""
     path = decompress(path, work_dir, max_bytes)
     name = re.sub(r"\.(gz|gzip|zst|zstd)$", "", file_name.lower())
     head = _head(path)
@@ -83,9 +99,9 @@ def open_source(path: Path, file_name: str, work_dir: Path, max_bytes: int) -> S
         if head.startswith(start):
             raise UnsupportedFormat(message, hint=hint)
     if head[:4] == b"PAR1":
-        return Source(path, "parquet", None, None, [])
+        return Source(path, "parquet", None, None, [], [])
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return Source(path, "xlsx" if _is_xlsx(path) else "zip", None, None, [])
+        return Source(path, "xlsx" if _is_xlsx(path) else "zip", None, None, [], [])
     if name.endswith(PICKLES) or head[:2] in (b"\x80\x04", b"\x80\x05", b"\x80\x03", b"\x93N"):
         raise UnsupportedFormat(
             "This format can run code when it is read, so it is not read here.",
@@ -94,13 +110,15 @@ def open_source(path: Path, file_name: str, work_dir: Path, max_bytes: int) -> S
     kind = name.rpartition(".")[2]
     if kind in ("parquet", "xlsx", "zip"):
         raise BadData(f"The file is called .{kind} but is none; it may be cut off.", hint="Make or upload it again.")
-    path, encoding, warnings = to_utf8(path, work_dir)
+    path, encoding, warnings = to_utf8(path, work_dir, encoding)
+    path, nul_lines, num_nuls = without_nuls(path, work_dir)
     sample = _head(path).decode("utf-8", errors="ignore")
     if not sample.strip() and path.stat().st_size <= SAMPLE_BYTES:
         raise BadData("The file is empty: it holds nothing but blanks.", hint="Choose a file with at least one row.")
-    found = text_format(sample, name)
-    delimiter = find_delimiter(sample) if found == "csv" else "\t" if found == "tsv" else None
-    return Source(path, "tsv" if delimiter == "\t" else found, encoding, delimiter, warnings)
+    found = "csv" if delimiter else text_format(sample, name)
+    if not delimiter:
+        delimiter = find_delimiter(sample) if found == "csv" else "\t" if found == "tsv" else None
+    return Source(path, "tsv" if delimiter == "\t" else found, encoding, delimiter, warnings, nul_lines, num_nuls)
 
 
 def _head(path: Path) -> bytes:
@@ -159,9 +177,11 @@ def _copy_limited(stream: IO[bytes] | Any, target: Path, compressed_bytes: int, 
     return target
 
 
-def to_utf8(path: Path, work_dir: Path) -> tuple[Path, str, list[str]]:
-    """`(path of UTF-8 text without byte-order mark, encoding found, warnings)`."""
+def to_utf8(path: Path, work_dir: Path, wanted: str | None = None) -> tuple[Path, str, list[str]]:
+    """`(path of UTF-8 text without byte-order mark, encoding wanted or found, warnings)`."""
     head = _head(path)
+    if wanted is not None:
+        return _as_wanted(path, work_dir, wanted, head)
     for mark, encoding in (
         (codecs.BOM_UTF8, "utf-8-sig"),
         (codecs.BOM_UTF16_LE, "utf-16"),
@@ -171,12 +191,13 @@ def to_utf8(path: Path, work_dir: Path) -> tuple[Path, str, list[str]]:
             return _transcode(path, work_dir, encoding), encoding.removesuffix("-sig"), []
     if b"\x00" in head:
         wide = _utf16_without_mark(head)
-        if wide is None:
+        if wide is None and not _is_text(head):
             raise UnsupportedFormat(
                 "This is not a text file.",
                 hint="Upload CSV, TSV, JSON, JSONL, Parquet, XLSX, text, CoNLL, or a ZIP of media.",
             )
-        return _transcode(path, work_dir, wide), "utf-16", []
+        if wide is not None:
+            return _transcode(path, work_dir, wide), "utf-16", []
     if _is_utf8(path):
         return path, "utf-8", []
     if _mostly_utf8(head):
@@ -185,6 +206,55 @@ def to_utf8(path: Path, work_dir: Path) -> tuple[Path, str, list[str]]:
     encoding = guess_single_byte(head)
     warning = f"The text is not UTF-8; it was read as {encoding}. Look at letters with accents in the preview."
     return _transcode(path, work_dir, encoding), encoding, [warning]
+
+
+def _as_wanted(path: Path, work_dir: Path, wanted: str, head: bytes) -> tuple[Path, str, list[str]]:
+    """Decoded as is asked for; that not all bytes fit is a warning."""
+    if wanted in ("utf-8", "ascii") and not head.startswith(codecs.BOM_UTF8) and _is_utf8(path):
+        return path, wanted, []
+    if wanted == "utf-8" and head.startswith(codecs.BOM_UTF8):
+        wanted = "utf-8-sig"
+    if wanted == "utf-16" and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        wanted = _utf16_without_mark(head) or "utf-16-le"
+    is_whole = True
+    try:
+        with path.open(encoding=wanted, errors="strict") as text:
+            while text.read(CHUNK_BYTES):
+                pass
+    except UnicodeError:
+        is_whole = False
+    warning = f"Some bytes are not valid {wanted} and were replaced by \N{REPLACEMENT CHARACTER}. Try another encoding."
+    try:
+        return _transcode(path, work_dir, wanted), wanted.removesuffix("-sig"), [] if is_whole else [warning]
+    except UnicodeError:
+        raise BadData(
+            f"The text is not {wanted}.", hint="Choose another encoding, or leave it to be detected."
+        ) from None
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether bytes with NULs among them are text but for a few."""
+    controls = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\r\f")
+    return controls <= max(1, MAX_CONTROLS * len(head))
+
+
+def without_nuls(path: Path, work_dir: Path) -> tuple[Path, list[int], int]:
+    """`(the text without its NUL bytes, the first lines that had one, how many there were)`."""
+    with path.open("rb") as raw:
+        if not any(b"\0" in chunk for chunk in iter(lambda: raw.read(CHUNK_BYTES), b"")):
+            return path, [], 0
+    target = work_dir / "no_nuls"
+    lines: list[int] = []
+    total = 0
+    with path.open("rb") as raw, target.open("wb") as out:
+        for number, line in enumerate(raw, start=1):
+            if count := line.count(0):
+                total += count
+                if len(lines) < MAX_LINES_NAMED:
+                    lines.append(number)
+                line = line.replace(b"\0", b"")
+            out.write(line)
+    return target, lines, total
 
 
 def _is_utf8(path: Path) -> bool:
@@ -251,7 +321,7 @@ def text_format(sample: str, name: str) -> str:
     start = sample.lstrip()
     first_line = start.partition("\n")[0].strip()
     if start[:1] == "[" and not name.endswith((".csv", ".tsv", ".txt", ".conll")):
-        return "json"
+        return "jsonl" if _are_lists(first_line, start.partition("\n")[2].lstrip(), name) else "json"
     if start[:1] == "{" and not name.endswith((".csv", ".tsv", ".txt", ".conll")):
         second = start.partition("\n")[2].lstrip()[:1]  # many a file called .json holds one object a line
         lines = _is_json(first_line) and (second == "{" or not name.endswith(".json"))
@@ -269,8 +339,18 @@ def text_format(sample: str, name: str) -> str:
     if name.endswith((".txt", ".text", ".md")):
         return "text"
     widths = _widths(sample, find_delimiter(sample))
-    tabular = len(widths) > 1 and widths[0] > 1 and widths.count(widths[0]) > 0.6 * len(widths)
+    usual = max(set(widths), key=widths.count, default=0)
+    tabular = len(widths) > 1 and usual > 1 and widths.count(usual) > 0.6 * len(widths)
     return "csv" if tabular else "text"
+
+
+def _are_lists(first_line: str, rest: str, name: str) -> bool:
+    """Whether each line is a list: the first is whole and another follows, or it alone holds cells and the name says lines."""
+    if not _is_json(first_line):
+        return False
+    return rest[:1] == "[" or (
+        name.endswith((".jsonl", ".ndjson")) and not rest and not first_line[1:].lstrip().startswith(("{", "["))
+    )
 
 
 def _is_json(line: str) -> bool:
@@ -293,13 +373,15 @@ def _is_conll(sample: str) -> bool:
 
 
 def find_delimiter(sample: str) -> str:
-    """The one that splits the header and the first lines most alike."""
+    """The one that splits most of the first lines alike; lines above the table may not have it."""
     best, best_score = ",", -1.0
     for delimiter in (",", "\t", ";", "|"):
         widths = _widths(sample, delimiter)
-        if not widths or widths[0] < 2:
+        wide = [width for width in widths if width > 1]
+        if not wide:
             continue
-        score = widths.count(widths[0]) / len(widths) + min(widths[0], 20) / 100
+        usual = max(set(wide), key=wide.count)
+        score = wide.count(usual) / len(widths) + min(usual, 20) / 100
         if score > best_score:
             best, best_score = delimiter, score
     return best

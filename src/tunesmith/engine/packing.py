@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 IGNORE = -100
-"""Label of a token that is not learnt from."""
+"""Label of a token that is not learned from."""
 LEAST_BOUND = 256
 """Tokens; see `PackedBatch.length_bound`."""
 FULL_TOKENS, FULL_ROWS = 1024, 8
@@ -28,7 +28,7 @@ class PackedBatch:
     targets: torch.Tensor
     """(supervised,): the token that follows each supervised position."""
     target_positions: torch.Tensor
-    """(supervised,): flat positions whose next token is learnt."""
+    """(supervised,): flat positions whose next token is learned."""
     lengths: tuple[int, ...]
     """Tokens in each row."""
     length_bound: int
@@ -56,9 +56,9 @@ class PackedBatch:
 
 
 def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]], *, fill: bool = False) -> PackedBatch:
-    """`rows` holds `(input_ids (length,), labels (length,))` pairs; labels are `IGNORE` where nothing is learnt.
+    """`rows` holds `(input_ids (length,), labels (length,))` pairs; labels are `IGNORE` where nothing is learned.
 
-    `fill`: one more row that nothing is learnt from, and empty ones, so that batches come in few sizes.
+    `fill`: one more row that nothing is learned from, and empty ones, so that batches come in few sizes.
     """
     if fill and (missing := -sum(len(ids) for ids, _ in rows) % FULL_TOKENS):
         rows = [*rows, (np.zeros(missing, np.int64), np.full(missing, IGNORE))]
@@ -87,5 +87,5 @@ def pack(rows: Sequence[tuple[np.ndarray, np.ndarray]], *, fill: bool = False) -
 
 
 def count_supervised(labels: np.ndarray) -> int:
-    """How many positions of a row are learnt: labels after the first token."""
+    """How many positions of a row are learned: labels after the first token."""
     return int((labels[1:] != IGNORE).sum())

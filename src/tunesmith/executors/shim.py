@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from tunesmith.core import confinement
 from tunesmith.core.job_dir import JobDir, write_atomic
 from tunesmith.core.job_spec import ShimRecord
+from tunesmith.core.log_lines import line as log_line
 from tunesmith.executors.base import Stillness
 from tunesmith.executors.limits import MEMORY_VARIABLE, WorkerGroup, limit_process
 from tunesmith.executors.output import Output
@@ -204,11 +205,23 @@ def run(
     )
     if group:
         group.remove()
+    if record.signal:
+        _tell_end(record)
     for _ in range(600):  # a full disk may empty; the server would otherwise only see that the worker is gone
         with contextlib.suppress(OSError):
             write_atomic(job_dir.shim, record)
             return
         time.sleep(1)
+
+
+def _tell_end(record: ShimRecord) -> None:
+    """The log's last line, where the worker had no time to write one."""
+    name = f"signal {record.signal} ({signal.strsignal(record.signal or 0)})"
+    why = (
+        "; the machine ran out of memory" if record.out_of_memory else "; its time was over" if record.timed_out else ""
+    )
+    with contextlib.suppress(OSError):
+        os.write(1, b"\n" + log_line("warning", f"The training process was ended by {name}{why}.").encode())
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from tunesmith.core.errors import Conflict, DiskFull, InvalidInput, NotFound, TunesmithError, Unavailable
 from tunesmith.core.validation import message_of
+from tunesmith.core.words import plural
 from tunesmith.storage.outage import RETRY_AFTER_S, DatabaseAway
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ def invalid_input(error: ValidationError | RequestValidationError, *, prefix: st
     details = problems(error, prefix=prefix)
     where = ", ".join(d["loc"] for d in details[:5] if d["loc"])
     return InvalidInput(
-        f"{len(details)} value(s) cannot be used: {where}." if where else "The request cannot be used.",
-        hint="Each problem is named in details, with its place.",
+        f"{plural(len(details), 'value')} cannot be used: {where}." if where else "The request cannot be used.",
+        hint="Each problem is named with its place.",
         details=details,
     )
 

@@ -1,4 +1,4 @@
-"""Chooses the settings that a user left out, and says why. Pure but for `read_machine`; imports no torch.
+"""Chooses the settings that a user left out, and says why. Pure but for `read_machine` and the number of cores; imports no torch.
 
 The rules: smaller models bear larger learning rates, small data sets need more passes, and the batch must fit the memory
 that is there.
@@ -7,12 +7,15 @@ that is there.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.core.recipe import Recipe
+from tunesmith.core.words import plural
+from tunesmith.recipes.cadence import Work, cadence
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
 
@@ -32,6 +35,14 @@ USABLE = 0.8
 HEAD_CHUNK_TOKENS = 512
 """Positions whose logits exist at the same time (`engine/loss.py`)."""
 MAX_EVAL_ROWS = 2000
+LEAST_EVAL_ROWS = 20
+"""Held out of a long data set, however few steps learn from it."""
+CORE_FLOPS = 30e9
+"""What a core of a current CPU does in fp32 while training, operations a second; a guess until a job has finished here."""
+LAYER_S = 0.002
+"""What a layer takes with one micro-batch, forward and backward, however small it is."""
+GPU_FLOPS = 60e12
+"""The same of a current GPU in bf16."""
 
 
 class Machine(NamedTuple):
@@ -67,6 +78,10 @@ class Facts:
     num_rows: int = 0
     lengths: Lengths | None = None
     has_eval_dataset: bool = False
+    num_held_out: int = 0
+    """Rows that the data itself holds out."""
+    num_eval_rows: int = 0
+    """Rows of the dataset that is for evaluation alone."""
 
 
 class Choice(NamedTuple):
@@ -84,6 +99,7 @@ def choose(recipe: Recipe, given: Mapping[str, Any], facts: Facts, *, auto: bool
     if not facts.num_rows or "learning_rate" not in recipe.params.model_fields:
         return Choice(checked.model_dump(mode="json"), {}, {})
     picker = _Picker(recipe, given, checked.model_dump(), facts)
+    picker.own_split()
     if auto:
         picker.pick_all()
     params = check_params(recipe, {**given, **picker.picked}).model_dump(mode="json")
@@ -103,6 +119,17 @@ class _Picker:
             self.picked[name] = self.params[name] = value
             self.reasons[name] = reason
 
+    def own_split(self) -> None:
+        """What the data itself holds out is held out, whatever share is asked for, unless `split_by` is another."""
+        facts = self.facts
+        if not facts.num_held_out or self.params.get("split_by") != "file" or facts.has_eval_dataset:
+            return
+        share = round(facts.num_held_out / facts.num_rows, 6)
+        self.picked["validation_split"] = self.params["validation_split"] = share
+        self.reasons["validation_split"] = (
+            f"The data itself holds out {facts.num_held_out:,} of {facts.num_rows:,} rows; split_by: content draws others."
+        )
+
     def pick_all(self) -> None:
         self.held_out()
         if self.params["max_steps"] is None:
@@ -114,15 +141,34 @@ class _Picker:
 
     def held_out(self) -> None:
         rows = self.facts.num_rows
+        if "validation_split" in self.picked:
+            return
         if self.facts.has_eval_dataset:
             self.set("validation_split", 0.0, "A separate held-out dataset is given, so all rows are trained on.")
         elif rows < 10:
             self.set("validation_split", 0.0, f"{rows} rows are too few to hold any out.")
+        elif (reads := self._rows_read()) < rows:
+            count = min(MAX_EVAL_ROWS, max(reads // 10, min(rows // 10, LEAST_EVAL_ROWS)))
+            why = f"{count:,} rows are held out: the run's steps learn from {reads:,} of {rows:,} rows only."
+            self.set("validation_split", float(f"{count / rows:.6g}"), why)
         elif rows * 0.1 > MAX_EVAL_ROWS:
             share = round(MAX_EVAL_ROWS / rows, 6)
             self.set("validation_split", share, f"{MAX_EVAL_ROWS:,} held-out rows of {rows:,} measure well enough.")
         else:
             self.set("validation_split", 0.1, f"A tenth of {rows:,} rows is held out.")
+
+    def _rows_read(self) -> int:
+        """Rows that the run learns from: all, unless its steps are too few for them."""
+        rows, steps = self.facts.num_rows, self.params["max_steps"]
+        if steps is None:
+            return rows
+        a_step = usual_rows_a_step(rows)
+        if "batch_size" in self.given:
+            accumulated = max(1, a_step // self.params["batch_size"])
+            if "gradient_accumulation_steps" in self.given:
+                accumulated = self.params["gradient_accumulation_steps"]
+            a_step = self.params["batch_size"] * accumulated
+        return min(rows, steps * a_step)
 
     def max_length(self) -> None:
         lengths, model = self.facts.lengths, self.facts.model
@@ -146,7 +192,7 @@ class _Picker:
 
     def batch(self) -> None:
         rows, machine = self.facts.num_rows, self.facts.machine
-        effective = 8 if rows < 1000 else 16 if rows < 10_000 else 32
+        effective = usual_rows_a_step(rows)
         if "gradient_accumulation_steps" in self.given:
             effective = max(1, effective // self.params["gradient_accumulation_steps"])
         room = int(machine.memory_bytes * USABLE)
@@ -164,7 +210,9 @@ class _Picker:
         accumulation = max(1, effective // micro)
         sums = f"{_gib(self._memory(micro))} of {_gib(machine.memory_bytes)} on the {machine.device}"
         self.set(
-            "batch_size", micro, f"{micro} row(s) of up to {self.params['max_length']:,} tokens take about {sums}."
+            "batch_size",
+            micro,
+            f"About {sums} for {plural(micro, 'row')} of up to {self.params['max_length']:,} tokens.",
         )
         if "batch_size" in self.given and micro > effective:
             self.set("gradient_accumulation_steps", 1, "The batch is large enough without.")
@@ -180,10 +228,31 @@ class _Picker:
         ratio = 0.03 if total >= 200 else 0.1
         if self.params["warmup_steps"] is None:
             self.set("warmup_ratio", ratio, f"{max(1, round(total * ratio))} of {total:,} steps to warm up.")
-        tenth = max(1, total // 10)
+        often = cadence(self._work(total))
         if self.params["validation_split"] or self.facts.has_eval_dataset:
-            self.set("eval_steps", tenth, f"About ten evaluations in {total:,} steps.")
-        self.set("save_steps", tenth, f"About ten checkpoints in {total:,} steps: at most a tenth is ever repeated.")
+            self.set("eval_steps", often.eval_steps, often.eval_reason)
+        self.set("save_steps", often.save_steps, often.save_reason)
+
+    def _work(self, total: int) -> Work:
+        params, facts = self.params, self.facts
+        batches = params["gradient_accumulation_steps"]
+        held_out = facts.num_eval_rows or round(facts.num_rows * params["validation_split"])
+        model = facts.model
+        trained = trained_weights(self.recipe, params, model) if model else 0
+        step_s = 0.0
+        if model:
+            length = min(facts.lengths.mean or facts.lengths.median, params["max_length"]) if facts.lengths else 0
+            flop = params["batch_size"] * batches * length * flop_per_token(self.recipe, params, model)
+            step_s = max(flop / guessed_flops(facts.machine.device), batches * model.num_layers * LAYER_S)
+        return Work(
+            total_steps=total, held_out_rows=held_out, batch_rows=params["batch_size"], batches=batches,
+            forward_share=1 / 2 if is_adapter(self.recipe) else 1 / 3, step_s=step_s,
+            checkpoint_bytes=int(trained * (4 + OPTIMIZER_BYTES[params["optimizer"]])), keeps_best=params["save_best_model"],
+        )  # fmt: skip
+
+
+def usual_rows_a_step(num_rows: int) -> int:
+    return 8 if num_rows < 1000 else 16 if num_rows < 10_000 else 32
 
 
 def is_adapter(recipe: Recipe) -> bool:
@@ -229,6 +298,11 @@ def total_steps(params: Mapping[str, Any], facts: Facts) -> int:
 def trained_weights(recipe: Recipe, params: Mapping[str, Any], model: ModelInfo) -> int:
     """How many weights the run changes; for named `target_modules` an upper bound."""
     return params["lora_r"] * model.linear_width if is_adapter(recipe) else model.num_parameters
+
+
+def flop_per_token(recipe: Recipe, params: Mapping[str, Any], model: ModelInfo) -> float:
+    """Operations of one token, forward and backward: see `duration.py`."""
+    return 4.0 * model.num_parameters + 2.0 * trained_weights(recipe, params, model)
 
 
 def memory_parts(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dict[str, int]:
@@ -283,6 +357,11 @@ def estimate(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dict[st
         "fits": None if facts.model is None else parts["total"] <= facts.machine.memory_bytes,
         "disk_bytes": disk,
     }
+
+
+def guessed_flops(device: str) -> float:
+    """Operations a second in training, before any job has finished here."""
+    return GPU_FLOPS if device == "cuda" else CORE_FLOPS * (os.cpu_count() or 1)
 
 
 def read_machine() -> Machine:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.validation import message_of
+from tunesmith.core.words import plural
 
 OTHER_NAMES = {
     "lr": "learning_rate",
@@ -47,8 +48,8 @@ def check_params(recipe: Recipe, given: dict[str, Any], *, prefix: str = "hyperp
         details = [_detail(recipe.params, problem, prefix) for problem in error.errors()]
     where = ", ".join(detail["loc"] for detail in details[:5])
     raise InvalidInput(
-        f"{len(details)} setting(s) of {recipe.name} cannot be used: {where}.",
-        hint="Each problem is named in details, with its place.",
+        f"{plural(len(details), 'setting')} of {recipe.name} cannot be used: {where}.",
+        hint="Each problem is named with its place.",
         details=details,
     )
 

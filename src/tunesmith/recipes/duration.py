@@ -6,18 +6,12 @@ trained (arXiv:2001.08361, section 2.1).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.core.recipe import Recipe
-from tunesmith.recipes.auto import Facts, trained_weights
-from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.auto import Facts, flop_per_token, guessed_flops
 
-CORE_FLOPS = 30e9
-"""What a core of a current CPU does in fp32 while training, operations a second; a guess until a job has finished here."""
-GPU_FLOPS = 60e12
-"""The same of a current GPU in bf16."""
 SAME, SIMILAR, GUESSED = 1.25, 2.0, 4.0
 """How far off an estimate may be, as a factor: from the same model and method, from another model, from no job at all."""
 
@@ -35,13 +29,9 @@ class Pace(NamedTuple):
 
 def guessed_pace(device: str) -> Pace:
     """Before any job has finished here."""
-    flops = GPU_FLOPS if device == "cuda" else CORE_FLOPS * (os.cpu_count() or 1)
-    return Pace(flops, GUESSED, "No job has finished on this machine yet, so the time is a rough guess.")
-
-
-def flop_per_token(recipe: Recipe, params: Mapping[str, Any], model: ModelInfo) -> float:
-    """Operations of one token, forward and backward."""
-    return 4.0 * model.num_parameters + 2.0 * trained_weights(recipe, params, model)
+    return Pace(
+        guessed_flops(device), GUESSED, "No job has finished on this machine yet, so the time is a rough guess."
+    )
 
 
 def num_tokens(params: Mapping[str, Any], facts: Facts, total_steps: int) -> float | None:

@@ -45,7 +45,7 @@ class SftParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     learning_rate: float = Field(2e-4, gt=0, le=1.0, json_schema_extra=about("basic", usual=(1e-5, 5e-4)))
-    """Peak learning rate: how big each step is. Too high and the loss jumps about, too low and little is learnt."""
+    """Peak learning rate: how big each step is. Too high and the loss jumps about, too low and little is learned."""
     batch_size: int = Field(4, ge=1, le=4096, json_schema_extra=about("batching", "rows", usual=(1, 64)))
     """Rows per micro-batch and device: more are faster and take more memory."""
     gradient_accumulation_steps: int = Field(
@@ -59,13 +59,17 @@ class SftParams(BaseModel):
     epochs: float = Field(3.0, gt=0, le=1000, json_schema_extra=about("basic", "passes", usual=(1, 10)))
     """Passes over the training rows. More learn the rows better, too many learn them by heart."""
     max_steps: int | None = Field(
-        None, ge=1, le=10_000_000, title="Most steps", json_schema_extra=about("basic", "steps")
+        None, ge=1, le=10_000_000, title="Maximum steps", json_schema_extra=about("basic", "steps")
     )
     """Optimizer steps; overrides `epochs` when set. A few make a quick trial."""
     max_length: int = Field(
-        1024, ge=16, le=1_048_576, title="Longest row", json_schema_extra=about("data", "tokens", usual=(128, 8192))
+        1024,
+        ge=16,
+        le=1_048_576,
+        title="Maximum sequence length",
+        json_schema_extra=about("data", "tokens", usual=(128, 8192)),
     )
-    """Longest row, tokens; longer rows are cut at the end."""
+    """Tokens of a row; longer rows are cut at the end."""
     warmup_steps: int | None = Field(None, ge=0, title="Warm-up steps", json_schema_extra=about("optimizer", "steps"))
     """Optimizer steps of linear warm-up; overrides `warmup_ratio` when set."""
     warmup_ratio: float = Field(
@@ -120,6 +124,10 @@ class SftParams(BaseModel):
     """When to stop before the last step."""
     save_best_model: bool = Field(True, title="Keep the best weights", json_schema_extra=about("saving"))
     """Leave the weights with the best held-out loss rather than the last ones, when there is a held-out split."""
+    comparison_questions: int = Field(
+        3, ge=0, le=10, title="Questions before and after", json_schema_extra=about("saving", "questions", usual=(0, 3))
+    )
+    """Held-out questions that the base and the tuned model answer at the end, in a tenth of the training time or 10 seconds; 0 asks none."""
     logging_steps: int = Field(1, ge=1, title="Log every", json_schema_extra=about("tracking", "steps", usual=(1, 10)))
     """Optimizer steps between two points of the curve."""
     report_to: list[Tracker] = Field([], title="Other trackers", json_schema_extra=about("tracking"))
@@ -130,8 +138,9 @@ class SftParams(BaseModel):
     """Noise on the input embeddings while training (NEFTune, arXiv:2310.05914); 5 to 15 is usual."""
     system_prompt: str | None = Field(None, max_length=20_000, json_schema_extra=about("data"))
     """Put before every conversation that has no system message."""
-    split_by: Literal["content", "rows"] = Field("content", title="Hold out by", json_schema_extra=about("data"))
-    """`content` keeps equal rows on one side, so that no held-out row is learned too; `rows` draws each row by itself."""
+    split_by: Literal["file", "content", "rows"] = Field("file", title="Hold out by", json_schema_extra=about("data"))
+    """`file` holds out what the data itself calls validation or test, else as `content`, which keeps equal rows on one side,
+    so that no held-out row is learned too; `rows` draws each row by itself."""
     allow_truncation: bool = Field(False, title="Allow rows to lose something", json_schema_extra=about("data"))
     """Train even when more than 3 % of the rows lose their end of turn or an answer; without it such a job is refused."""
     tool_calls: Literal["template", "ready", "text"] = Field(
@@ -146,6 +155,9 @@ class SftParams(BaseModel):
         "refuse", title="Rows that rate answers", json_schema_extra=about("data")
     )
     """Preference pairs and rows with a good-or-bad label: refuse them, or learn the good answers and leave the bad ones out."""
+
+    skip_bad_rows: bool = Field(False, title="Skip bad rows", json_schema_extra=about("data"))
+    """Train without the rows that cannot be used, and name them in the job; otherwise a job on data with errors is refused."""
 
     @model_validator(mode="before")
     @classmethod

@@ -115,6 +115,7 @@ def _add_bad(found: RowFacts, told: dict[str, Any], is_refused: bool) -> None:
         found.bad.append(told)
     if is_refused:
         found.num_refused += 1
+        found.refused_rows.append(told["row"])
         found.refused = found.refused or told
 
 
@@ -187,7 +188,9 @@ def carry_out(request: Request) -> None:
     out = Path(request.out_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
     options = Options(**request.options)
-    tokenizer = load_tokenizer(request.model.path, revision=request.model.revision, offline=True)
+    tokenizer = load_tokenizer(
+        request.model.path, revision=request.model.revision, offline=True, adapter=request.model.adapter_path
+    )
     if options.tool_calls == "ready":
         give_tools(tokenizer)
     with Renderer(tokenizer) as template, new_folder(out) as folder:

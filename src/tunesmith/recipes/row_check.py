@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.core.words import plural, rows_named
 from tunesmith.recipes.auto import Lengths
 from tunesmith.recipes.shapes import RATED_SHAPES
 
@@ -39,6 +41,8 @@ class Tally(BaseModel):
     named: dict[str, list[int]] = Field(default_factory=dict)
     longest: int = 0
     """Tokens of the longest text."""
+    skipped: list[int] = Field(default_factory=list)
+    """All rows that cannot be learned from, where they are left out; not counted in `num_rows`."""
 
     def add(self, code: str, row: int) -> None:
         rows = self.named.setdefault(code, [])
@@ -49,6 +53,60 @@ class Tally(BaseModel):
             rows.append(row)
         else:
             rows[-1] = row
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """Rows of a dataset that cannot be used for training, as its validation found them."""
+
+    rows: Sequence[int]
+    """Numbers from 1, ascending; of more than 10,000 the first."""
+    count: int
+    why: str
+    """What is wrong with them, in sentences."""
+    unread: str = ""
+    """Lines of the file that are no rows because they could not be read, in a sentence."""
+
+    def problem(self, name: str) -> str:
+        """What stands in the way of a job on the dataset `name`."""
+        there = (
+            f"{plural(self.count, 'row')} of {name} cannot be used for training: {rows_named(self.rows, self.count)}."
+        )
+        return " ".join(part for part in (there if self.count else "", self.why, self.unread) if part)
+
+    def skipped(self, name: str) -> str:
+        """What a job does that leaves them out."""
+        there = f"Skips {plural(self.count, 'row')} of {name} that cannot be used for training: {rows_named(self.rows, self.count)}."
+        return " ".join(part for part in (there if self.count else "", self.unread) if part)
+
+
+ROW_ERRORS = ("empty_rows", "bad_rows", "bad_conversation", "answer_lists", "tags_do_not_fit")
+"""Findings about rows that are there and cannot be used."""
+LINE_ERRORS = ("ragged_lines", "bad_json")
+"""Findings about lines of the file that became no rows."""
+SKIP_REMEDY = "Skip them with skip_bad_rows: true, or repair the dataset with drop_bad_rows."
+
+
+def known_bad_rows(findings: Sequence[Mapping[str, Any]]) -> BadRows | None:
+    """What the findings of a version's validation, as they are stored, say of its rows; None where nothing is wrong."""
+    errors = [finding for finding in findings if finding["level"] == "error" and finding["code"] in ROW_ERRORS]
+    lines = [finding for finding in findings if finding["level"] == "error" and finding["code"] in LINE_ERRORS]
+    if not errors and not lines:
+        return None
+    unread = [f"{f['message']} ({rows_named(f['rows'], f['count'], one='line')} of the file)" for f in lines]
+    return BadRows(
+        sorted({row for finding in errors for row in finding["rows"]}), sum(finding["count"] for finding in errors),
+        " ".join(_sentence(_why(finding["message"])) for finding in errors), " ".join(map(_sentence, unread)),
+    )  # fmt: skip
+
+
+def _why(message: str) -> str:
+    """A finding's message without the count, which is told for all of them together."""
+    return message.partition(" cannot be used for training. ")[2] or message
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 class Remark(NamedTuple):
@@ -87,6 +145,8 @@ class RowFacts(BaseModel):
     refused: dict[str, Any] | None = None
     """The first of those that the chat template refuses: `{row, message, hint}`."""
     num_refused: int = 0
+    refused_rows: list[int] = Field(default_factory=list)
+    """Rows that the chat template refuses; they are in `bad` too."""
     unused_columns: list[str] = Field(default_factory=list)
     """Columns whose names change what a row means and that have no role."""
     rated_bad: int = 0
@@ -183,15 +243,33 @@ def checks(facts: RowFacts, params: Mapping[str, Any]) -> list[Remark]:
     found = remarks(facts.tally(params["max_length"]), params["max_length"], what=part)
     if params.get("allow_truncation"):
         found = [remark._replace(is_refused=False) for remark in found]
-    if facts.refused:
+    if facts.refused and not params.get("skip_bad_rows"):
         row, message = facts.refused["row"], facts.refused["message"]
-        sentence = f"{facts.num_refused} of {facts.looked_at:,} rows{part} cannot be learned from. Row {row}: {message}"
+        named = rows_named(facts.refused_rows, facts.num_refused)
+        sentence = (
+            f"The model's chat template refuses {facts.num_refused:,} of {facts.looked_at:,} rows{part}: {named}. "
+            f"Row {row}: {message}"
+        )
+        hint = f"{facts.refused['hint']} Or skip them with skip_bad_rows: true.".strip()
         found.insert(
-            0, Remark("refused_by_template", sentence, facts.refused["hint"], "error", is_refused=True, rows=[row])
+            0, Remark("refused_by_template", sentence, hint, "error", is_refused=True, rows=facts.refused_rows)
         )
     if facts.unused_columns:
         hint = "Give them a role in the dataset's column mapping where they belong to what is learned."
         found.append(Remark("unused_columns", f"These columns are not used: {', '.join(facts.unused_columns)}.", hint))
+    return found
+
+
+def skipped(bad: BadRows | None, facts: RowFacts | None, name: str) -> list[Remark]:
+    """What a job says that leaves such rows out."""
+    found = []
+    if bad:
+        found.append(Remark("rows_skipped", bad.skipped(name), rows=bad.rows))
+    if facts and facts.num_refused:
+        part = "" if facts.is_whole else f" of the {facts.looked_at:,} that were looked at"
+        named = rows_named(facts.refused_rows, facts.num_refused)
+        sentence = f"Skips {plural(facts.num_refused, 'row')}{part} that the model's chat template refuses: {named}."
+        found.append(Remark("rows_skipped", sentence, rows=facts.refused_rows))
     return found
 
 

@@ -19,6 +19,7 @@ from tunesmith.core.job_dir import JobDir, read_new_events, whole_lines_bytes, w
 from tunesmith.core.job_spec import Failure, JobSpec, Launch, ResourceRequest
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.rounds import Rounds, carried_on
+from tunesmith.core.words import plural
 from tunesmith.executors.base import Executor, Observation, Order
 from tunesmith.executors.identity import boot_id
 from tunesmith.executors.local import LocalExecutor
@@ -131,7 +132,7 @@ class Scheduler(Rounds):
         """Take in new events; whether that was all."""
         found = read_new_events(job_dir.events, job.events_offset)
         if found.bad_lines:
-            log.warning("job %s wrote %s line(s) that are no events", job.id, found.bad_lines)
+            log.warning("job %s wrote %s that could not be read as events", job.id, plural(found.bad_lines, "line"))
         if found.next_offset != job.events_offset:
             life.record_events(job, found.events, found.next_offset)
             return read_new_events(job_dir.events, found.next_offset).next_offset == found.next_offset

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.words import plural
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def place(queue: Sequence[Waiting], machine: Machine, now: datetime) -> Placemen
 def not_yet(job: Waiting, machine: Machine, now: datetime) -> str | None:
     """Why its time has not come, or None."""
     if job.not_before and now < job.not_before:
-        return f"it starts at {job.not_before:%Y-%m-%d %H:%M} UTC"
+        return f"it starts at {job.not_before.astimezone():%Y-%m-%d %H:%M %Z}"
     if job.off_peak and not machine.is_off_peak:
         return f"it starts in off-peak hours, {machine.off_peak}"
     if job.after_job_id is None or job.after_status is None or job.after_status == JobStatus.COMPLETED:
@@ -99,11 +100,11 @@ def _slots_missing(machine: Machine) -> str:
 
 def _gpus_missing(job: Waiting, machine: Machine, free: Sequence[int], blocked_by: int | None) -> str | None:
     if job.num_gpus > machine.num_gpus:
-        return f"it needs {job.num_gpus} GPU(s) and this machine has {machine.num_gpus}"
+        return f"it needs {plural(job.num_gpus, 'GPU')} and this machine has {machine.num_gpus}"
     if blocked_by is not None:
         return f"job {blocked_by} is before it and waits for GPUs"
     if job.num_gpus > len(free):
-        return f"it needs {job.num_gpus} GPU(s); {len(free)} of {machine.num_gpus} are free"
+        return f"it needs {plural(job.num_gpus, 'GPU')}; {len(free)} of {machine.num_gpus} are free"
     return None
 
 

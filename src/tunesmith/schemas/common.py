@@ -58,8 +58,8 @@ class ErrorBody(BaseModel):
     """Every error of the API."""
 
     error: str = Field(examples=["invalid_input"])
-    message: str = Field(examples=["1 value(s) cannot be used: hyperparameters.learning_rate."])
-    hint: str = Field("", examples=["Each problem is named in details, with its place."])
+    message: str = Field(examples=["1 value cannot be used: hyperparameters.learning_rate."])
+    hint: str = Field("", examples=["Each problem is named with its place."])
     details: list[dict[str, Any]] = Field(
         default_factory=list,
         examples=[[{"loc": "hyperparameters.learning_rate", "message": "must be more than 0"}]],

@@ -6,10 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 from tunesmith.core.acting import Visibility
 from tunesmith.schemas.common import Wire
+from tunesmith.schemas.read_options import FileLayout, ReadOptions
 
 
 class DatasetStatus(StrEnum):
@@ -41,6 +42,8 @@ class DatasetRead(BaseModel):
     file_name: str
     format: str | None
     """csv, tsv, json, jsonl, parquet, xlsx, text, zip, conll; as detected."""
+    encoding: str | None = None
+    """What the text of the file was in."""
     size_bytes: int
     """Of the original file."""
     sha256: str
@@ -51,6 +54,10 @@ class DatasetRead(BaseModel):
     """Recognised row shape, e.g. `question_answer`."""
     mapping: dict[str, str]
     """Role → column."""
+    reading: ReadOptions = Field(default_factory=ReadOptions)
+    """How it was said that the file is read; empty where all was detected."""
+    layout: FileLayout = Field(default_factory=FileLayout)
+    """What was found in the file."""
     num_rows: int | None
     num_columns: int | None
     columns: list[str]
@@ -60,16 +67,27 @@ class DatasetRead(BaseModel):
     updated_at: datetime
 
 
-class DatasetUpdate(Wire):
-    """Fields to change; absent ones stay. A new mapping makes a new version."""
+class DatasetUpdate(ReadOptions):
+    """Fields to change; absent ones stay. Another shape or mapping makes a new version; any other reading option reads the
+    original file again, without the repairs and edits made since, and null there goes back to what is detected."""
 
     name: str | None = Field(None, min_length=1, max_length=200)
     description: str | None = Field(None, max_length=10_000)
     tags: list[str] | None = Field(None, max_length=50)
-    shape: str | None = Field(None, max_length=50)
-    mapping: dict[str, str] | None = None
     visibility: Visibility | None = None
     """`team`: everybody with an account sees it and may train on it; changing it stays its owner's."""
+
+
+REPAIRS = {
+    "empty_rows": "drop_empty",
+    "bad_rows": "drop_bad_rows",
+    "bad_conversation": "drop_bad_rows",
+    "tags_do_not_fit": "drop_bad_rows",
+    "answer_lists": "answer_lists",
+    "duplicates": "drop_duplicates",
+    "mojibake": "fix_encoding",
+}
+"""Code of a finding → the repair that fixes it."""
 
 
 class Finding(BaseModel):
@@ -79,12 +97,20 @@ class Finding(BaseModel):
     code: str
     """Stable name, e.g. `missing_column`, `empty_rows`, `duplicates`."""
     message: str
-    """For a person, e.g. "Found 5 empty rows"."""
+    """For a person, e.g. "5 empty rows"."""
     hint: str = ""
     column: str | None = None
     rows: list[int] = Field(default_factory=list)
-    """Row numbers, from 1, of the first such rows (at most 100)."""
+    """Row numbers, from 1; of more than 10,000 such rows the first."""
+    lines: list[int] = Field(default_factory=list)
+    """Where those rows begin in the file: lines, or rows of a sheet. Empty where that is not known, or the same."""
     count: int = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def repair(self) -> str | None:
+        """Which repair fixes it: a field of the repairs; null where it takes a person."""
+        return REPAIRS.get(self.code)
 
 
 class ValidationReport(BaseModel):
@@ -136,6 +162,7 @@ class UploadPreview(BaseModel):
     format: str
     encoding: str | None
     """What the text was in; null for binary formats."""
+    layout: FileLayout
     shape: str
     mapping: dict[str, str]
     columns: list[str]
@@ -165,14 +192,6 @@ class UploadState(BaseModel):
     """Bytes that have come."""
 
 
-class UploadRead(Wire):
-    """How an upload is to be read. What is left out is told by its content."""
-
-    shape: str | None = Field(None, max_length=50)
-    mapping: dict[str, str] | None = None
-    """Role → column; needs `shape`."""
-
-
 class RepairRequest(Wire):
     """Which repairs to make; they run in the order of the fields."""
 
@@ -184,6 +203,8 @@ class RepairRequest(Wire):
     """Cut blanks from both ends of every text."""
     drop_empty: bool = False
     """Drop rows in which a required column is empty."""
+    drop_bad_rows: bool = False
+    """Drop rows that cannot be used for training, empty ones too: those that a job with `skip_bad_rows` leaves out."""
     drop_duplicates: bool = False
     """Keep the first of equal rows."""
     length_bounds: bool = False
@@ -194,7 +215,7 @@ class RepairRequest(Wire):
     max_output_chars: int = Field(1024, ge=1)
 
 
-class FromUrl(Wire):
+class FromUrl(ReadOptions):
     """A file that the server fetches itself."""
 
     url: str = Field(min_length=1, max_length=2048, examples=["https://example.org/support.jsonl"])
@@ -204,7 +225,7 @@ class FromUrl(Wire):
     description: str = Field("", max_length=10_000)
 
 
-class UploadCommit(UploadRead):
+class UploadCommit(ReadOptions):
     """The dataset that an upload becomes."""
 
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
@@ -289,7 +310,7 @@ class VersionRead(BaseModel):
     size_bytes: int
     shape: str | None
     mapping: dict[str, str]
-    origin: Literal["upload", "repair", "mapping", "edit"]
+    origin: Literal["upload", "reading", "repair", "mapping", "edit"]
     base: str | None = None
     """Digest of the version that it was made from; null for an upload."""
     changes: list[RepairStep]

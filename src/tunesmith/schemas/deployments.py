@@ -77,7 +77,7 @@ class DeploymentCreate(Wire):
     """A model to put in use."""
 
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,78}[a-z0-9])?$", examples=["support-bot"])
-    """What callers name as `model`: small letters, digits, dots and dashes."""
+    """Name used in API calls as `model`: small letters, digits, dots and dashes."""
     model: str = Field(min_length=1, max_length=500, examples=["support-bot@champion", "job:7"])
     target: TargetName = "local"
     settings: dict[str, Any] = Field(default_factory=dict)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 from tunesmith.core.acting import Scope, Visibility
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import JobStatus, Phase, Priority
+from tunesmith.schemas.before_after import Turn
 from tunesmith.schemas.common import Wire
 
 
@@ -160,6 +161,8 @@ class JobRead(BaseModel):
     remaining_s: float | None
     sparkline: list[float]
     """The loss over the whole run, in few points."""
+    values: dict[str, Any] | None = None
+    """Of a list: the values that `columns` asks for."""
     created_at: datetime
     queued_at: datetime | None
     started_at: datetime | None
@@ -212,6 +215,8 @@ class Diagnosis(BaseModel):
     severity: Literal["info", "warning", "error"]
     message: str
     advice: str
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Hyperparameters of a new job that deals with it; empty where there is no one answer."""
 
 
 class JobEvent(BaseModel):
@@ -281,7 +286,7 @@ class PlanCheck(BaseModel):
     """One thing about the rows under this model and these settings."""
 
     code: str
-    """`rows_cut`, `rows_left_out`, `lost_turns`, `lost_text`, `rewritten_turns`, `no_end_mark`, `doubled_marks`, …"""
+    """`rows_cut`, `rows_left_out`, `lost_turns`, `lost_text`, `rewritten_turns`, `no_end_mark`, `doubled_marks`, `rows_skipped`, …"""
     level: Literal["info", "warning", "error"]
     message: str
     hint: str = ""
@@ -377,6 +382,9 @@ class JobSample(BaseModel):
     """What a finished model answered when it was checked."""
 
     prompt: str
+    """The last message before the answer."""
+    turns: list[Turn] = Field(default_factory=list)
+    """All of what comes before the answer; empty for jobs of earlier versions."""
     expected: str = ""
     """What the held-out row says; empty when there was none."""
     answer: str

@@ -129,7 +129,7 @@ class ImportCreate(Wire):
     """A model from outside: a folder or a GGUF file on the server, or what a completed job has made."""
 
     path: str | None = Field(None, max_length=4096, examples=["my-model"])
-    """Below the home folder's `models`, or in a folder that the administrator allows (TUNESMITH_IMPORT_DIRS)."""
+    """Below the home folder's `models`, or in a folder that the administrator allows (TUNESMITH_MODEL_DIRS)."""
     job_id: int | None = Field(None, ge=1, lt=2**63)
     name: str | None = Field(None, max_length=120, examples=["support-bot"])
     """The folder's or the job's when left out."""

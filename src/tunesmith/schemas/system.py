@@ -253,7 +253,9 @@ class ActivityDay(BaseModel):
     failed: int = 0
     cancelled: int = 0
     open: int = 0
-    """Not over yet."""
+    """Running or paused."""
+    waiting: int = 0
+    """Queued, or not started yet."""
 
 
 class Attention(BaseModel):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import httpx
 
 from tunesmith.core.job_status import JobStatus
-from tunesmith.schemas.jobs import JobEvent
-from tunesmith.sdk.connection import Connection, error_from
+from tunesmith.schemas.jobs import ChatAnswer, JobEvent
+from tunesmith.sdk.connection import Connection, error_from, json_of
 
+Messages = Sequence[dict[str, str]] | str
+"""A conversation, or one question."""
 WAIT_S = 1.0
 GIVE_UP_S = 120.0
 """How long a server may be away before following ends with an error."""
@@ -86,3 +88,15 @@ def chat(connection: Connection, path: str, body: dict[str, Any]) -> Iterator[st
                         yield text
     except httpx.TransportError as error:
         raise connection._unreachable(error) from None
+
+
+def ask(
+    connection: Connection, path: str, messages: Messages, options: dict[str, Any], *, stream: bool
+) -> Iterator[str] | ChatAnswer:
+    """Talk to a model: its answer, or with `stream` the pieces as they come."""
+    talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    body = {**options, "messages": talk}
+    if stream:
+        return chat(connection, path, {**body, "stream": True})
+    answer = connection.request("POST", path, json={**body, "stream": False}, timeout=600)
+    return ChatAnswer.model_validate(json_of(answer))

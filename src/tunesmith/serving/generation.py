@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.templates import Renderer
+from tunesmith.recipes.chat_template import own_template
 from tunesmith.serving.adapters import Adapters
 from tunesmith.serving.batching import Answer, Batcher, Piece, not_computed
 from tunesmith.serving.grammar import Grammar, Grammars
@@ -46,8 +48,12 @@ class Model:
         set_threads(self.threads)
         self.device = pick_device()
         dtype = pick_dtype(self.device, None, fp16=False)
-        self.tokenizer = load_tokenizer(self.base_path, revision=self.revision, offline=self.offline)
+        self.tokenizer = load_tokenizer(
+            self.base_path, revision=self.revision, offline=self.offline, adapter=self.merged_adapter
+        )
         self.template = Renderer(self.tokenizer)
+        self._own_templates: dict[str, Renderer] = {}
+        """Of adapters that were trained with another chat template than the base's, by its text."""
         ref = ModelRef(name="base", path=self.base_path, revision=self.revision, adapter_path=self.merged_adapter)
         base: Any = load_causal_lm(ref, dtype=dtype, device=self.device, offline=self.offline)
         base.eval()
@@ -83,7 +89,7 @@ class Model:
     ) -> Iterator[Piece]:
         """Pieces of the answer as they come: to a conversation, or of a text that goes on. Raises `TooMany` when too many
         wait, `InvalidInput` when it cannot fit or the model's chat template refuses it."""
-        prompt = self._prompt(asked, answers=True)
+        prompt = self._prompt(asked, adapter_path, answers=True)
         room = self.context_tokens - prompt.shape[1]
         sampling = replace(sampling, max_tokens=min(room, sampling.max_tokens or room))
         if self.batcher.waiting >= self.most_waiting:
@@ -104,19 +110,19 @@ class Model:
                 return [float(number) for number in torch.nn.functional.normalize(mean, dim=0)]
 
         try:
-            prompts = [self._prompt(text, answers=False) for text in texts]
+            prompts = [self._prompt(text, None, answers=False) for text in texts]
             return [self.batcher.call(vector, prompt) for prompt in prompts], sum(each.shape[1] for each in prompts)
         except RuntimeError as error:
             raise not_computed(error) from error
 
-    def _prompt(self, asked: Sequence[Message] | Prompt, *, answers: bool) -> torch.Tensor:
+    def _prompt(self, asked: Sequence[Message] | Prompt, adapter_path: str | None, *, answers: bool) -> torch.Tensor:
         """(1, tokens), with room for an answer of one at least."""
         if isinstance(asked, tuple):
             ids = torch.tensor([asked], dtype=torch.long)
             if ids.numel() and int(ids.max()) >= self.adapters.base.get_input_embeddings().num_embeddings:
                 raise InvalidInput("A token's number is over the model's vocabulary.", details=[{"loc": "prompt"}])
         else:
-            text = asked if isinstance(asked, str) else self._rendered(asked)
+            text = asked if isinstance(asked, str) else self._rendered(asked, adapter_path)
             ids = self.tokenizer(text, add_special_tokens=text is asked, return_tensors="pt")["input_ids"]
         if ids.shape[1] == 0:
             raise InvalidInput("The text is empty.", details=[{"loc": "prompt", "message": "empty"}])
@@ -129,11 +135,21 @@ class Model:
             )
         return ids.long().to(self.device)
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
-        """Raises `InvalidInput` for what the template refuses, and for calls and answers of tools that it leaves out."""
+    def _template_for(self, adapter_path: str | None) -> Renderer:
+        own = own_template(adapter_path, self.base_path)
+        if not own:
+            return self.template
+        if own not in self._own_templates:
+            tokenizer = copy(self.tokenizer)
+            tokenizer.chat_template = own
+            self._own_templates[own] = Renderer(tokenizer)
+        return self._own_templates[own]
+
+    def _rendered(self, messages: Sequence[Message], adapter_path: str | None) -> str:
+        """With the chat template that the adapter was trained with. Raises `InvalidInput` for what the template refuses, and for calls and answers of tools that it leaves out."""
         told = self.limits.fitted(messages)
         try:
-            text = self.template.render([_for_template(message) for message in told], prompt=True)
+            text = self._template_for(adapter_path).render([_for_template(message) for message in told], prompt=True)
         except (BadData, JobFailure) as error:
             hint = error.hint or "Leave out the system message, or let user and assistant take turns."
             raise InvalidInput(error.message, hint=hint, details=[{"loc": "messages", "message": "refused"}]) from None

@@ -13,6 +13,7 @@ import httpx
 
 from tunesmith.core.errors import Unavailable
 from tunesmith.core.inference import TemplateLimits, found_limits
+from tunesmith.core.job_dir import write_atomic
 from tunesmith.serving.process import Process
 
 LOOK_EVERY_S = 0.5
@@ -36,6 +37,10 @@ def serve(process: Process) -> None:
         modules = [f"adapter{number}={path}" for number, path in enumerate(spec.adapters)]
         command += ["--enable-lora", "--max-loras", str(len(modules)), "--max-lora-rank", str(MAX_LORA_RANK)]
         command += ["--lora-modules", *modules]
+    if spec.chat_template:
+        file = process.folder / "chat_template.jinja"
+        write_atomic(file, spec.chat_template.encode())
+        command += ["--chat-template", str(file)]
     environment = {**os.environ, "VLLM_API_KEY": process.token, "VLLM_NO_USAGE_STATS": "1"}
     if spec.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))

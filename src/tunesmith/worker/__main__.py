@@ -16,6 +16,7 @@ from tunesmith.core import progress
 from tunesmith.core.errors import FAILURE_HINTS, FailureCode, JobFailure
 from tunesmith.core.job_dir import JobDir, end_half_line, read_model
 from tunesmith.core.job_spec import DUMP_SIGNAL, ExitRecord, Failure, JobSpec, Launch, ModelRef
+from tunesmith.core.log_lines import Level
 from tunesmith.core.recipe import Outcome
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import refuse_unsafe_files
@@ -60,9 +61,18 @@ def work(job_dir: JobDir, launch: Launch, rank: int, signals: StopSignals) -> in
         traceback.print_exc()
         outcome, failure = "failed", classify(error)
     stop_sampling.set()
+    if run and run.is_main:
+        run.log.write(*last_line(outcome, failure))
     metrics = run.final_metrics if run else {}
     last_word.write(run, ExitRecord(attempt=launch.attempt, outcome=outcome, failure=failure, metrics=metrics))
     return 1 if failure else 0
+
+
+def last_line(outcome: str, failure: Failure | None) -> tuple[Level, str]:
+    """How the log ends."""
+    if failure:
+        return "error", f"Failed: {failure.message} {failure.hint}".strip()
+    return "info", f"The job is {outcome}."
 
 
 def prepare_environment(spec: JobSpec) -> None:

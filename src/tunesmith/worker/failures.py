@@ -22,6 +22,7 @@ from tunesmith.core.errors import (
 )
 from tunesmith.core.job_spec import Failure
 from tunesmith.core.validation import message_of
+from tunesmith.core.words import plural
 
 NOT_FOUND_CLASSES = {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "LocalEntryNotFoundError",
                      "GatedRepoError", "OfflineModeIsEnabled", "HFValidationError"}  # fmt: skip
@@ -122,7 +123,7 @@ def classify(error: BaseException) -> Failure:
         details = error.details
     elif isinstance(error, ValidationError):
         details = [{"loc": ".".join(map(str, p["loc"])), "message": message_of(p)} for p in error.errors()]
-        message = f"{len(details)} setting(s) cannot be used: {', '.join(d['loc'] for d in details[:5])}."
+        message = f"{plural(len(details), 'setting')} cannot be used: {', '.join(d['loc'] for d in details[:5])}."
     unexpected = code in (FailureCode.INTERNAL, FailureCode.OUT_OF_MEMORY, FailureCode.MODEL_NOT_FOUND)
     return Failure(
         code=code,

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from tunesmith.core.job_spec import Control, JobSpec
 from tunesmith.core.job_status import Phase
 from tunesmith.core.progress import moved
 from tunesmith.worker import checkpoints
+from tunesmith.worker.log import WorkerLog
 from tunesmith.worker.reporter import Fence, Reporter
 from tunesmith.worker.stopping import StopSignals
 
@@ -49,6 +50,7 @@ class Run:
         self._next_progress_s = 0.0
         self._observers: list[Callable[[Any], None]] = []
         self._reporter = Reporter(job_dir, attempt, self._fence) if self.is_main else None
+        self.log = WorkerLog(job_dir, attempt)
 
     def report(self, event: Any) -> None:
         """Append one event. Raises `Fenced` (SystemExit) when a newer attempt has taken over."""
@@ -56,6 +58,7 @@ class Run:
             moved()
         if self._reporter:
             self._reporter.append(event)
+            self.log.tell(event)
             for observer in self._observers:
                 observer(event)
 
@@ -78,10 +81,16 @@ class Run:
             self.report(ProgressEvent(phase=self._phase, done=done, total=total, unit=unit))
 
     def notice(
-        self, message: str, *, hint: str = "", level: Literal["info", "warning", "error"] = "info", code: str = ""
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        level: Literal["info", "warning", "error"] = "info",
+        code: str = "",
+        rows: Sequence[int] = (),
     ) -> None:
         """Something a person should read."""
-        self.report(NoticeEvent(message=message, hint=hint, level=level, code=code))
+        self.report(NoticeEvent(message=message, hint=hint, level=level, code=code, rows=list(rows)))
 
     def control(self) -> Control:
         """What is asked of the worker now. SIGTERM and a passed time limit count as `pause`. Raises `Fenced`."""

@@ -69,8 +69,17 @@ class Doorkeeper:
         return None
 
     def csrf_token(self, who: Identity) -> str:
-        """The same for as long as the login lasts; nobody can make it who cannot read the pages."""
-        return hmac.new(tokens.derive(self.secret, "csrf"), who.credential.encode(), "sha256").hexdigest()
+        """Good for as long as the login lasts; nobody can make it who cannot read the pages. Another one each time, so that the
+        size of compressed pages tells nothing of it."""
+        salt = secrets.token_hex(16)
+        return f"{salt}.{self._csrf_mark(who, salt)}"
+
+    def is_csrf_token(self, who: Identity, sent: str) -> bool:
+        salt, _, mark = sent.partition(".")
+        return hmac.compare_digest(mark.encode(), self._csrf_mark(who, salt).encode())
+
+    def _csrf_mark(self, who: Identity, salt: str) -> str:
+        return hmac.new(tokens.derive(self.secret, "csrf"), f"{who.credential} {salt}".encode(), "sha256").hexdigest()
 
     def is_still_good(self, who: Identity) -> bool:
         if who.via in ("session", "token"):

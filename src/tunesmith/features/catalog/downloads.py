@@ -57,7 +57,7 @@ def read(settings: Settings, download_id: int) -> DownloadRead:
     folder = folder_of(settings) / str(download_id)
     request = read_model(folder / "request.json", Request)
     if request is None:
-        raise NotFound(f"There is no download {download_id}.", hint="GET /models/downloads lists them.")
+        raise NotFound(f"There is no download {download_id}.", hint="See the list of downloads.")
     end, progress = read_model(folder / "end.json", End), read_model(folder / "progress.json", Progress)
     total, came = request.bytes_total, progress or Progress()
     status: DownloadStatus = end.status if end else "running" if progress else "queued"  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.features.catalog import library
+from tunesmith.features.catalog import hub, library
+from tunesmith.features.catalog.curated import MODELS as CURATED
 from tunesmith.features.catalog.library import WHOLE_MODEL_FILE, made_model
 from tunesmith.features.catalog.memory import needs
 from tunesmith.features.registry import service as registry
@@ -25,6 +27,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._
 JOB_NAME = re.compile(r"job:([1-9][0-9]{0,18})")
 MERGED_BASE = "base_model"
 """Artifact of a job that went on from an adapter: the base with that adapter merged in."""
+NEAR = 3
+"""Names that are told to who has misspelt one."""
 SCORES = ("eval_loss", "loss")
 """The metric that `score` sorts by, the first that a model has; lower is better."""
 
@@ -127,7 +131,7 @@ def check_seen(settings: Settings, session: Session, name: str) -> None:
     if "@" in name:
         registry.find_version(session, name)
     elif not job and "/" not in name and not find_base(settings, name) and not registry.has_name(session, name):
-        raise not_here(settings, name)
+        raise not_here(settings, name, session)
 
 
 def resolve_model(settings: Settings, session: Session | None, name: str) -> ModelRef:
@@ -146,8 +150,8 @@ def resolve_model(settings: Settings, session: Session | None, name: str) -> Mod
         return ModelRef(name=name, path=str(folder))
     if session is not None and "/" not in name and registry.has_name(session, name):
         return _of_registry(settings, session, name)
-    if settings.hub_offline or "/" not in name:
-        raise not_here(settings, name)
+    if "/" not in name or hub.why_not_asked(settings):
+        raise not_here(settings, name, session)
     return ModelRef(name=name, path=name)
 
 
@@ -201,13 +205,43 @@ def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
 
 def no_model(job_id: int) -> NotFound:
     return NotFound(
-        f"Job {job_id} has no finished model.", hint="Wait until it is completed; GET /models/ lists those that are."
+        f"Job {job_id} has no finished model.",
+        hint="Wait until it is completed; the list of models has those that are.",
     )
 
 
-def not_here(settings: Settings, name: str) -> NotFound:
-    """What to say of a model that is not at hand."""
-    names = [model.name for model in list_models(settings)][:10]
-    there = f"At hand: {', '.join(names)}." if names else "No model is at hand yet; tunesmith demo brings one."
-    offline = " The hub is switched off (TUNESMITH_HUB_OFFLINE)." if settings.hub_offline else ""
-    return NotFound(f"There is no model {name!r} here.{offline}", hint=there)
+def check_trainable(model: ModelRef) -> None:
+    """Raise `InvalidInput` for a model that is no more than a GGUF file."""
+    if model.path.lower().endswith(".gguf"):
+        raise InvalidInput(
+            "A GGUF file can be talked to and deployed, not trained.",
+            hint="Train its safetensors version.",
+            details=[{"loc": "model", "message": "a GGUF file can be talked to and deployed, not trained"}],
+        )
+
+
+def not_here(settings: Settings, name: str, session: Session | None = None) -> NotFound:
+    """What to say of a model that is not at hand. With a `session` registered names are looked at too."""
+    names = [model.name for model in list_models(settings)]
+    registered = registry.known_names(session) if session is not None else []
+    there = f"At hand: {', '.join(names[:10])}." if names else "No model is at hand yet; tunesmith demo brings one."
+    why_not = hub.why_not_asked(settings)
+    known = [*names, *registered, *([] if why_not else (model.name for model in CURATED))]
+    return NotFound(
+        f"There is no model {name!r} here.{f' {why_not}.' if why_not else ''}", hint=f"{meant(name, known)}{there}"
+    )
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """`Did you mean …? ` with up to three names that are nearly `name`; empty where there are none, and for a known name."""
+    wanted = (name.lower(), name.lower().rpartition("/")[2])
+    keys: dict[str, list[str]] = {}
+    for one in dict.fromkeys(known):
+        if one == name:
+            return ""
+        for key in dict.fromkeys((one.lower(), one.lower().rpartition("/")[2])):
+            keys.setdefault(key, []).append(one)
+    same = [text for text in wanted if text in keys]
+    alike = same or [key for text in wanted for key in difflib.get_close_matches(text, keys, n=NEAR, cutoff=0.75)]
+    found = list(dict.fromkeys(one for key in alike for one in keys[key] if one != name))[:NEAR]
+    return f"Did you mean {' or '.join(found)}? " if found else ""

@@ -225,7 +225,8 @@ def download(
     version: Digest = None,
     format: Literal["original", "parquet", "jsonl", "csv"] = "original",  # noqa: A002
 ) -> Response:
-    """The untouched original, or a version in another format. CSV for spreadsheets cannot start formulas."""
+    """The untouched original, or a version in another format. Lists and objects are values again in JSON Lines and Parquet; CSV
+    for spreadsheets cannot start formulas."""
     row = service.rows.get(dataset_id)
     headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
     if format == "original":
@@ -236,12 +237,13 @@ def download(
     found = service.version(dataset_id, version)
     path = files.version_dir(service.settings, dataset_id, found.digest) / "data.parquet"
     name = f"{row.name}.{format}"
-    if format == "parquet":
+    json_columns = found.about.get("json_columns", [])
+    if format == "parquet" and not json_columns:
         return FileResponse(path, media_type="application/octet-stream", filename=name, headers=headers)
     from urllib.parse import quote
 
     headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name)}"
-    return StreamingResponse(export(path, format), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(export(path, format, json_columns), media_type="application/octet-stream", headers=headers)
 
 
 declare(router, read=Scope.READ, write=Scope.TRAIN)

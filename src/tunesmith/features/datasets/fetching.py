@@ -12,9 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.core.errors import BadRequest, TooMany
 from tunesmith.core.outbound import checked_url, fetch
 from tunesmith.features.datasets import files
+from tunesmith.features.datasets.chosen_shape import check_reading
 from tunesmith.features.datasets.upload_api import make_dataset
 from tunesmith.http.session import State
 from tunesmith.schemas.datasets import DatasetRead, FromUrl
+from tunesmith.schemas.read_options import ReadOptions
 
 router = APIRouter()
 
@@ -30,7 +32,8 @@ _fetching: list[str] = []
 @router.post("/from-url", status_code=201, response_model=DatasetRead)
 async def from_url(body: FromUrl, request: Request, state: State) -> DatasetRead:
     """Fetch a file from a public address and make it a dataset; the same limits as for an upload."""
-    settings = state.settings
+    settings, options = state.settings, ReadOptions(**body.given())
+    check_reading(options)
     file_name = name_of(body.url)
     with _one_more(body.url):
         pieces = fetch(
@@ -44,7 +47,9 @@ async def from_url(body: FromUrl, request: Request, state: State) -> DatasetRead
                 if await request.is_disconnected():
                     raise BadRequest("Nobody waits for the file any more, so it is not fetched.")
             received = await run_in_threadpool(incoming.finish)
-            made = await run_in_threadpool(make_dataset, state, received, file_name, body.name, body.description)
+            made = await run_in_threadpool(
+                make_dataset, state, received, file_name, body.name, body.description, options
+            )
         finally:
             await run_in_threadpool(incoming.discard)
     state.wake_datasets()

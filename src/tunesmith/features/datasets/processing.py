@@ -33,6 +33,8 @@ FORSAKEN_S = 7 * 24 * 3600.0
 STALE_S = 60.0
 """Seconds without a sign of a worker after which another server may take over."""
 LOOK_EVERY_S = 2.0
+ORIGINS = {"ingest": "upload", "repair": "repair", "remap": "mapping", "edit": "edit"}
+"""Action → what a version is said to come from."""
 TRIES = 3
 """How often a dataset is tried whose child is killed each time. Why a child is killed lies mostly outside of the data."""
 
@@ -123,7 +125,9 @@ class Processing:
             request["source"] = str(files.original_path(self.settings, dataset_id))
         else:
             request["version_dir"] = str(files.version_dir(self.settings, dataset_id, task["base"]))
-        request |= {key: task[key] for key in ("shape", "mapping", "repairs", "edits") if task.get(key) is not None}
+        request |= {key: task[key] for key in ("options", "repairs", "edits") if task.get(key) is not None}
+        if old := {key: task[key] for key in ("shape", "mapping") if task.get(key)}:
+            request["options"] = old  # a task of a version before
         return request
 
     def _child(
@@ -176,7 +180,7 @@ class Processing:
                     error = {**error, "message": f"{error['message']} It was tried {task['tries']} times."}
                 datasets.failed(row, error)
             else:
-                origin = {"ingest": "upload", "repair": "repair", "remap": "mapping", "edit": "edit"}[task["action"]]
+                origin = "reading" if task.get("again") else ORIGINS[task["action"]]
                 datasets.processed(row, about, origin)
 
     def _place(self, dataset_id: int, digest: str, work: Path) -> None:

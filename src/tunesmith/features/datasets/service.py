@@ -15,9 +15,10 @@ from tunesmith.core.errors import Conflict, InUse, InvalidInput
 from tunesmith.core.job_dir import fsync_dir
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.plain_text import CONTROL
-from tunesmith.dataprep.shapes import SHAPES, Shape
+from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.features.accounts.quotas import check_storage
 from tunesmith.features.datasets import files
+from tunesmith.features.datasets.chosen_shape import check_reading, find_shape
 from tunesmith.features.datasets.repository import SORTS, DatasetRepository, no_upload
 from tunesmith.features.datasets.tables import DatasetRow, DatasetVersionRow, UploadRow
 from tunesmith.live.bus import Bus
@@ -33,6 +34,7 @@ from tunesmith.schemas.datasets import (
     ValidationReport,
     VersionRead,
 )
+from tunesmith.schemas.read_options import FileLayout, ReadOptions
 from tunesmith.settings import Settings
 from tunesmith.storage.database import after_commit
 
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 UPLOADS_KEPT = timedelta(days=7)
 """How long an upload may take, and wait for its commit."""
 MAX_TAG_CHARS = 50
+SAME_COLUMNS = frozenset({"shape", "mapping", "encoding", "split"})
+"""Reading options under which a file keeps its columns, so that a mapping stays."""
+REPAIR_NAMES = tuple(name for name in RepairRequest.model_fields if not name.endswith("_chars"))
 
 
 class Datasets:
@@ -63,10 +68,12 @@ class Datasets:
         description: str = "",
         *,
         tags: Iterable[str] = (),
-        shape: str | None = None,
-        mapping: dict[str, str] | None = None,
+        options: ReadOptions | None = None,
     ) -> DatasetRow:
-        """A dataset from a received file; its processing begins once this is committed. Raises `QuotaExceeded`."""
+        """A dataset from a received file; its processing begins once this is committed. Raises `QuotaExceeded`, and
+        `InvalidInput` for options that cannot be."""
+        options = options or ReadOptions()
+        check_reading(options)
         check_storage(self.settings, self.session, received.size_bytes)
         shown = plain_name(file_name)
         wanted = (
@@ -78,7 +85,7 @@ class Datasets:
         row = DatasetRow(
             name=self._free_name(wanted or "dataset"), description=description[:10_000], tags=clean_tags(tags), num_rows=0,
             status=DatasetStatus.PROCESSING, progress=0.0, file_name=shown, size_bytes=received.size_bytes,
-            sha256=received.sha256, task={"action": "ingest", "shape": shape, "mapping": mapping},
+            sha256=received.sha256, task={"action": "ingest", "options": options.given()},
             created_at=now, updated_at=now,
         )  # fmt: skip
         self.rows.add(row)
@@ -131,7 +138,8 @@ class Datasets:
                   "version", "created_at", "updated_at")  # fmt: skip
         return DatasetRead(
             **{field: getattr(row, field) for field in fields},
-            format=about.get("format"), shape=about.get("shape"), mapping=about.get("mapping", {}), num_rows=about.get("num_rows"),
+            format=about.get("format"), encoding=about.get("encoding"), shape=about.get("shape"), mapping=about.get("mapping", {}),
+            reading=ReadOptions(**about.get("reading", {})), layout=FileLayout(**about.get("layout", {})), num_rows=about.get("num_rows"),
             num_columns=about.get("num_columns"), columns=about.get("columns", []), num_errors=about.get("num_errors", 0),
             num_warnings=about.get("num_warnings", 0),
         )  # fmt: skip
@@ -169,7 +177,7 @@ class Datasets:
     # -- changing ---------------------------------------------------------------------------------------------------
 
     def update(self, dataset_id: int, changes: DatasetUpdate) -> DatasetRow:
-        """Edit; a new shape or mapping makes a new version."""
+        """Edit; another shape or mapping makes a new version of this one, any other reading option one of the original file."""
         row = self.rows.get(dataset_id, for_update=True)
         if changes.name is not None and plain_name(changes.name) != row.name:
             wanted = plain_name(changes.name)
@@ -184,16 +192,29 @@ class Datasets:
             row.tags = clean_tags(changes.tags)
         if changes.visibility is not None:
             row.visibility = changes.visibility
-        if changes.shape is not None or changes.mapping is not None:
+        if changes.model_fields_set & set(ReadOptions.model_fields) - {"shape", "mapping"}:
+            self._read_again(row, changes)
+        elif changes.shape is not None or changes.mapping is not None:
             base = self.version(dataset_id, None)
             self._check_mapping(base.about, changes)
             shape = changes.shape or base.about["shape"]
-            self._schedule(row, {"action": "remap", "shape": shape, "mapping": changes.mapping, "base": base.digest})
+            given = ReadOptions(shape=shape, mapping=changes.mapping).given()
+            self._schedule(row, {"action": "remap", "options": given, "base": base.digest})
         self._changed(row)
         return row
 
+    def _read_again(self, row: DatasetRow, changes: DatasetUpdate) -> None:
+        """The original with other options; those that are not among `changes` stay, null goes back to what is detected."""
+        before = self.rows.version(row.id, row.version).about.get("reading", {}) if row.version else {}
+        changed = {name: getattr(changes, name) for name in changes.model_fields_set & set(ReadOptions.model_fields)}
+        if not set(changed) <= SAME_COLUMNS:
+            before = {name: value for name, value in before.items() if name not in ("shape", "mapping")}
+        options = ReadOptions(**{**before, **changed})
+        check_reading(options)
+        self._schedule(row, {"action": "ingest", "options": options.given(), "again": True})
+
     def _check_mapping(self, about: dict[str, Any], changes: DatasetUpdate) -> None:
-        shape = _shape(changes.shape or about["shape"])
+        shape = find_shape(changes.shape or about["shape"])
         problems = [
             {
                 "loc": f"mapping.{role}",
@@ -331,7 +352,6 @@ class Datasets:
 
     def take_upload(self, upload_id: str, received: files.Received, commit: UploadCommit) -> DatasetRow:
         """A dataset from an upload that `whole_upload` has found good."""
-        check_reading(commit.shape, commit.mapping)
         name = self.rows.upload(upload_id).name
         self.rows.forget_upload(upload_id)  # first, so that a quota does not count its bytes twice
         row = self.create(
@@ -340,54 +360,18 @@ class Datasets:
             commit.name,
             commit.description,
             tags=commit.tags,
-            shape=commit.shape,
-            mapping=commit.mapping,
+            options=ReadOptions(**commit.given()),
         )
         after_commit(self.session, lambda: received.path.unlink(missing_ok=True))
         return row
 
 
-def check_reading(shape: str | None, mapping: dict[str, str] | None) -> None:
-    """Raises `InvalidInput` for a shape or a role that does not exist; whether the columns do is seen when it is read."""
-    if shape is None and mapping:
-        raise InvalidInput("A mapping needs its shape.", details=[{"loc": "shape", "message": "missing"}])
-    if shape is None:
-        return
-    known = _shape(shape)
-    wrong = [role for role in mapping or {} if role not in known.roles]
-    if wrong:
-        raise InvalidInput(
-            f"Shape {shape} has no role {wrong[0][:80]!r}.", hint=f"Its roles are: {', '.join(known.roles) or 'none'}.",
-            details=[{"loc": f"mapping.{role}", "message": "unknown role"} for role in wrong],
-        )  # fmt: skip
-
-
-def _shape(name: str) -> Shape:
-    """Raises `InvalidInput`."""
-    shape = SHAPES.get(name)
-    if shape is None:
-        raise InvalidInput(
-            f"There is no row shape {name!r}.", hint=f"Choose one of: {', '.join(SHAPES)}.",
-            details=[{"loc": "shape", "message": "unknown"}],
-        )  # fmt: skip
-    return shape
-
-
 def check_repairs(request: RepairRequest) -> None:
     """Raises `InvalidInput` when nothing is chosen or bounds cross."""
-    if not any(
-        (
-            request.fix_encoding,
-            request.answer_lists,
-            request.strip,
-            request.drop_empty,
-            request.drop_duplicates,
-            request.length_bounds,
-        )
-    ):
+    if not any(getattr(request, name) for name in REPAIR_NAMES):
         raise InvalidInput(
             "No repair is chosen.",
-            hint="Set some of fix_encoding, answer_lists, strip, drop_empty, drop_duplicates, length_bounds to true.",
+            hint=f"Set some of {', '.join(REPAIR_NAMES)}.",
         )
     if request.min_input_chars > request.max_input_chars or request.min_output_chars > request.max_output_chars:
         raise InvalidInput(
@@ -465,7 +449,7 @@ def training_ref(settings: Settings, session: Session, dataset_id: int, digest: 
     datasets = Datasets(settings, session, Bus())
     row = datasets.rows.get(dataset_id)
     version = datasets.version(dataset_id, digest)
-    about = version.about
+    about, layout = version.about, FileLayout(**version.about.get("layout", {}))
     missing = [role for role in SHAPES[about["shape"]].required if role not in about["mapping"]]
     if missing:
         raise Conflict(
@@ -475,10 +459,10 @@ def training_ref(settings: Settings, session: Session, dataset_id: int, digest: 
     path = files.version_dir(settings, dataset_id, version.digest) / "data.parquet"
     return DatasetRef(
         name=row.name, path=os.fspath(path), digest=version.digest, shape=about["shape"], mapping=about["mapping"],
-        num_rows=about["num_rows"],
+        num_rows=about["num_rows"], split_column=layout.split_column, num_held_out=layout.num_held_out,
     )  # fmt: skip
 
 
-def version_lengths(settings: Settings, session: Session, dataset_id: int, digest: str) -> dict[str, Any]:
-    """Lengths by role, from the version's validation report."""
-    return Datasets(settings, session, Bus()).validation(dataset_id, digest).lengths
+def version_report(settings: Settings, session: Session, dataset_id: int, digest: str) -> ValidationReport:
+    """What validation found in a version: bad rows, and lengths by role."""
+    return Datasets(settings, session, Bus()).validation(dataset_id, digest)

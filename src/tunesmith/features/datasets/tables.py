@@ -31,7 +31,7 @@ class DatasetRow(Owned, Base):
     """Of the version that is shown; 0 until there is one."""
     sha256: Mapped[str] = mapped_column(String(64))
     task: Mapped[dict[str, Any] | None] = mapped_column(JsonValue)
-    """What the processing has still to do: `{action, shape, mapping, repairs, edits, base}`; null when nothing."""
+    """What the processing has still to do: `{action, options, repairs, edits, base}`; null when nothing."""
     worker_id: Mapped[str | None] = mapped_column(String(80))
     worker_seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     version: Mapped[str | None] = mapped_column(String(64))

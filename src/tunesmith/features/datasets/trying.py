@@ -7,10 +7,12 @@ from typing import Any
 
 from tunesmith.core.errors import Conflict, TooLarge, Unavailable
 from tunesmith.features.datasets import asking, files
+from tunesmith.features.datasets.chosen_shape import check_reading
 from tunesmith.features.datasets.rows import Reading, read_range
-from tunesmith.features.datasets.service import Datasets, check_reading, check_repairs, upload_path, upload_size
+from tunesmith.features.datasets.service import Datasets, check_repairs, upload_path, upload_size
 from tunesmith.live.bus import Bus
-from tunesmith.schemas.datasets import RepairPreview, RepairRequest, UploadPreview, UploadRead
+from tunesmith.schemas.datasets import RepairPreview, RepairRequest, UploadPreview
+from tunesmith.schemas.read_options import ReadOptions
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
@@ -19,12 +21,12 @@ LOOK_S, TRY_S, WAIT_S = 60.0, 120.0, 60.0
 """Seconds: the longest look at an upload, the longest trial of repairs, the longest wait for one's turn."""
 
 
-def look(settings: Settings, database: Database, upload_id: str, reading: UploadRead) -> UploadPreview:
+def look(settings: Settings, database: Database, upload_id: str, options: ReadOptions) -> UploadPreview:
     """An upload's first rows and what validation finds in them.
 
     Raises `Conflict` while bytes are missing, and what is wrong with the file: `BadData`, `UnsupportedFormat`, `TooLarge`.
     """
-    check_reading(reading.shape, reading.mapping)
+    check_reading(options)
     with database.unit_of_work(readonly=True) as session:
         upload = Datasets(settings, session, Bus()).rows.upload(upload_id)
     have = upload_size(settings, upload_id)
@@ -32,7 +34,7 @@ def look(settings: Settings, database: Database, upload_id: str, reading: Upload
         raise Conflict(f"{have} of {upload.size_bytes} bytes have come.", hint=f"Go on at offset {have}, then look.")
     request: dict[str, Any] = {
         "action": "ingest", "source": str(upload_path(settings, upload_id)), "file_name": upload.name,
-        "sample_rows": SAMPLE_ROWS, "shape": reading.shape, "mapping": reading.mapping,
+        "sample_rows": SAMPLE_ROWS, "options": options.given(),
         "limits": {"max_rows": settings.max_rows, "max_bytes": settings.max_upload_bytes},
     }  # fmt: skip
     try:
@@ -52,7 +54,7 @@ def look(settings: Settings, database: Database, upload_id: str, reading: Upload
     except Unavailable:
         upload_size(settings, upload_id)  # raises `NotFound` when it was saved or cancelled meanwhile
         raise
-    fields = ("type", "format", "encoding", "shape", "mapping", "columns", "num_rows", "whole")
+    fields = ("type", "format", "encoding", "layout", "shape", "mapping", "columns", "num_rows", "whole")
     told = {field: about[field] for field in fields}
     return UploadPreview(rows=first.rows, talks=first.talks, report=report, statistics=statistics, **told)
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.errors import BadRequest, Conflict, TunesmithError
 from tunesmith.features.datasets import files, trying
+from tunesmith.features.datasets.chosen_shape import check_reading
 from tunesmith.features.datasets.multipart import Sink, receive
 from tunesmith.features.datasets.service import Datasets, upload_path, upload_size, whole_upload
 from tunesmith.features.datasets.tables import UploadRow
+from tunesmith.http.errors import invalid_input
 from tunesmith.http.policy import declare, needs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.schemas.datasets import (
@@ -24,11 +26,30 @@ from tunesmith.schemas.datasets import (
     UploadBegin,
     UploadCommit,
     UploadPreview,
-    UploadRead,
     UploadState,
 )
+from tunesmith.schemas.read_options import ReadOptions, options_among
 
 router = APIRouter()
+AS_TEXT = {
+    "columns": " Names set apart by commas.",
+    "mapping": " As role=column, set apart by commas, or as a JSON object.",
+}
+OPTION_FIELDS = {
+    name: {"type": "string", "description": f"{field.description}{AS_TEXT.get(name, '')}"}
+    for name, field in ReadOptions.model_fields.items()
+}
+"""The reading options as fields of a form or of a query, where all is text."""
+
+
+def options_from(given: Iterable[tuple[str, str]]) -> ReadOptions:
+    """The reading options of a form or a query. Raises `InvalidInput` naming every bad one."""
+    try:
+        options = ReadOptions.model_validate(options_among(given))
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    check_reading(options)
+    return options
 
 
 def get_datasets(state: State, session: DbSession) -> Datasets:
@@ -104,7 +125,7 @@ class _Files(Sink):
 @router.post("/", status_code=201, response_model=UploadAnswer, responses={207: {"model": UploadAnswer}}, openapi_extra={
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
         "type": "object", "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                                         "name": {"type": "string"}, "description": {"type": "string"}}}}}},
+                                         "name": {"type": "string"}, "description": {"type": "string"}, **OPTION_FIELDS}}}}},
 })  # fmt: skip
 async def upload(request: Request, response: Response, state: State) -> UploadAnswer:
     """Upload one file or many. Each becomes a dataset that is `processing` until it is read.
@@ -117,7 +138,8 @@ async def upload(request: Request, response: Response, state: State) -> UploadAn
         fields = await receive(request.headers.get("content-type", ""), request.stream(), sink, run_in_threadpool)
         if not sink.results:
             raise BadRequest("The request has no file.", hint='Send it as a part named "file".')
-        items = await run_in_threadpool(_make_all, state, sink.results, fields)
+        options = options_from(fields.items())
+        items = await run_in_threadpool(_make_all, state, sink.results, fields, options)
     except ClientDisconnect:
         raise BadRequest("The upload was cut off.") from None
     finally:
@@ -129,7 +151,10 @@ async def upload(request: Request, response: Response, state: State) -> UploadAn
 
 
 def _make_all(
-    state: AppState, results: list[tuple[str, files.Received | TunesmithError]], fields: dict[str, str]
+    state: AppState,
+    results: list[tuple[str, files.Received | TunesmithError]],
+    fields: dict[str, str],
+    options: ReadOptions,
 ) -> list[UploadResult]:
     """One unit of work a file, so that one bad file leaves the others."""
     single = len(results) == 1
@@ -141,21 +166,29 @@ def _make_all(
             items.append(UploadResult(file_name=file_name[:255], error=result.body()))
             continue
         name = fields.get("name") if single else None
-        made = make_dataset(state, result, file_name, name, fields.get("description", ""))
+        made = make_dataset(state, result, file_name, name, fields.get("description", ""), options)
         items.append(UploadResult(file_name=made.file_name, dataset=made))
     return items
 
 
 def make_dataset(
-    state: AppState, received: files.Received, file_name: str, name: str | None, description: str
+    state: AppState,
+    received: files.Received,
+    file_name: str,
+    name: str | None,
+    description: str,
+    options: ReadOptions,
 ) -> DatasetRead:
+    """The dataset that a received file becomes. Raises as `Datasets.create`."""
     with state.database.unit_of_work() as session:
         datasets = Datasets(state.settings, session, state.bus)
-        row = datasets.create(received, file_name, name, description)
+        row = datasets.create(received, file_name, name, description, options=options)
         return datasets.read([row])[0]
 
 
 @router.put("/upload", status_code=201, response_model=DatasetRead, openapi_extra={
+    "parameters": [{"name": name, "in": "query", "required": False, "description": field["description"], "schema": field}
+                   for name, field in OPTION_FIELDS.items()],
     "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
 })  # fmt: skip
 async def upload_raw(
@@ -165,13 +198,14 @@ async def upload_raw(
     name: Annotated[str | None, Query(max_length=200)] = None,
 ) -> DatasetRead:
     """Upload one file as the body of the request: `curl --upload-file data.csv '…/datasets/upload?file_name=data.csv'`."""
+    options = options_from(request.query_params.multi_items())
     incoming = await run_in_threadpool(files.Incoming, state.settings)
     try:
         async for chunk in request.stream():
             if chunk:
                 await run_in_threadpool(incoming.write, chunk)
         received = await run_in_threadpool(incoming.finish)
-        made = await run_in_threadpool(make_dataset, state, received, file_name, name, "")
+        made = await run_in_threadpool(make_dataset, state, received, file_name, name, "", options)
     except ClientDisconnect:
         raise BadRequest("The upload was cut off.") from None
     finally:
@@ -258,7 +292,7 @@ def cancel_upload(upload_id: str, service: Service) -> None:
 
 @router.post("/uploads/{upload_id}/preview", response_model=UploadPreview)
 @needs(Scope.TRAIN, changes=False)
-def preview_upload(upload_id: str, body: UploadRead, state: State) -> UploadPreview:
+def preview_upload(upload_id: str, body: ReadOptions, state: State) -> UploadPreview:
     """What a whole upload would become: its first rows, columns, shape, and what validation finds. Nothing is saved."""
     return trying.look(state.settings, state.database, upload_id, body)
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tunesmith.executors.engines import Engine
 from tunesmith.executors.serving_process import Endpoint
 from tunesmith.features.deployments.targets.base import Health
 from tunesmith.recipes.adapter_info import read_adapter_info
+from tunesmith.recipes.blocks.endings import ends_in
+from tunesmith.recipes.chat_template import own_template
 from tunesmith.recipes.model_info import read_json, read_model_info
 from tunesmith.schemas.deployments import LocalSettings
 from tunesmith.settings import Settings
@@ -29,6 +32,11 @@ CONVERTED = frozenset(
 """`model_type` of the folders that can be turned into a GGUF; see `recipes/blocks/gguf_families.py`."""
 SMALL_MODEL = 1_000_000_000
 """Weights under which eight bits are felt."""
+LLAMA_CPP_ENDS = frozenset(
+    ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>",
+     "<|end_of_text|>", "<end_of_utterance>", "<eos>")
+)  # fmt: skip
+"""Tokens that end an answer for llama.cpp whatever the file says, by their text."""
 HEALTH_TIMEOUT_S = 3.0
 PROBE = "Say hello."
 PROBE_TOKENS = 4
@@ -75,13 +83,15 @@ def _model_type(ref: ModelRef) -> str:
 def spec_of(settings: Settings, local: LocalSettings, ref: ModelRef, gpus: tuple[int, ...]) -> ServingSpec:
     """The process that a model of a deployment needs, with its own adapter alone."""
     engine = pick_engine(local.engine, ref)
-    merges = bool(ref.adapter_path) and _is_merged(engine, Path(str(ref.adapter_path)))
+    own = own_template(ref.adapter_path, ref.path)
+    merges = bool(ref.adapter_path) and _is_merged(engine, ref, own)
     return ServingSpec(
         engine=engine,
         base_path=ref.path,
         revision=ref.revision,
         adapters=(ref.adapter_path,) if ref.adapter_path and not merges else (),
         merged_adapter=ref.adapter_path if merges else None,
+        chat_template=own if engine == "vllm" else "",
         quantization=_quantization(local.quantization, ref) if engine == "llama.cpp" else "",
         context_tokens=local.context_tokens,
         parallel=local.max_concurrent,
@@ -101,14 +111,36 @@ def _quantization(wanted: str, ref: ModelRef) -> str:
     return "f16" if info and info.num_parameters and info.num_parameters < SMALL_MODEL else "q8_0"
 
 
-def _is_merged(engine: str, adapter: Path) -> bool:
-    """Whether an engine needs the adapter in its base, since it cannot lie over it beside others. Of one that cannot be used,
-    `why_not` says so."""
+def _is_merged(engine: str, ref: ModelRef, own: str) -> bool:
+    """Whether an engine needs the adapter in its base, since it cannot lie over it beside others: llama.cpp takes the chat
+    template `own` and the end tokens from the file of the base. Of one that cannot be used, `why_not` says so."""
+    adapter = Path(str(ref.adapter_path))
     try:
         info = read_adapter_info(adapter)
     except TunesmithError:
         return False
-    return not info.is_plain if engine == "llama.cpp" else info.is_merged_only and engine == "transformers"
+    if engine == "llama.cpp":
+        return not info.is_plain or bool(own) or _has_odd_ends(adapter, Path(ref.path))
+    return info.is_merged_only and engine == "transformers"
+
+
+def _has_odd_ends(adapter: Path, base: Path) -> bool:
+    """Whether the adapter has learned an end token at which llama.cpp does not stop by itself."""
+    learned = ends_in(adapter) - ends_in(base)
+    if not learned:
+        return False
+    path = adapter / "tokenizer.json"
+    texts = _added_tokens(str(path), path.stat().st_mtime_ns) if path.is_file() else {}
+    return any(texts.get(number) not in LLAMA_CPP_ENDS for number in learned)
+
+
+@lru_cache(64)
+def _added_tokens(path: str, _changed: int) -> dict[int, str]:
+    try:
+        added = json.loads(Path(path).read_bytes())["added_tokens"]
+        return {int(one["id"]): str(one["content"]) for one in added}
+    except (ValueError, LookupError, TypeError):
+        return {}
 
 
 def with_adapter(
@@ -118,7 +150,9 @@ def with_adapter(
     if engine == "llama.cpp" and num_adapters:
         return body | {"lora": [{"id": n, "scale": 1.0 if n == adapter else 0.0} for n in range(num_adapters)]}
     if engine == "vllm":
-        return body | {"model": "base" if adapter is None else f"adapter{adapter}"}
+        ends = sorted(ends_in(adapter_path)) if adapter is not None and "input" not in body else []
+        told = {"model": "base" if adapter is None else f"adapter{adapter}"}
+        return body | told | ({"stop_token_ids": ends} if ends else {})
     if engine == "transformers":
         return body | {"adapter_path": adapter_path if adapter is not None else None}
     return body

@@ -14,6 +14,7 @@ from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.validation import message_of
+from tunesmith.core.words import plural
 from tunesmith.features.catalog.service import find_base, resolve_model
 from tunesmith.features.datasets.service import training_ref
 from tunesmith.features.deployments import drift, targets
@@ -179,7 +180,7 @@ def by_name_or_id(session: Session, name: str) -> DeploymentRow:
     rows = DeploymentRepository(session)
     found = rows.find(int(name)) if name.isdigit() and len(name) < 19 else rows.seen(name)
     if found is None:
-        raise NotFound(f"There is no deployment {name!r}.", hint="GET /deployments/ lists those that there are.")
+        raise NotFound(f"There is no deployment {name!r}.", hint="See the list of deployments.")
     return found
 
 
@@ -198,7 +199,7 @@ def check_settings(target: str, given: dict[str, Any]) -> dict[str, Any]:
             for problem in error.errors()
         ]
         places = ", ".join(detail["loc"] for detail in details[:5])
-        raise InvalidInput(f"{len(details)} setting(s) cannot be used: {places}.", details=details) from None
+        raise InvalidInput(f"{plural(len(details), 'setting')} cannot be used: {places}.", details=details) from None
 
 
 # -- what the supervision does as well ---------------------------------------------------------------------------------

@@ -225,7 +225,9 @@ class Supervisor(Rounds):
                 return False
             watched.gave_up = f"Its process ended. {self.pool.process(key).why_ended()}"
             watched.retry_s, watched.starts_s = now_s + RETRY_S, []
-            watched.again = f" It is started again at {utc_now() + timedelta(seconds=RETRY_S):%H:%M:%S} UTC."
+            watched.again = (
+                f" It is started again at {(utc_now() + timedelta(seconds=RETRY_S)).astimezone():%H:%M:%S %Z}."
+            )
         for item in [max(new, key=lambda item: item.revision.id)] if new else items:
             why = watched.gave_up + (watched.again if item.revision.role == "live" else "")
             if item.revision.status != "failed" or item.revision.reason != why:

@@ -25,7 +25,7 @@ def evaluation(session: Session, job_id: int) -> JobRow:
     """The job of an evaluation. Raises `NotFound`."""
     row = JobRepository(session).get(job_id)
     if get_recipe(row.method).kind != "evaluation":
-        raise NotFound(f"Job {job_id} is no evaluation.", hint="GET /evaluations/ lists those that there are.")
+        raise NotFound(f"Job {job_id} is no evaluation.", hint="See the list of evaluations.")
     return row
 
 

@@ -10,7 +10,9 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response, Streami
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.log_lines import LogFilter
 from tunesmith.features.jobs import (
+    before_after,
     comparing,
     files,
     inspection,
@@ -18,10 +20,12 @@ from tunesmith.features.jobs import (
     metrics,
     planning,
     reporting,
+    run_table,
     service,
     submission,
 )
 from tunesmith.features.jobs.lifecycle import Lifecycle
+from tunesmith.features.jobs.runs_api import Columns, Sort, Where
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.writing_out import DEFAULT_URL, write_out
 from tunesmith.http.idempotency import IdempotencyKey, once
@@ -29,6 +33,7 @@ from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.policy import declare, needs
 from tunesmith.http.sending import OpenFile
 from tunesmith.http.session import DbSession, State
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.jobs import (
     ArtifactRead,
@@ -92,18 +97,18 @@ def list_jobs(
     q: Annotated[str | None, Query(max_length=200, description="Part of the name or of the model's.")] = None,
     dataset_id: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
     batch_id: Annotated[str | None, Query(max_length=36, description="Jobs submitted together.")] = None,
-    sort: Annotated[
-        Literal["created", "name", "eval_loss"],
-        Query(description="`eval_loss`: the best; jobs without one stand as highest."),
-    ] = "created",
+    sort: Sort = "created",
     order: Annotated[Literal["asc", "desc"], Query()] = "desc",
+    columns: Columns = "",
+    where: Where = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobRead]:
     """Newest first, unless sorted otherwise."""
-    return service.list_jobs(
-        session, status=status or (), method=method, tag=tag, text=q, dataset_id=dataset_id, batch_id=batch_id,
-        sort=sort, descending=order == "desc", cursor=cursor, limit=limit,
+    return run_table.list_jobs(
+        session, status=status or (), method=method, tag=tag, text_like=q, dataset_id=dataset_id, batch_id=batch_id,
+        where=run_table.where_of(where or ()), columns=run_table.columns_of(columns), sort=sort, descending=order == "desc",
+        cursor=cursor, limit=limit,
     )  # fmt: skip
 
 
@@ -310,7 +315,20 @@ def job_timeline(job_id: JobId, session: DbSession) -> JobTimeline:
     return metrics.timeline(session, job_id)
 
 
-@router.get("/{job_id}/logs", summary="What the training process printed")
+LevelFilter = Annotated[
+    LogFilter | None,
+    Query(description="Only lines of at least this level; `output` for only what the process printed. All without it."),
+]
+
+
+@router.get("/{job_id}/before-after", summary="Held-out questions, answered by the base and by the tuned model")
+def job_before_after(job_id: JobId, state: State, session: DbSession) -> BeforeAfter:
+    """With the expected answer and the scores of both. `reason` says why there is nothing, or less than usual."""
+    row = service.get(session, job_id)
+    return before_after.read(files.job_dir(state.settings, job_id), service.read(row))
+
+
+@router.get("/{job_id}/logs", summary="The log of a job")
 def job_logs(
     job_id: JobId,
     state: State,
@@ -321,13 +339,18 @@ def job_logs(
     ] = None,
     limit: Annotated[int, Query(ge=16, le=1_048_576, description="Most bytes.")] = 65_536,
     whole_lines: Annotated[bool, Query(description="End with a line, except at the end of the log.")] = False,
+    level: LevelFilter = None,
 ) -> LogChunk:
-    """Forwards from `offset`, or backwards from `before`; a `before` beyond the end gives the end."""
+    """A line for each logged step, evaluation, checkpoint and notice, with time (UTC) and level, and what the process printed.
+
+    Forwards from `offset`, or backwards from `before`; a `before` beyond the end gives the end. With `level`, each call looks
+    through a part of the log: the text may be empty while there is more to read.
+    """
     service.get(session, job_id)
     log = files.job_dir(state.settings, job_id).log
     if before is not None:
-        return logs.read_before(log, before, limit)
-    return logs.read_log(log, offset, limit, whole_lines=whole_lines)
+        return logs.read_before(log, before, limit, level)
+    return logs.read_log(log, offset, limit, whole_lines=whole_lines, level=level)
 
 
 @router.get("/{job_id}/logs/search", summary="Lines of the log that hold a text")
@@ -338,10 +361,11 @@ def search_log(
     q: Annotated[str, Query(min_length=1, max_length=200, description="Letters of ASCII match in either case.")],
     offset: Annotated[int, Query(ge=0, lt=2**62, description="Bytes; where to begin.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most lines.")] = 100,
+    level: LevelFilter = None,
 ) -> LogSearch:
     """Looks through 16 MiB at a time; `next_offset` is where to look further."""
     service.get(session, job_id)
-    return logs.search(files.job_dir(state.settings, job_id).log, q, offset, limit)
+    return logs.search(files.job_dir(state.settings, job_id).log, q, offset, limit, level)
 
 
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}, "description": "The log."}}

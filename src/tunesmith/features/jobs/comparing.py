@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.core.errors import InvalidInput
-from tunesmith.core.job_dir import JobDir
-from tunesmith.features.jobs import files, service
+from tunesmith.core.job_dir import JobDir, read_model
+from tunesmith.features.jobs import before_after, files, service
 from tunesmith.features.jobs.curves import number
 from tunesmith.features.jobs.metrics import curves_of
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
+from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.jobs import ComparedJob, ComparedValue, JobComparison, JobSample
+from tunesmith.schemas.runs import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
@@ -22,9 +24,6 @@ MAX_JOBS = 8
 SETTINGS = ("method", "model", "dataset_id", "dataset_version", "eval_dataset_id")
 """Shown before the hyperparameters."""
 SCORES = ("loss", "eval_loss", "best_eval_loss", "elapsed_s", "step")
-HIGHER_IS_BETTER = ("accuracy", "f1", "bleu", "rouge", "exact_match", "tokens_per_s", "samples_per_s", "mfu")
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
-"""Ends of names of scores of which one is the best. Steps, times and counts are no contest."""
 SAME_AS = ("train_steps", "training_s")
 """Metrics that say again what the columns `step` and `elapsed_s` say."""
 MAX_PROMPT_CHARS = 2000
@@ -100,7 +99,17 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def samples(folder: JobDir) -> list[JobSample]:
-    """What the job's model answered when it was checked; nothing for a job that has not come so far."""
+    """What the job's model answered to held-out questions, else when it was checked; nothing for a job that has not come so far."""
+    compared = read_model(folder.artifacts / before_after.FILE, BeforeAfter)
+    if compared and compared.questions:
+        return [
+            JobSample(
+                prompt=one.turns[-1].content[-MAX_PROMPT_CHARS:] if one.turns else "",
+                turns=[turn.model_copy(update={"content": turn.content[-MAX_PROMPT_CHARS:]}) for turn in one.turns],
+                expected=one.expected, answer=one.tuned.answer,
+            )
+            for one in compared.questions
+        ]  # fmt: skip
     found = []
     for path in sorted(folder.artifacts.glob("*/validation.json")):
         try:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from tunesmith.schemas.jobs import Curve
+from tunesmith.schemas.runs import HIGHER_IS_BETTER, LOWER_IS_BETTER
 
 STEP_CURVES = (
     "loss",
@@ -116,6 +117,31 @@ def per_second(points: Points[float]) -> Points[float]:
         if at_s > before_s and count >= before:
             found.append((at_s, (count - before) / (at_s - before_s)))
     return found
+
+
+def shown_values(event: Any) -> dict[str, float]:
+    """The finite numbers of an event, under the names of their curves."""
+    found: dict[str, Any] = {}
+    if event.type == "step":
+        found = {name: getattr(event, name) for name in STEP_CURVES if name not in ("epoch", "elapsed_s")}
+    elif event.type == "evaluation":
+        found = {shown: getattr(event, name) for name, shown in EVALUATION_CURVES.items()}
+        found |= {f"eval_{name}": value for name, value in event.metrics.items()}
+    elif event.type == "metrics":
+        found = event.values
+    return {
+        name: float(value) for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def last_and_best(name: str, value: float, before: Sequence[float | None] | None) -> list[float | None]:
+    """`[last, best]` of a curve with one value more; best is None where neither high nor low is better."""
+    best = before[1] if before else None
+    if name.endswith(LOWER_IS_BETTER):
+        return [value, value if best is None else min(value, best)]
+    if name.endswith(HIGHER_IS_BETTER):
+        return [value, value if best is None else max(value, best)]
+    return [value, None]
 
 
 class Sparkline(NamedTuple):

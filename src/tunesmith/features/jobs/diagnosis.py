@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
+from typing import Any
 
 from tunesmith.schemas.jobs import Diagnosis
 
@@ -29,8 +30,31 @@ Series = Sequence[tuple[int, float]]
 """`(step, value)`, by step."""
 
 
-def diagnose(loss: Series, eval_loss: Series = (), grad_norm: Series = ()) -> list[Diagnosis]:
-    """Every problem that the series show, the gravest first; `healthy` alone when there is none; nothing when too early."""
+RATES = {"nan": 1 / 3, "rising": 0.5, "oscillating": 0.5, "high_gradients": 0.5, "vanishing_gradients": 2.0}
+"""Code → the factor by which another learning rate deals with it."""
+
+
+def diagnose(
+    loss: Series, eval_loss: Series = (), grad_norm: Series = (), settings: Mapping[str, Any] | None = None
+) -> list[Diagnosis]:
+    """Every problem that the series show, the gravest first; `healthy` alone when there is none; nothing when too early.
+    `settings`: the job's own, from which those of a better one are told."""
+    found = _found(loss, eval_loss, grad_norm)
+    return [each.model_copy(update={"changes": _changes(each.code, settings or {})}) for each in found]
+
+
+def _changes(code: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if code == "overfitting":
+        stopping = settings.get("early_stopping")
+        is_on = isinstance(stopping, dict) and stopping.get("enabled")
+        return {} if is_on else {"early_stopping": {"enabled": True}, "save_best_model": True}
+    rate = settings.get("learning_rate")
+    if code not in RATES or not isinstance(rate, float) or not rate > 0:
+        return {}
+    return {"learning_rate": float(f"{min(1.0, rate * RATES[code]):.2g}")} | ({"fp16": False} if code == "nan" else {})
+
+
+def _found(loss: Series, eval_loss: Series, grad_norm: Series) -> list[Diagnosis]:
     if any(not math.isfinite(value) for _, value in [*loss[-WINDOW:], *eval_loss]):
         return [_not_a_number(loss, eval_loss)]
     values = [_bounded(value) for _, value in loss[-WINDOW:]]
@@ -56,7 +80,7 @@ def _not_a_number(loss: Series, eval_loss: Series) -> Diagnosis:
         code="nan",
         severity="error",
         message=f"The loss is not a number since step {step}.",
-        advice="Lower learning_rate to a third, keep max_grad_norm at 1.0, and use bf16 rather than fp16.",
+        advice="Lower the learning rate to a third, keep gradients clipped at a norm of 1, and use bfloat16 rather than float16.",
     )
 
 
@@ -70,7 +94,7 @@ def _of_gradients(norms: list[float]) -> list[Diagnosis]:
                 code="high_gradients",
                 severity="warning",
                 message=f"Gradients are large: a norm of about {typical:.3g}.",
-                advice="Lower learning_rate or lengthen the warm-up; max_grad_norm 1.0 keeps single steps in bounds.",
+                advice="Lower the learning rate or lengthen the warm-up; clipping gradients at a norm of 1 keeps single steps in bounds.",
             )
         ]
     if typical < VANISHING_GRADIENT:
@@ -79,7 +103,7 @@ def _of_gradients(norms: list[float]) -> list[Diagnosis]:
                 code="vanishing_gradients",
                 severity="warning",
                 message=f"Gradients have all but vanished: a norm of about {typical:.3g}.",
-                advice="Nothing more is learnt. Raise learning_rate, check that the rows have answers, or stop here.",
+                advice="Nothing more is learned. Raise the learning rate, check that the rows have answers, or stop here.",
             )
         ]
     return []
@@ -97,8 +121,8 @@ def _of_held_out(eval_loss: Series) -> list[Diagnosis]:
             code="overfitting",
             severity="warning",
             message=f"The held-out loss was best at step {best_step} ({best:.3g}) and has risen to {last:.3g}.",
-            advice="The model learns the rows by heart. Train fewer epochs, add rows, or switch early_stopping on; "
-            "save_best_model keeps the best weights.",
+            advice="The model memorizes the rows. Train for fewer epochs, add rows, or stop early; the best weights can "
+            "be kept.",
         )
     ]
 
@@ -114,7 +138,7 @@ def _of_loss(values: list[float]) -> list[Diagnosis]:
                 code="rising",
                 severity="warning",
                 message=f"The loss rises: {start:.3g} to {end:.3g} over the last {len(values)} points.",
-                advice="Lower learning_rate, by half or more; it can be changed while the job runs.",
+                advice="Lower the learning rate, by half or more; it can be changed while the job runs.",
             )
         ]
     if jumps > OSCILLATING and turns > len(values) / 3:
@@ -123,7 +147,7 @@ def _of_loss(values: list[float]) -> list[Diagnosis]:
                 code="oscillating",
                 severity="warning",
                 message=f"The loss jumps by {jumps:.0%} from one point to the next.",
-                advice="Lower learning_rate, or raise gradient_accumulation_steps so that each step sees more rows.",
+                advice="Lower the learning rate, or accumulate more gradients so that each step sees more rows.",
             )
         ]
     if abs(change) < PLATEAU and len(values) >= 3 * MIN_POINTS:
@@ -132,7 +156,7 @@ def _of_loss(values: list[float]) -> list[Diagnosis]:
                 code="plateau",
                 severity="info",
                 message=f"The loss stands still at about {end:.3g}.",
-                advice="Raise learning_rate or lora_r if it should fall further; otherwise stop here.",
+                advice="Raise the learning rate or the LoRA rank if it should fall further; otherwise stop here.",
             )
         ]
     return []

@@ -87,7 +87,7 @@ def artifact(folder: JobDir, name: str) -> int:
         os.close(place)
     except (OSError, ValueError):  # not there, a link, a name longer than any file's
         pass
-    raise NotFound("The job has no such artifact.", hint="GET /jobs/{id}/artifacts lists what there is.")
+    raise NotFound("The job has no such artifact.", hint="See the job's list of artifacts.")
 
 
 def report(folder: JobDir) -> bytes:

@@ -67,15 +67,16 @@ def _registered_from(session: Session, model: str) -> int | None:
 
 def _rows_of(job: JobRow, given: dict[str, Any]) -> dict[str, Any]:
     """Raises `InvalidInput` when the job held out nothing."""
+    settings = job.hyperparameters
     if job.eval_dataset_id is not None:
         given.pop("held_out", None)
-        return {"dataset_id": job.eval_dataset_id, "hyperparameters": given}
-    settings = job.hyperparameters
+        skips = {"skip_bad_rows": True} if settings.get("skip_bad_rows") else {}
+        return {"dataset_id": job.eval_dataset_id, "hyperparameters": {**skips, **given}}
     if not settings.get("validation_split"):
         raise InvalidInput(
             f"Job {job.id} held no rows out.",
-            hint="Give a dataset that it has not learnt from.",
-            details=[{"loc": "dataset_id", "message": f"job {job.id} learnt from every row of its dataset"}],
+            hint="Give a dataset that it has not learned from.",
+            details=[{"loc": "dataset_id", "message": f"job {job.id} learned from every row of its dataset"}],
         )
     held_out = {
         "job_id": job.id,
@@ -84,6 +85,7 @@ def _rows_of(job: JobRow, given: dict[str, Any]) -> dict[str, Any]:
         "max_length": settings["max_length"],
         "train_on": settings["train_on"],
         "split_by": settings.get("split_by", "rows"),
+        "skip_bad_rows": settings.get("skip_bad_rows", False),
     }
     given = {"system_prompt": settings.get("system_prompt"), **given, "held_out": held_out}
     return {"dataset_id": job.dataset_id, "dataset_version": job.dataset_version, "hyperparameters": given}

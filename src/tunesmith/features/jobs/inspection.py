@@ -15,6 +15,7 @@ from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import DatasetRef, ModelRef
 from tunesmith.core.recipe import Recipe
+from tunesmith.features.catalog import existence
 from tunesmith.features.catalog import service as catalog
 from tunesmith.features.datasets import asking
 from tunesmith.features.jobs.training_data import find_data
@@ -28,7 +29,7 @@ from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
 
 MODULE = "tunesmith.recipes.inspection"
-VERSION = 1
+VERSION = 2
 """Raised when the same rows would be told of in another way."""
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -44,8 +45,9 @@ WAIT_S, LOOK_S = 20.0, 90.0
 
 
 def look(settings: Settings, database: Database, body: JobCreate) -> None:
-    """Count the tokens of the job's rows and keep what was found for `known`. Whatever hinders it is for the checks of the
-    job to say: lengths are estimated then."""
+    """Ask the hub for a model that is not here, and count the tokens of the job's rows, keeping what was found for `known`.
+    Whatever hinders it is for the checks of the job to say: lengths are estimated then."""
+    existence.look(settings, body.model)
     with contextlib.suppress(TunesmithError):
         recipe = get_recipe(body.method)
         options = options_of(recipe, body.hyperparameters)
@@ -125,8 +127,11 @@ def can_be_asked(model: ModelRef) -> bool:
 
 
 def _files(model: ModelRef) -> list[Path]:
-    folder = Path(model.path)
-    return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+    """Those that decide about tokens, of the model and of the adapter over it."""
+    folders = [Path(folder) for folder in (model.path, model.adapter_path) if folder]
+    return sorted(
+        {path for folder in folders for name in TOKENIZER_FILES for path in folder.glob(name) if path.is_file()}
+    )
 
 
 def _kept(settings: Settings, model: ModelRef, data: DatasetRef, options: Mapping[str, Any]) -> Path:

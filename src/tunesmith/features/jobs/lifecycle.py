@@ -16,7 +16,7 @@ from tunesmith.core.events import NoticeEvent, StatusEvent
 from tunesmith.core.job_spec import Control, Failure
 from tunesmith.core.job_status import JobStatus, check_transition
 from tunesmith.features.jobs import permission
-from tunesmith.features.jobs.curves import Sparkline
+from tunesmith.features.jobs.curves import Sparkline, last_and_best, shown_values
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import EventRow, JobRow
 from tunesmith.live.bus import Bus
@@ -166,8 +166,10 @@ class Lifecycle:
 
 def _take_in(job: JobRow, events: Sequence[Any]) -> None:
     """Keep on the job's own row what lists of jobs show."""
-    line = Sparkline(**(job.sparkline or {}))
+    line, scores = Sparkline(**(job.sparkline or {})), dict(job.scores or {})
     for event in events:
+        for name, value in shown_values(event).items():
+            scores[name] = last_and_best(name, value, scores.get(name))
         loss = _finite(event.loss) if event.type in ("step", "evaluation") else None
         if event.type == "step":
             job.step, job.total_steps, job.loss = event.step, max(0, min(event.total_steps, MAX_STEP - 1)), loss
@@ -179,7 +181,7 @@ def _take_in(job: JobRow, events: Sequence[Any]) -> None:
         elif event.type == "evaluation" and loss is not None:
             job.eval_loss = loss
             job.best_eval_loss = loss if job.best_eval_loss is None else min(loss, job.best_eval_loss)
-    job.sparkline = line._asdict()
+    job.sparkline, job.scores = line._asdict(), scores
 
 
 def _finite(value: float | None) -> float | None:

@@ -14,49 +14,15 @@ from tunesmith.core.errors import Conflict
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.packing import Member, pack
+from tunesmith.features.catalog.service import MERGED_BASE
 from tunesmith.features.jobs import files
+from tunesmith.recipes.blocks.ollama_template import template_in
 
-CHATML = """TEMPLATE \"\"\"{{- range .Messages }}<|im_start|>{{ .Role }}
-{{ .Content }}<|im_end|>
-{{ end }}<|im_start|>assistant
-\"\"\"
-PARAMETER stop "<|im_start|>"
-PARAMETER stop "<|im_end|>"
-"""
-LLAMA3 = """TEMPLATE \"\"\"{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>
-
-{{ .Content }}<|eot_id|>{{ end }}<|start_header_id|>assistant<|end_header_id|>
-
-\"\"\"
-PARAMETER stop "<|eot_id|>"
-PARAMETER stop "<|start_header_id|>"
-"""
-LLAMA2 = """TEMPLATE \"\"\"{{- if .System }}[INST] <<SYS>>
-{{ .System }}
-<</SYS>>
-
-{{ else }}[INST] {{ end }}{{ .Prompt }} [/INST] {{ .Response }}\"\"\"
-PARAMETER stop "[INST]"
-PARAMETER stop "[/INST]"
-"""
-GEMMA = """TEMPLATE \"\"\"{{- range .Messages }}<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}user{{ end }}
-{{ .Content }}<end_of_turn>
-{{ end }}<start_of_turn>model
-\"\"\"
-PARAMETER stop "<end_of_turn>"
-"""
-PLAIN = """TEMPLATE \"\"\"{{- range .Messages }}{{ if eq .Role "assistant" }}Assistant{{ else if eq .Role "system" }}System{{ else }}User{{ end }}: {{ .Content }}
-{{ end }}Assistant:\"\"\"
-PARAMETER stop "User:"
-"""
-FAMILIES = (
-    ("<|im_start|>", CHATML),
-    ("<|start_header_id|>", LLAMA3),
-    ("[INST]", LLAMA2),
-    ("<start_of_turn>", GEMMA),
-)
-"""What a chat template contains, and how Ollama writes the same."""
 REPORT = "report/report.html"
+NO_TEMPLATE = (
+    "# TEMPLATE is missing: the model's chat template does more than Ollama's language can say. Ollama looks for one of its own\n"
+    "# that fits; compare an answer of `ollama run --verbose` with one here, and write a TEMPLATE where they differ."
+)
 
 
 def stream_package(
@@ -77,7 +43,7 @@ def members(folder: JobDir, spec: JobSpec, produces: str, name: str, report: byt
     found = [
         Member(each.path, partial(files.artifact, folder, each.path))
         for each in files.artifacts(folder)
-        if each.path.partition("/")[0] in (produces, "report")
+        if each.path.partition("/")[0] in (produces, MERGED_BASE, "report")
     ]
     if report is not None:
         found = [Member(each.name, report) if each.name == REPORT else each for each in found]
@@ -91,44 +57,51 @@ def members(folder: JobDir, spec: JobSpec, produces: str, name: str, report: byt
 
 
 def modelfile(model: Path, spec: JobSpec, produces: str) -> str:
-    """For `ollama create`: an adapter names its base model by FROM and itself by ADAPTER; whole weights are the FROM."""
+    """For `ollama create`: an adapter names its base model by FROM and itself by ADAPTER; whole weights are the FROM. The
+    template is the model's own; where Ollama's language cannot say it, that is said instead."""
+    lines = [f"FROM ./{produces}"]
     if is_adapter(model):
-        base = spec.model.name if spec.model else ""
-        source = (
-            f"# The adapter needs its base model, {base}, which this package does not hold. {fetching(base)}\n"
-            f"FROM ./base\nADAPTER ./{produces}\n"
-        )
-    else:
-        source = f"FROM ./{produces}\n"
-    system = spec.params.get("system_prompt")
-    quoted = f'SYSTEM """{str(system).replace(chr(34) * 3, chr(39) * 3)}"""\n' if system else ""
-    return f"{source}{ollama_template(model)}{quoted}PARAMETER temperature 0.7\nPARAMETER num_ctx {_context(spec)}\n"
+        base = f"FROM ./{MERGED_BASE}" if holds_base(model) else f"{_what_to_pull(spec)}\nFROM ./base"
+        lines = [base, f"ADAPTER ./{produces}"]
+    found = template_in(model)
+    lines.append(f"TEMPLATE {in_quotes(found.text)}" if found.text else NO_TEMPLATE)
+    if system := spec.params.get("system_prompt"):
+        lines.append(f"SYSTEM {in_quotes(str(system))}")
+    lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in found.stop]
+    lines += ["PARAMETER temperature 0.7", f"PARAMETER num_ctx {_context(spec)}"]
+    return "\n".join(lines) + "\n"
+
+
+def in_quotes(text: str) -> str:
+    """Text in triple quotes, which it cannot hold itself."""
+    return '"""' + text.replace('"""', "'''") + '"""'
+
+
+def holds_base(model: Path) -> bool:
+    """Whether the package has the adapter's base model itself."""
+    return (model.parent / MERGED_BASE).is_dir()
+
+
+def _what_to_pull(spec: JobSpec) -> str:
+    base = spec.model.name if spec.model else ""
+    return f"# The adapter needs its base model, {base}, which this package does not hold. {fetching(base)}"
 
 
 def fetching(base: str) -> str:
     """How a base model gets into the folder `base`, in one line."""
-    is_hub_id = base.count("/") == 1 and not base.startswith(("/", ".", "~")) and ":" not in base and "@" not in base
-    if is_hub_id:
+    if is_hub_id(base):
         return f"Fetch it beside this file: hf download {base} --local-dir base"
-    return "Copy its folder beside this file under the name base, or write its path in FROM."
+    if base.startswith("job:"):
+        get = f"Get it with: tunesmith jobs download {base.removeprefix('job:')}; its model's folder goes"
+    elif "@" in base:
+        get = f"Get it with: tunesmith registry export {base}; its files go"
+    else:
+        return "Copy its folder beside this file under the name base, or write its path in FROM."
+    return f"{get} beside this file under the name base."
 
 
-def ollama_template(model: Path) -> str:
-    """TEMPLATE and stop words for the model's chat template, told by its marks."""
-    text = chat_template(model)
-    return next((template for mark, template in FAMILIES if mark in text), PLAIN)
-
-
-def chat_template(model: Path) -> str:
-    """The Jinja text, from its own file or from the tokenizer's configuration; empty when there is none."""
-    own = model / "chat_template.jinja"
-    if own.is_file():
-        return own.read_text(errors="replace")
-    try:
-        config = json.loads((model / "tokenizer_config.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return ""
-    return str(config.get("chat_template") or "")
+def is_hub_id(base: str) -> bool:
+    return base.count("/") == 1 and not base.startswith(("/", ".", "~")) and ":" not in base and "@" not in base
 
 
 def is_adapter(model: Path) -> bool:
@@ -143,13 +116,16 @@ def readme(model: Path, spec: JobSpec, produces: str, name: str) -> str:
     """What is in the archive and the three ways to use it."""
     base = spec.model.name if spec.model else ""
     if is_adapter(model):
+        folder = MERGED_BASE if holds_base(model) else base if is_hub_id(base) else "base"
         what = f"`{produces}/` is a LoRA adapter for `{base}`; it needs that model beside it."
+        if holds_base(model):
+            what = f"`{produces}/` is a LoRA adapter for `{MERGED_BASE}/`, which is {base} with its adapter merged in."
         load = (
             "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+            f'base = AutoModelForCausalLM.from_pretrained("{folder}")\n'
             f'model = PeftModel.from_pretrained(base, "{produces}")\n'
         )
-        first = f"{fetching(base)}\n\nThen, in this folder:"
+        first = "In this folder:" if holds_base(model) else f"{fetching(base)}\n\nThen, in this folder:"
     else:
         what = f"`{produces}/` is a whole model, tuned from `{base}`."
         load = (
@@ -189,6 +165,7 @@ See `LM_STUDIO.md`.
 def lm_studio(model: Path, spec: JobSpec, produces: str, name: str) -> str:
     """LM Studio reads GGUF: how to make one with llama.cpp's converters."""
     base = spec.model.name if spec.model else ""
+    base = MERGED_BASE if holds_base(model) else base if is_hub_id(base) else "base"
     if is_adapter(model):
         steps = f"""1. Join the adapter and its base model (`pip install transformers peft`):
 

@@ -10,8 +10,9 @@ from tunesmith.features.catalog import service as catalog
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.submission import Checked, check
 from tunesmith.features.jobs.tables import JobRow
+from tunesmith.recipes.auto import flop_per_token
 from tunesmith.recipes.catalog import get_recipe
-from tunesmith.recipes.duration import SAME, SIMILAR, Pace, duration, flop_per_token, guessed_pace
+from tunesmith.recipes.duration import SAME, SIMILAR, Pace, duration, guessed_pace
 from tunesmith.schemas.jobs import JobCreate, JobPlan, PlanCheck
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
@@ -47,8 +48,8 @@ def find_pace(session: Session, checked: Checked) -> Pace:
     for job in alike:
         if flops := _flops(job):
             same = job.model == name and job.method == checked.recipe.name
-            what = "with this model and method" if same else f"with {job.model}"
-            return Pace(flops, SAME if same else SIMILAR, f"Told from job {job.id}, {what}.")
+            what = "same model and method" if same else f"with {job.model}"
+            return Pace(flops, SAME if same else SIMILAR, f"Based on job {job.id} ({what}).")
     return guessed_pace(device)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError
 
 from tunesmith.core.errors import Conflict
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs.tables import NO_LOSS, AllocationRow, EventRow, JobRow
+from tunesmith.features.jobs.tables import NO_LOSS, AllocationRow, EventRow, JobRow, JobValueRow
+from tunesmith.features.jobs.values import Key
 from tunesmith.storage.database import EVERYONES
 from tunesmith.storage.repository import Repository, contains
 
@@ -39,6 +40,12 @@ MAX_IDLE_S = 20
 OVER = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
 
 
+def _having(name: str, key: Key | None = None) -> Select[Any]:
+    """The jobs that have a value of that name, or just that value."""
+    query = select(JobValueRow.job_id).where(JobValueRow.name == name)
+    return query.where(JobValueRow.number == key[0], JobValueRow.text == key[1]) if key else query
+
+
 class JobRepository(Repository[JobRow]):
     row = JobRow
     noun = "job"
@@ -53,8 +60,9 @@ class JobRepository(Repository[JobRow]):
         dataset_id: int | None = None,
         batch_id: str | None = None,
         model: str | None = None,
+        where: Mapping[str, Key | None] | None = None,
     ) -> Select[Any]:
-        """A query for `page`."""
+        """A query for `page`. `where` are values of `job_values`; None stands for jobs without that value."""
         query = self.query()
         if status:
             query = query.where(JobRow.status.in_(status))
@@ -70,6 +78,8 @@ class JobRepository(Repository[JobRow]):
             query = query.where(contains(text_like, JobRow.name, JobRow.output_name, JobRow.model))
         if tag:
             query = query.where(self.has_tag(JobRow.tags, tag))
+        for name, key in (where or {}).items():
+            query = query.where(JobRow.id.in_(_having(name, key)) if key else JobRow.id.not_in(_having(name)))
         return query
 
     def count(self, query: Select[Any]) -> int:
@@ -129,8 +139,10 @@ class JobRepository(Repository[JobRow]):
         found = self.session.execute(select(JobRow.id, JobRow.status).where(JobRow.id.in_(ids)))
         return {job_id: status for job_id, status in found}
 
-    def count_by_status(self) -> dict[str, int]:
-        return dict(self.session.execute(select(JobRow.status, func.count()).group_by(JobRow.status)).tuples().all())
+    def count_by_status(self, **filters: Any) -> dict[str, int]:
+        """`filters` are those of `filtered`."""
+        query = self.filtered(**filters).with_only_columns(JobRow.status, func.count()).group_by(JobRow.status)
+        return {status: count for status, count in self.session.execute(query)}
 
     def output_names(self, base: str) -> set[str]:
         """Output names taken that begin like `base`."""

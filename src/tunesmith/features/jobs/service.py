@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,12 @@ from tunesmith.features.jobs.curves import number, series
 from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.package import stream_package
-from tunesmith.features.jobs.repository import SORTS, JobRepository
+from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.submission import PRIORITIES
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.blocks.model_card import config_yaml
 from tunesmith.recipes.catalog import RECIPES, get_recipe
 from tunesmith.recipes.describing import describe, json_schema
-from tunesmith.schemas.common import Page
 from tunesmith.schemas.jobs import (
     CheckpointRead,
     Diagnosis,
@@ -41,6 +40,7 @@ from tunesmith.storage.database import Session, after_commit
 
 PRIORITY_NAMES = {number: Priority(name) for name, number in PRIORITIES.items()}
 MAX_DIAGNOSED_EVALUATIONS = 200
+MAX_NOTICES = 200
 
 
 def read(row: JobRow) -> JobRead:
@@ -49,37 +49,15 @@ def read(row: JobRow) -> JobRead:
         "priority": PRIORITY_NAMES[row.priority],
         "progress": share(row.status, row.step, row.total_steps),
         "dataset_name": (row.spec.get("dataset") or {}).get("name"),
+        "values": None,
         "sparkline": [loss for _, loss in (row.sparkline or {}).get("points", [])],
     }
     return JobRead(**{name: getattr(row, name) for name in JobRead.model_fields if name not in made}, **made)
 
 
-def list_jobs(
-    session: Session,
-    *,
-    status: Sequence[JobStatus] = (),
-    method: str | None = None,
-    tag: str | None = None,
-    text: str | None = None,
-    dataset_id: int | None = None,
-    batch_id: str | None = None,
-    sort: str = "created",
-    descending: bool = True,
-    cursor: int | None = None,
-    limit: int = 50,
-) -> Page[JobRead]:
-    """Newest first, or in the order of `sort`, a key of `repository.SORTS`. Raises `BadRequest`."""
-    jobs = JobRepository(session)
-    query = jobs.filtered(
-        status=status, method=method, tag=tag, text_like=text, dataset_id=dataset_id, batch_id=batch_id
-    )
-    rows, after = jobs.page(query, cursor=cursor, limit=limit, by=SORTS[sort], descending=descending)
-    return Page(items=[read(row) for row in rows], next_cursor=after, total=jobs.count(query))
-
-
-def counts(session: Session) -> dict[str, int]:
-    """Jobs by status."""
-    return JobRepository(session).count_by_status()
+def counts(session: Session, **filters: Any) -> dict[str, int]:
+    """Jobs by status; `filters` are those of `JobRepository.filtered`."""
+    return JobRepository(session).count_by_status(**filters)
 
 
 def get(session: Session, job_id: int) -> JobRow:
@@ -180,7 +158,7 @@ def move(session: Session, job_id: int, to: QueueMove) -> None:
         if place < 0:
             raise InvalidInput(
                 f"Job {to.before_job_id} does not wait.",
-                hint="GET /jobs/queue lists those that do.",
+                hint="See the queue.",
                 details=[{"loc": "before_job_id", "message": "not in the queue"}],
             )
     row.priority = order[min(place, len(order) - 1)].priority
@@ -230,7 +208,7 @@ def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dic
         message=row.status_reason,
         hint=row.hint,
         last_seq=row.last_seq,
-        diagnosis=_diagnose(steps, evaluations),
+        diagnosis=_diagnose(steps, evaluations, row.hyperparameters),
     )
 
 
@@ -298,8 +276,16 @@ def _evaluations(jobs: JobRepository, job_id: int) -> list[dict[str, Any]]:
     return [row.body for row in rows]
 
 
-def _diagnose(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> list[Diagnosis]:
-    return diagnose(series(steps, "loss"), series(evaluations, "loss"), series(steps, "grad_norm"))
+def _diagnose(
+    steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], settings: Mapping[str, Any]
+) -> list[Diagnosis]:
+    return diagnose(series(steps, "loss"), series(evaluations, "loss"), series(steps, "grad_norm"), settings)
+
+
+def rows_skipped(session: Session, job_id: int) -> list[dict[str, Any]]:
+    """What the job said of the rows that it left out: `message` and `rows`, for each dataset."""
+    notices = JobRepository(session).events(job_id, types=("notice",), limit=MAX_NOTICES)
+    return [row.body for row in notices if row.body.get("code") == "rows_skipped"]
 
 
 def share(status: str, step: int, total_steps: int) -> float:

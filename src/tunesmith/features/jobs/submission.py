@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -17,6 +17,8 @@ from tunesmith.core.job_spec import DatasetRef, JobSpec, ModelRef, ResourceReque
 from tunesmith.core.job_status import JobStatus
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.validation import message_of
+from tunesmith.core.words import plural
+from tunesmith.features.catalog import existence
 from tunesmith.features.catalog import service as catalog
 from tunesmith.features.jobs import held_out, inspection, permission, quotas
 from tunesmith.features.jobs.lifecycle import Lifecycle
@@ -27,7 +29,7 @@ from tunesmith.live.bus import Bus
 from tunesmith.recipes.auto import Choice, Facts, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
-from tunesmith.recipes.row_check import Remark, RowFacts, checks, rated_problem
+from tunesmith.recipes.row_check import SKIP_REMEDY, Remark, RowFacts, checks, rated_problem, skipped
 from tunesmith.schemas.jobs import FollowUp, JobClone, JobCreate
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
@@ -60,8 +62,9 @@ class Problems:
         self.details: list[dict[str, Any]] = []
         self.hints: list[str] = []
 
-    def add(self, loc: str, message: str, hint: str = "") -> None:
-        self.details.append({"loc": loc, "message": message})
+    def add(self, loc: str, message: str, hint: str = "", **more: Any) -> None:
+        """`more`: what a program may want to know of it."""
+        self.details.append({"loc": loc, "message": message, **more})
         self.hints += [hint] if hint else []
 
     def add_error(self, loc: str, error: TunesmithError) -> None:
@@ -72,9 +75,9 @@ class Problems:
     def raise_any(self) -> None:
         if self.details:
             places = ", ".join(dict.fromkeys(d["loc"] for d in self.details[:5]))
-            hint = " ".join(dict.fromkeys(self.hints[:3])) or "Each problem is named in details, with its place."
+            hint = " ".join(dict.fromkeys(self.hints[:3])) or "Each problem is named with its place."
             raise InvalidInput(
-                f"{len(self.details)} value(s) cannot be used: {places}.", hint=hint, details=self.details
+                f"{plural(len(self.details), 'value')} cannot be used: {places}.", hint=hint, details=self.details
             )
 
 
@@ -103,9 +106,11 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
     facts = Facts(
         machine=read_machine(),
         model=_info(model, problems),
-        num_rows=data.ref.num_rows if data else 0,
+        num_rows=_num_usable(data, rows, body.hyperparameters) if data else 0,
         lengths=(rows and rows.row_lengths()) or (data.lengths if data else None),
         has_eval_dataset=eval_data is not None,
+        num_held_out=data.ref.num_held_out if data else 0,
+        num_eval_rows=eval_data.ref.num_rows if eval_data else 0,
     )
     choice = Choice({}, {}, {})
     try:
@@ -113,6 +118,10 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
     except InvalidInput as error:
         problems.add_error("hyperparameters", error)
     remarks = _row_problems(recipe, data, rows, choice, problems)
+    given = {**body.hyperparameters, **choice.params}
+    for loc, each, facts_of_it in (("dataset_id", data, rows), ("eval_dataset_id", eval_data, None)):
+        if each:
+            remarks = [*_bad_rows(loc, recipe, each, facts_of_it, given, problems), *remarks]
     problems.raise_any()
     return Checked(recipe, model, data, eval_data, choice, resources, facts, body, remarks)
 
@@ -126,8 +135,46 @@ def _row_problems(
     found = checks(rows, choice.params) if rows and choice.params else []
     for remark in found:
         if remark.is_refused:
-            problems.add("dataset_id", remark.message, remark.hint)
+            rows_of_it = list(remark.rows)
+            problems.add(
+                "dataset_id",
+                remark.message,
+                remark.hint,
+                code=remark.code,
+                rows=rows_of_it[:100],
+                count=len(rows_of_it),
+            )
     return [remark for remark in found if not remark.is_refused]
+
+
+def _num_usable(data: TrainingData, rows: RowFacts | None, given: Mapping[str, Any]) -> int:
+    """Rows that the job learns from, as far as is known before it starts."""
+    if given.get("skip_bad_rows") is not True:
+        return data.ref.num_rows
+    bad = (data.bad.count if data.bad else 0) + (rows.num_refused if rows and rows.is_whole else 0)
+    return max(1, data.ref.num_rows - bad)
+
+
+def _bad_rows(
+    loc: str, recipe: Recipe, data: TrainingData, rows: RowFacts | None, given: Mapping[str, Any], problems: Problems
+) -> list[Remark]:
+    """What the job says of rows that it skips; where it is not to skip them they are added to `problems`."""
+    held_out = given.get("held_out")
+    chosen_by_job = isinstance(held_out, dict) and held_out.get("job_id")  # that job has been checked
+    if "skip_bad_rows" not in recipe.params.model_fields or chosen_by_job:
+        return []
+    bad, name = data.bad, data.ref.name
+    if given.get("skip_bad_rows") is not True:
+        if bad:
+            problems.add(
+                loc, bad.problem(name), SKIP_REMEDY, code="bad_rows", count=bad.count, rows=list(bad.rows[:100])
+            )
+        return []
+    if bad and bad.count >= data.ref.num_rows:
+        problems.add(
+            loc, f"No row of {name} can be used for training. {bad.why}", "Fix the dataset, or map its columns."
+        )
+    return skipped(bad, rows, name)
 
 
 def create(settings: Settings, session: Session, bus: Bus, body: JobCreate, *, batch_id: str | None = None) -> JobRow:
@@ -187,8 +234,8 @@ def create_batch(settings: Settings, session: Session, bus: Bus, bodies: list[Jo
             details += [{**detail, "loc": f"jobs.{number}.{detail['loc']}".rstrip(".")} for detail in found]
     if details:
         raise InvalidInput(
-            f"{len(details)} value(s) cannot be used, so none of the {len(bodies)} jobs was made.",
-            hint="Each problem is named in details, with its place.",
+            f"{plural(len(details), 'value')} cannot be used, so none of the {len(bodies)} jobs was made.",
+            hint="Each problem is named with its place.",
             details=details,
         )
     return batch_id, rows
@@ -241,17 +288,16 @@ def _model(
 ) -> ModelRef | None:
     if body.model is None:
         if recipe.needs_model:
-            problems.add("model", f"{recipe.name} needs a base model", "GET /models/ lists those at hand.")
+            problems.add("model", f"{recipe.name} needs a base model", "Choose one from the list of models.")
         return None
     try:
         found = catalog.resolve_model(settings, session, body.model)
+        if recipe.kind == "training":
+            catalog.check_trainable(found)
+        existence.check(settings, found.path, found.revision)
     except TunesmithError as error:
         problems.add_error("model", error)
         return None
-    if recipe.kind == "training" and found.path.lower().endswith(".gguf"):
-        problems.add(
-            "model", "a GGUF file can be talked to and deployed, not trained", "Train its safetensors version."
-        )
     return found
 
 
@@ -267,7 +313,7 @@ def _data(
     """The rows, in a shape that `recipe` learns from."""
     if dataset_id is None:
         if recipe.needs_dataset:
-            problems.add(loc, f"{recipe.name} needs a dataset", "GET /datasets/ lists them.")
+            problems.add(loc, f"{recipe.name} needs a dataset", "Choose one from the list of datasets.")
         return None
     try:
         data = find_data(settings, session, dataset_id, digest)
@@ -288,7 +334,7 @@ def _resources(settings: Settings, body: JobCreate, problems: Problems) -> Resou
     if body.resources is None:
         return ResourceRequest(num_gpus=min(1, num_gpus))
     if settings.database_url is None and body.resources.num_gpus > num_gpus:
-        problems.add("resources.num_gpus", f"this machine has {num_gpus} GPU(s)")
+        problems.add("resources.num_gpus", f"this machine has {plural(num_gpus, 'GPU')}")
     return body.resources
 
 

@@ -1,11 +1,11 @@
-"""Jobs, their events, and the devices they hold."""
+"""Jobs, their events, the values they are sorted by, saved tables of them, and the devices they hold."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnClause, ForeignKey, Index, Integer, String, Text, func, literal_column
+from sqlalchemy import BigInteger, ColumnClause, ForeignKey, Index, Integer, String, Text, func, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tunesmith.storage.tables import Base, BigId, JsonValue, Owned, UtcDateTime
@@ -52,6 +52,8 @@ class JobRow(Owned, Base):
     """Of the last step; null where it was not a number."""
     eval_loss: Mapped[float | None]
     best_eval_loss: Mapped[float | None] = mapped_column()
+    scores: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict, server_default="{}")
+    """Of each curve `[last, best]`; best is null where neither high nor low is better."""
     elapsed_s: Mapped[float] = mapped_column(default=0.0)
     remaining_s: Mapped[float | None]
     sparkline: Mapped[dict[str, Any]] = mapped_column(JsonValue, default=dict)
@@ -122,6 +124,39 @@ class EventRow(Base):
     body: Mapped[dict[str, Any]] = mapped_column(JsonValue)
 
     __table_args__ = (Index("ix_job_events_type", "job_id", "type", "seq"),)
+
+
+class JobValueRow(Base):
+    """A metric, a parameter or another value of a job, by which tables of jobs are sorted, grouped and filtered. What writes
+    it is `values.py`; `number` and `text` are never null, so that rows can be compared with both."""
+
+    __tablename__ = "job_values"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    number: Mapped[float]
+    """`values.TEXT` for what is no number."""
+    text: Mapped[str] = mapped_column(String(200), default="")
+
+    __table_args__ = (Index("ix_job_values_order", "name", "number", "text", "job_id"),)
+
+
+class JobViewRow(Owned, Base):
+    """A saved table of jobs: its columns, order, group and filters."""
+
+    __tablename__ = "job_views"
+    noun = "view"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    view: Mapped[dict[str, Any]] = mapped_column(JsonValue)
+    """`schemas.runs.RunTable`."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (
+        Index("uq_job_views_name", text("coalesce(owner_id, 0)"), "name", unique=True),
+        {"sqlite_autoincrement": True},
+    )
 
 
 class AllocationRow(Base):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.recipes.auto import Lengths
+from tunesmith.recipes.row_check import BadRows, known_bad_rows
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
@@ -21,6 +22,8 @@ class TrainingData(NamedTuple):
 
     ref: DatasetRef
     lengths: Lengths | None
+    bad: BadRows | None = None
+    """Rows that cannot be used."""
 
 
 def find_data(settings: Settings, session: Session, dataset_id: int, digest: str | None) -> TrainingData:
@@ -29,7 +32,10 @@ def find_data(settings: Settings, session: Session, dataset_id: int, digest: str
 
     ref = datasets.training_ref(settings, session, dataset_id, digest)
     ref = ref.model_copy(update={"path": str(Path(ref.path).resolve())})  # the worker runs in a folder of its own
-    return TrainingData(ref, row_lengths(datasets.version_lengths(settings, session, dataset_id, ref.digest)))
+    report = datasets.version_report(settings, session, dataset_id, ref.digest)
+    return TrainingData(
+        ref, row_lengths(report.lengths), known_bad_rows([finding.model_dump() for finding in report.findings])
+    )
 
 
 def row_lengths(by_role: dict[str, Any]) -> Lengths | None:

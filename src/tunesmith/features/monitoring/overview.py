@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.words import plural
 from tunesmith.features.catalog.service import list_models
 from tunesmith.features.datasets.service import Datasets
 from tunesmith.features.jobs import service as jobs
@@ -62,7 +63,8 @@ def activity(monitored: Monitored, now: datetime) -> list[ActivityDay]:
     for text, status, count in monitored.jobs_by_day(since, int(offset.total_seconds())):
         day = days.get(date.fromisoformat(text))
         if day is not None:
-            name = status if JobStatus(status).is_final else "open"
+            waits = status in (JobStatus.QUEUED, JobStatus.CREATED)
+            name = status if JobStatus(status).is_final else "waiting" if waits else "open"
             setattr(day, name, getattr(day, name) + count)
     return list(days.values())
 
@@ -124,7 +126,7 @@ def _datasets(settings: Settings, session: Session, bus: Bus, monitored: Monitor
     for dataset in [dataset for dataset in newest if dataset.num_errors][:MAX_OF_A_KIND]:
         yield Attention(
             kind="dataset_errors", level="warning", id=dataset.id, title=f"{dataset.name} has errors",
-            message=f"Its report names {dataset.num_errors} error(s).", hint="Repair the rows, or tell which columns hold what.",
+            message=f"Its report names {plural(dataset.num_errors, 'error')}.", hint="Repair the rows, or tell which columns hold what.",
             at=dataset.updated_at,
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import Conflict, InvalidInput, TunesmithError
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.preferences import Preferences
+from tunesmith.core.words import plural
 from tunesmith.features.catalog.service import check_name
 from tunesmith.recipes.catalog import TRAINING
 from tunesmith.recipes.hyperparameters import field_docs
@@ -122,7 +123,9 @@ def _check(settings: Settings, given: dict[str, Any]) -> None:
             hints.append(error.hint)
     if details:
         places = ", ".join(detail["loc"] for detail in details)
-        raise InvalidInput(f"{len(details)} value(s) cannot be used: {places}.", hint=" ".join(hints), details=details)
+        raise InvalidInput(
+            f"{plural(len(details), 'value')} cannot be used: {places}.", hint=" ".join(hints), details=details
+        )
 
 
 def test_directory(settings: Settings, given: str | None = None) -> DirectoryRead:

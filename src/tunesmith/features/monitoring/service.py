@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from tunesmith.core import confinement
 from tunesmith.core.devices import read_gpus
 from tunesmith.core.version import VERSION
+from tunesmith.core.words import plural
 from tunesmith.executors.limits import isolation_available
 from tunesmith.features.catalog.service import list_models
 from tunesmith.features.jobs import permission
@@ -191,16 +192,16 @@ def _four_bit(_settings: Settings) -> Iterator[DoctorCheck]:
 
 def _models(settings: Settings) -> Iterator[DoctorCheck]:
     names = [model.name for model in list_models(settings) if model.kind == "base"]
-    message = f"{len(names)} base model(s): {', '.join(names[:3])}" if names else "no base model yet"
+    message = f"{plural(len(names), 'base model')}: {', '.join(names[:3])}" if names else "no base model yet"
     yield _check("models", bool(names), message, "Run tunesmith demo, or name a hub model in a job.", level="info")
 
 
 def _unknown_settings(_settings: Settings) -> Iterator[DoctorCheck]:
     known = {f"TUNESMITH_{name.upper()}" for name in Settings.model_fields} | set(OTHER_VARIABLES)
-    odd = sorted(name for name in os.environ if name.startswith("TUNESMITH_") and name not in known)
+    odd = sorted(name for name in os.environ if name.upper().startswith("TUNESMITH_") and name.upper() not in known)
     odd = [name for name in odd if not name.startswith(("TUNESMITH_TEST_", "TUNESMITH_SOAK"))]
     message = f"unknown: {', '.join(odd)}" if odd else "all known"
-    yield _check("settings", not odd, message, "See tunesmith up --help for the names.", level="warning")
+    yield _check("settings", not odd, message, "docs/settings.md has the names.", level="warning")
 
 
 def _isolation(settings: Settings) -> Iterator[DoctorCheck]:

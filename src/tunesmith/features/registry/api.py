@@ -139,7 +139,7 @@ def clean_registry(body: CleanPolicy, state: State, session: DbSession) -> Clean
     return cleaning.clean(state.settings, session, body, state.version_users(session))
 
 
-@router.post("/import", status_code=201, responses=REFUSED, summary="Register a model that lies on the server")
+@router.post("/import", status_code=201, responses=REFUSED, summary="Register a model that is on the server")
 def import_model(body: ImportCreate, state: State) -> VersionRead:
     """A folder with safetensors, an adapter, a GGUF file, or what a completed job has made."""
     row = importing.import_model(state.settings, state.database, body)

@@ -197,7 +197,7 @@ def _alias(session: Session, name: str, alias: str) -> AliasRow:
     listing.named(session, name)
     row = AliasRepository(session).find(name, alias)
     if row is None:
-        raise NotFound(f"{name} has no alias {alias[:60]!r}.", hint=f"GET /registry/{name} names those that it has.")
+        raise NotFound(f"{name} has no alias {alias[:60]!r}.", hint="See the aliases of the model.")
     return row
 
 

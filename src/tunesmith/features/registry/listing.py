@@ -84,9 +84,7 @@ def named(session: Session, name: str) -> RegisteredRow:
     """Raises `NotFound`."""
     row = NameRepository(session).named(name)
     if row is None:
-        raise NotFound(
-            f"There is no registered model {name[:120]!r}.", hint="GET /registry/ lists those that there are."
-        )
+        raise NotFound(f"There is no registered model {name[:120]!r}.", hint="See the list of registered models.")
     return row
 
 

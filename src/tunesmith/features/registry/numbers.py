@@ -18,7 +18,9 @@ LOWER = re.compile(
 SIGN = re.compile(r"[<>=!]=?")
 METRIC = re.compile(r"[A-Za-z0-9_./@:-]{1,120}")
 MAX_CONDITION = 200
-NOT_QUALITY = ("training_s", "train_steps", "train_tokens", "steps", "epochs", "num_samples")
+NOT_QUALITY = (
+    "training_s", "evaluation_s", "checkpoint_s", "train_steps", "train_tokens", "steps", "epochs", "num_samples",
+)  # fmt: skip
 """Numbers of a training that say nothing about how good the model is."""
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "==": operator.eq,

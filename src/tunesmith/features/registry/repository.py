@@ -33,6 +33,10 @@ class NameRepository(Repository[RegisteredRow]):
         query = self.query().where(RegisteredRow.name == name)
         return self.session.scalars(query, execution_options=EVERYONES if everyones else {}).one_or_none()
 
+    def newest(self, most: int) -> list[str]:
+        query = self.query().order_by(RegisteredRow.id.desc()).limit(most)
+        return [row.name for row in self.session.scalars(query)]
+
     def filtered(self, text_like: str | None) -> Select[Any]:
         query = self.query()
         return query.where(contains(text_like, RegisteredRow.name, RegisteredRow.description)) if text_like else query
@@ -80,6 +84,10 @@ class VersionRepository(Repository[VersionRow]):
         """The one that the job itself made: the first."""
         query = self.query().where(VersionRow.job_id == job_id).order_by(VersionRow.id).limit(1)
         return self.session.scalars(query).one_or_none()
+
+    def all_of_job(self, job_id: int) -> list[VersionRow]:
+        """Those that the job made: a compression makes one for each format."""
+        return list(self.session.scalars(self.query().where(VersionRow.job_id == job_id).order_by(VersionRow.id)))
 
     def filtered(
         self,

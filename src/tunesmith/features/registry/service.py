@@ -42,6 +42,8 @@ from tunesmith.storage.database import Session
 KINDS = ("adapter", "model", "gguf")
 CHAMPION = "champion"
 LEFT_OUT = (*PICKLE_SUFFIXES, *CODE_SUFFIXES)
+MAX_NAMES = 1000
+"""Names that are looked through for one that is nearly the one asked for."""
 MAX_TAGS = 50
 MAX_TAG = 100
 
@@ -219,7 +221,7 @@ def find_version(session: Session, ref: str) -> VersionRow:
         return found
     there = versions.of_name(name)
     if not there:
-        raise NotFound(f"There is no registered model {name!r}.", hint="GET /registry/ lists those that there are.")
+        raise NotFound(f"There is no registered model {name!r}.", hint="See the list of registered models.")
     known = [*AliasRepository(session).of_names([name]).values()]
     aliases = sorted(alias for group in known for alias in group)
     raise NotFound(
@@ -239,9 +241,19 @@ def has_name(session: Session, name: str) -> bool:
     return NameRepository(session).named(name) is not None
 
 
+def known_names(session: Session) -> list[str]:
+    """Those that may be seen, newest first."""
+    return NameRepository(session).newest(MAX_NAMES)
+
+
 def of_job(session: Session, job_id: int) -> VersionRow | None:
     """The version that a job made, or None."""
     return VersionRepository(session).of_job(job_id)
+
+
+def all_of_job(session: Session, job_id: int) -> list[VersionRow]:
+    """The versions that a job made."""
+    return VersionRepository(session).all_of_job(job_id)
 
 
 def change(session: Session, ref: str) -> VersionRow:

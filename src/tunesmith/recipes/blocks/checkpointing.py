@@ -33,6 +33,9 @@ class State:
     tokens_seen: int = 0
     rows_seen: int = 0
     elapsed_s: float = 0.0
+    evaluation_s: float = 0.0
+    checkpoint_s: float = 0.0
+    """Of `elapsed_s`: what evaluations and checkpoints took."""
     loss_scale: float = 1.0
     """Of fp16 only."""
     since_log: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "steps": 0})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from tunesmith.core.errors import BadData, FailureCode, JobFailure
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
+from tunesmith.core.words import plural, rows_named
+from tunesmith.dataprep.bad_rows import bad_rows
 from tunesmith.dataprep.shapes import unused_columns
 from tunesmith.recipes.blocks.chat import Chat, Lesson, Options
 from tunesmith.recipes.blocks.lessons import encode, read_batches, read_examples
@@ -23,17 +27,27 @@ from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.blocks.token_rows import Row, TokenRows, write_rows
 from tunesmith.recipes.blocks.tokenizer import opening
 from tunesmith.recipes.hyperparameters import SftParams
-from tunesmith.recipes.row_check import MAX_NAMED_ROWS, Tally, note_cut, remarks
+from tunesmith.recipes.row_check import SKIP_REMEDY, Tally, note_cut, remarks
 
 CODE_VERSION = 5
 """Raised whenever tokens or labels would come out differently."""
+BAD_ROWS_VERSION = 1
+"""Raised whenever other rows would count as bad."""
+MAX_SKIPPED_NAMED = 10_000
+"""Numbers of skipped rows that a job keeps."""
 
 
 def load_rows(
-    run: RunContext, data: DatasetRef, tokenizer: Any, params: SftParams, numbers: np.ndarray | None = None
+    run: RunContext,
+    data: DatasetRef,
+    tokenizer: Any,
+    params: SftParams,
+    numbers: np.ndarray | None = None,
+    known_bad: Sequence[int] = (),
 ) -> TokenRows:
     """The dataset's rows as tokens, from the cache when they are there; only those of `numbers` (from 0) when it is given.
-    Raises `JobFailure` naming bad rows."""
+    Raises `JobFailure` naming bad rows, or leaves them out where `params` say so. `known_bad`: rows, from 1, that `numbers`
+    leaves out already because they are bad."""
     path = Path(run.spec.cache_dir) / "tokens" / f"{_cache_key(data, tokenizer, params, numbers)}.arrow"
     tally_path = path.with_suffix(".json")
     is_new = not (path.exists() and tally_path.exists())
@@ -44,16 +58,49 @@ def load_rows(
             chat = Chat(tokenizer, template, options_of(params))
             write_rows(path, _tokenize(run, data, chat, tokenizer, params, numbers, tally))
         write_atomic(tally_path, tally)
-    rows = TokenRows.open(path)
+    tally = Tally.model_validate_json(tally_path.read_bytes())
+    skipped = sorted({*known_bad, *tally.skipped})
+    rows = dataclasses.replace(TokenRows.open(path), skipped=skipped)
     if is_new or run.attempt == 1:
-        _tell(run, data, params, Tally.model_validate_json(tally_path.read_bytes()))
+        _tell_skipped(run, data, skipped)
+        _tell(run, data, params, tally)
     if len(rows) == 0:
         raise JobFailure(
             FailureCode.BAD_DATA,
-            f"No row of {data.name} is left to learn from once cut to max_length={params.max_length} tokens.",
-            hint="Raise max_length, or set train_on: all.",
+            f"No row of {data.name} is left to learn from once bad rows are skipped."
+            if skipped and not tally.num_rows
+            else f"No row of {data.name} is left to learn from once cut to max_length={params.max_length} tokens.",
+            hint="Fix the dataset." if skipped and not tally.num_rows else "Raise max_length, or set train_on: all.",
         )
     return rows
+
+
+def find_bad(run: RunContext, data: DatasetRef) -> np.ndarray:
+    """(bad rows,) int64, from 1, ascending: those that no model could learn from. Kept beside the tokens."""
+    parts = [BAD_ROWS_VERSION, data.digest, data.shape, sorted(data.mapping.items())]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    kept = Path(run.spec.cache_dir) / "tokens" / f"{key}.bad.npy"
+    try:
+        return np.asarray(np.load(kept, allow_pickle=False))
+    except (FileNotFoundError, ValueError):
+        pass
+    run.phase("tokenizing", data.name)
+    found = bad_rows(data.path, data.shape, dict(data.mapping), lambda row: run.progress(row, data.num_rows))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    np.save(content, found)
+    write_atomic(kept, content.getvalue())
+    return found
+
+
+def _tell_skipped(run: RunContext, data: DatasetRef, skipped: Sequence[int]) -> None:
+    """Name the rows that were left out."""
+    if skipped:
+        run.notice(
+            f"Skipped {plural(len(skipped), 'row')} of {data.name} that cannot be used for training: {rows_named(skipped)}.",
+            hint="Fix them in the dataset, or drop them there, to train on clean data.",
+            level="warning", code="rows_skipped", rows=skipped[:MAX_SKIPPED_NAMED],
+        )  # fmt: skip
 
 
 def options_of(params: SftParams) -> Options:
@@ -69,6 +116,7 @@ def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams, numbers: np.
         CODE_VERSION, data.digest, data.shape, sorted(data.mapping.items()), tokenizer.backend_tokenizer.to_str(),
         tokenizer.chat_template, tokenizer.eos_token, params.max_length, list(options_of(params)),
         None if numbers is None else hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest(),
+        *(["skip_bad_rows"] if params.skip_bad_rows else []),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -76,7 +124,7 @@ def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams, numbers: np.
 def _tokenize(
     run: RunContext, data: DatasetRef, chat: Chat, tokenizer: Any, params: SftParams, numbers: np.ndarray | None, tally: Tally
 ) -> Iterator[list[Row]]:  # fmt: skip
-    """Batches of rows, counted in `tally`. Raises `JobFailure` at the end when some were bad."""
+    """Batches of rows, counted in `tally`. Raises `JobFailure` at the end when some were bad and are not to be skipped."""
     bad: list[dict[str, Any]] = []
     total = data.num_rows if numbers is None else len(numbers)
     for row_numbers, batch in read_batches(data.path, sorted(set(data.mapping.values())), numbers):
@@ -89,18 +137,24 @@ def _tokenize(
         taught: list[tuple[int, Lesson]] = []
         for (number, _), lessons in zip(kept, chat.lessons([example for _, example in kept]), strict=True):
             if isinstance(lessons, BadData):
-                bad.append({"row": number, "message": lessons.message, "hint": lessons.hint})
+                if params.skip_bad_rows:
+                    tally.skipped.append(number)
+                    tally.num_rows -= 1
+                else:
+                    bad.append({"row": number, "message": lessons.message, "hint": lessons.hint})
                 continue
             taught += [(number, lesson) for lesson in lessons]
         yield _cut(taught, tokenizer, params.max_length, tally)
-        run.progress(tally.num_rows, total or tally.num_rows)
+        done = tally.num_rows + len(tally.skipped)
+        run.progress(done, total or done)
     if bad:
-        rows = ", ".join(str(b["row"]) for b in bad[:MAX_NAMED_ROWS])
+        named = rows_named([b["row"] for b in bad])
         raise JobFailure(
             FailureCode.BAD_DATA,
-            f"{len(bad)} row(s) of {data.name} cannot be learned from: row {rows}. {bad[0]['message']}",
-            hint=bad[0]["hint"],
-            details=[{"row": b["row"], "message": b["message"]} for b in bad[:100]],
+            f"{plural(len(bad), 'row')} of {data.name} cannot be used for training ({named}). "
+            f"Row {bad[0]['row']}: {bad[0]['message']}",
+            hint=f"{bad[0]['hint']} {SKIP_REMEDY}".strip(),
+            details=[{"row": b["row"], "message": b["message"], "version": data.digest} for b in bad[:100]],
         )
 
 
@@ -129,7 +183,7 @@ def _tell(run: RunContext, data: DatasetRef, params: SftParams, tally: Tally) ->
     if refused and run.spec.params.get("allow_truncation") is False:  # the settings of jobs of before have no such word
         raise JobFailure(
             FailureCode.BAD_DATA, refused[0].message, hint=refused[0].hint,
-            details=[{"row": row, "message": refused[0].code} for row in refused[0].rows],
+            details=[{"row": row, "message": refused[0].code.replace("_", " ")} for row in refused[0].rows],
         )  # fmt: skip
     for remark in found:
         level: Any = remark.level

@@ -15,6 +15,7 @@ from gguf import GGUFWriter, TokenType
 from tunesmith.core.errors import NotFound, UnsupportedFormat
 from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.blocks.gguf_limits import check_tokenizer, parts
+from tunesmith.recipes.chat_template import template_text
 from tunesmith.recipes.model_info import read_json
 
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -114,7 +115,7 @@ def read_vocab(folder: Path, num_rows: int) -> Vocab:
         adds_bos=adds_bos,
         adds_eos=adds_eos,
         adds_space=_adds_space(told),
-        chat_template=chat_template(folder, config),
+        chat_template=template_text(folder),
         notes=notes,
     )
 
@@ -128,17 +129,6 @@ def read_json_text(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
         raise UnsupportedFormat(f"{path.name} is not a tokenizer.", hint="Download the model again.")
     return found
-
-
-def chat_template(folder: Path, config: dict[str, Any] | None = None) -> str:
-    """The Jinja text, from its own file or the tokenizer's configuration; empty when there is none."""
-    own = folder / "chat_template.jinja"
-    if own.is_file():
-        return own.read_text(encoding="utf-8", errors="replace")
-    found = (_optional(folder / "tokenizer_config.json") if config is None else config).get("chat_template") or ""
-    if isinstance(found, list):  # several by name
-        found = next((t.get("template", "") for t in found if t.get("name") == "default"), "")
-    return str(found)
 
 
 def _optional(path: Path) -> dict[str, Any]:

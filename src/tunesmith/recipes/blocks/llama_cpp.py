@@ -20,7 +20,7 @@ from tunesmith.recipes.blocks import gguf_native
 from tunesmith.recipes.gguf import check_gguf
 
 DEFAULT_WINDOW = 512
-"""Longest row, tokens."""
+"""Maximum length of a row, tokens."""
 SPEED_PROMPT = "Tell a long story about a lighthouse keeper."
 TIMEOUT_S = 1800.0
 

@@ -82,6 +82,8 @@ class Loop:
         self.speed = Speed(forward.model, device)
         self.num_supervised, self.lengths = rows.num_supervised[train], rows.lengths[train]
         self._order: tuple[int, np.ndarray] = (-1, train)
+        self._scored: dict[int, dict[str, float]] = {}
+        """What the weights of the best and of the last evaluated step scored in this attempt."""
 
     def take_up(self) -> None:
         """Share the model out where that is asked for; then make masters and optimizer of what is trained."""
@@ -366,6 +368,18 @@ class Loop:
             "token_accuracy": correct / max(1, count),
         }
 
+    def final_scores(self) -> dict[str, float]:
+        """As `evaluate`, of the weights that `fit` has left; not computed again where they were evaluated in the run."""
+        step = self.state.step
+        if self.params.save_best_model and self.state.best_step is not None:
+            step = self.state.best_step
+        if step not in self._scored:
+            self.run.phase("evaluating")
+            began_s = monotonic_s()
+            self._scored[step] = self.evaluate()
+            self.state.evaluation_s += monotonic_s() - began_s
+        return self._scored[step]
+
     def _score(self, rows: TokenRows, places: np.ndarray) -> tuple[float, float]:
         """Of this rank's part of the rows at `places`: summed loss, and how many of their tokens were the first choice."""
         loss = correct = 0.0
@@ -380,6 +394,8 @@ class Loop:
         self.run.phase("evaluating")
         pause_s = monotonic_s()
         scores = self.evaluate()
+        self._scored = {step: told for step, told in self._scored.items() if step == self.state.best_step}
+        self._scored[self.state.step] = scores
         gain = math.inf if self.state.best_loss is None else self.state.best_loss - scores["eval_loss"]
         better = gain > 0
         enough = gain > self._least_gain()
@@ -395,10 +411,12 @@ class Loop:
                 is_best=better,
             )
         )
+        took_s = monotonic_s() - pause_s
+        self.state.evaluation_s += took_s
+        self.speed.skip(took_s)
         if better and self.params.save_best_model and self.state.step < self.total_steps:
             self._checkpoint("best")
         self.run.phase("training")
-        self.speed.skip(monotonic_s() - pause_s)
 
     def _least_gain(self) -> float:
         """`min_delta` as a difference of losses, whatever the metric is."""
@@ -414,7 +432,9 @@ class Loop:
         self._settle()
         began_s = monotonic_s()
         self.checkpoints.write(self.state, reason)
-        self.speed.skip(monotonic_s() - began_s)
+        took_s = monotonic_s() - began_s
+        self.state.checkpoint_s += took_s
+        self.speed.skip(took_s)
 
     def _resume(self) -> None:
         """Go on from the last complete checkpoint, if there is one."""

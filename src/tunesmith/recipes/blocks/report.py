@@ -32,6 +32,7 @@ PAGE = """<!doctype html>
 :root { color-scheme: light dark; } body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 figure { margin: 1.5rem 0; background: #fff; border-radius: .5rem; padding: .5rem; } figure svg { width: 100%; height: auto; }
 figcaption { color: #444; padding: 0 .5rem; } table { border-collapse: collapse; width: 100%; }
+.pre { white-space: pre-wrap; } td { vertical-align: top; }
 th, td { text-align: left; border-bottom: 1px solid #8884; padding: .25rem .5rem; overflow-wrap: anywhere; }
 </style></head><body>
 <h1>{{ name }}</h1>
@@ -42,6 +43,18 @@ th, td { text-align: left; border-bottom: 1px solid #8884; padding: .25rem .5rem
 {% for key, value in metrics.items() %}<tr><th scope="row">{{ key }}</th><td>{{ "%.6g" | format(value) }}</td></tr>{% endfor %}
 </tbody></table>
 <!-- evaluations -->
+{% if compared %}<h2>Before and after</h2>
+{% if compared.reason %}<p>{{ compared.reason }} {{ compared.hint }}</p>{% endif %}
+{% if compared.questions %}<p>Held-out rows of {{ compared.dataset }}, which were not trained on. Both models give their likeliest answer, cut after {{ compared.answer_limit }} tokens.
+Loss and perplexity are of the expected answer; chrF compares the answer given with the expected one (0 to 100, higher is better).</p>{% endif %}
+{% for one in compared.questions %}<h3>Row {{ one.row }}</h3>
+{% for turn in one.turns %}<p><strong>{{ turn.role }}</strong></p><p class="pre" dir="auto">{{ turn.content }}</p>{% endfor %}
+<table><thead><tr><th scope="col">Score</th><th scope="col">Base: {{ compared.base_model }}</th><th scope="col">Tuned</th><th scope="col">Expected</th></tr></thead><tbody>
+<tr><th scope="row">Answer</th>{% for side in (one.base, one.tuned) %}<td class="pre" dir="auto">{{ side.answer }}{{ " …" if side.is_cut }}</td>{% endfor %}<td class="pre" dir="auto">{{ one.expected }}</td></tr>
+<tr><th scope="row">Loss on the expected answer, nats a token</th><td>{{ number(one.base.loss) }}</td><td>{{ number(one.tuned.loss) }}</td><td></td></tr>
+<tr><th scope="row">Perplexity of the expected answer ({{ one.expected_tokens }} tokens)</th><td>{{ number(one.base.perplexity) }}</td><td>{{ number(one.tuned.perplexity) }}</td><td></td></tr>
+<tr><th scope="row">chrF of the answer</th><td>{{ number(one.base.chrf) }}</td><td>{{ number(one.tuned.chrf) }}</td><td></td></tr>
+</tbody></table>{% endfor %}{% endif %}
 <h2>Curves</h2>
 {% for title, sentence, svg in charts %}<figure role="img" aria-label="{{ title }}. {{ sentence }}">{{ svg }}
 <figcaption>{{ title }}. {{ sentence }}</figcaption></figure>{% else %}<p>No steps were recorded.</p>{% endfor %}
@@ -103,9 +116,15 @@ def _score(score: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_report(
-    folder: Path, run_name: str, spec: JobSpec, params: dict[str, Any], events_path: Path, metrics: dict[str, float]
+    folder: Path,
+    run_name: str,
+    spec: JobSpec,
+    params: dict[str, Any],
+    events_path: Path,
+    metrics: dict[str, float],
+    compared: dict[str, Any] | None = None,
 ) -> None:
-    """Write `report.html`, and each chart as `.png` and `.svg`, to `folder`."""
+    """Write `report.html`, and each chart as `.png` and `.svg`, to `folder`. `compared`: what `before_after` has found."""
     series, notices = _read(events_path)
     drawn = []
     for file_name, title, names, unit in (
@@ -119,7 +138,10 @@ def write_report(
             svg = _draw(folder, file_name, title, curves, unit)
             drawn.append((title, _sentence(curves), Markup(svg)))
     page = Environment(autoescape=True).from_string(PAGE)
-    html = page.render(name=run_name, spec=spec, params=params, metrics=metrics, charts=drawn, notices=notices)
+    html = page.render(
+        name=run_name, spec=spec, params=params, metrics=metrics, charts=drawn, notices=notices, compared=compared,
+        number=lambda value: value_text(value, ""),
+    )  # fmt: skip
     (folder / "report.html").write_text(html)
 
 

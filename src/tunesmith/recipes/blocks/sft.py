@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,11 @@ from tunesmith.engine.forward import Forward
 from tunesmith.engine.fp8 import to_fp8
 from tunesmith.engine.fusing import fuse
 from tunesmith.engine.lora import add_lora, expert_share, linear_names
-from tunesmith.engine.packing import IGNORE
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
+from tunesmith.recipes.blocks import before_after
 from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
-from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.data import find_bad, load_rows
 from tunesmith.recipes.blocks.endings import join_ends, write_ends
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_config, load_tokenizer
 from tunesmith.recipes.blocks.loop import Loop
@@ -32,14 +33,11 @@ from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes, la
 from tunesmith.recipes.blocks.model_card import write_card
 from tunesmith.recipes.blocks.neftune import apply_neftune
 from tunesmith.recipes.blocks.report import write_report
-from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_by_content, split_rows
+from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_rows, split_usable
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.blocks.tracking import tracked
-from tunesmith.recipes.blocks.validate import Question, question_of, validate_model
+from tunesmith.recipes.blocks.validate import validate_model
 from tunesmith.recipes.hyperparameters import LoraFields, SftParams
-
-NUM_SAMPLES = 3
-"""Held-out rows that the finished model answers."""
 
 
 def target_names(model: Any, targets: str | list[str]) -> list[str]:
@@ -110,7 +108,7 @@ def fit(
         give_tools(tokenizer)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
-        rows, train, held_out = load_split(run, params, tokenizer)
+        rows, train, held_out, known = load_split(run, params, tokenizer)
         model = loading.result()
     if isinstance(params, LoraFields):
         tell_frozen_experts(run, model)
@@ -138,15 +136,16 @@ def fit(
     if outcome != Outcome.COMPLETED:
         return outcome
     metrics = {"train_steps": float(loop.state.step), "tokens_seen": float(loop.state.tokens_seen)}
-    metrics["training_s"] = round(loop.state.elapsed_s, 3)
+    times = {"training_s": "elapsed_s", "evaluation_s": "evaluation_s", "checkpoint_s": "checkpoint_s"}
+    metrics |= {name: round(getattr(loop.state, field), 3) for name, field in times.items()}
+    metrics |= {"rows_skipped": float(len(rows.skipped))} if params.skip_bad_rows else {}
     if len(held_out[1]):
-        run.phase("evaluating")
-        metrics |= loop.evaluate()
+        metrics |= loop.final_scores()
     run.metrics(metrics)
     sharding.gather_trained(model, keep=run.is_main)
     if run.is_main:
-        asked = held_out if len(held_out[1]) else (rows, train)
-        leave(run, params, model, tokenizer, produces, save, metrics, questions(*asked))
+        unknown = np.setdiff1d(held_out[0].numbers[held_out[1]], known)
+        leave(run, params, model, tokenizer, produces, save, metrics, unknown, device)
     return outcome
 
 
@@ -175,25 +174,25 @@ def within_context(run: RunContext, params: SftParams) -> SftParams:
 
 def load_split(
     run: RunContext, params: SftParams, tokenizer: Any
-) -> tuple[TokenRows, np.ndarray, tuple[TokenRows, np.ndarray]]:
-    """`(rows, training rows, (rows, held-out rows))`."""
+) -> tuple[TokenRows, np.ndarray, tuple[TokenRows, np.ndarray], np.ndarray]:
+    """`(rows, training rows, (rows, held-out rows), numbers of the held-out rows that are trained on too)`."""
     data = run.spec.dataset
     if data is None:
         raise JobFailure(FailureCode.INVALID_SETTINGS, "The job has no dataset.")
     if "split_by" not in run.spec.params:  # a job of before: its rows are split as they were then
         rows = load_rows(run, data, tokenizer, params)
         train, held_out = split_rows(len(rows), params.validation_split, params.seed)
-        return rows, train, _held_out(run, params, tokenizer, rows, held_out)
+        return rows, train, _held_out(run, params, tokenizer, rows, held_out), np.zeros(0, np.int64)
     contents = contents_of(data.path, data.mapping)
+    bad = find_bad(run, data) if params.skip_bad_rows else np.zeros(0, dtype=np.int64)
     share = 0.0 if run.spec.eval_dataset else params.validation_split
-    split = (
-        split_by_content(contents, share, params.seed)
-        if params.split_by == "content"
-        else split_rows(len(contents), share, params.seed)
-    )
+    split = split_usable(data, contents, bad, share, params.seed, by=params.split_by)
+    if run.spec.eval_dataset:
+        split = split[0], split[1][:0]
     wanted = needed_rows(split[0], rows_read(params), params.seed)
-    numbers = None if len(wanted) == len(split[0]) else np.sort(np.concatenate([wanted, split[1]]))
-    rows = load_rows(run, data, tokenizer, params, numbers)
+    is_whole = len(wanted) == len(split[0]) and not len(bad)
+    numbers = None if is_whole else np.sort(np.concatenate([wanted, split[1]]))
+    rows = load_rows(run, data, tokenizer, params, numbers, bad.tolist())
     is_held_out = np.isin(rows.numbers, split[1])
     train, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     if not len(train):
@@ -201,8 +200,8 @@ def load_split(
             FailureCode.BAD_DATA, f"All rows of {data.name} that can be learned from are held out.",
             hint="Set validation_split to 0, or raise max_length.",
         )  # fmt: skip
-    tell_known(run, data, contents, split)
-    return rows, train, _held_out(run, params, tokenizer, rows, held_out)
+    known = tell_known(run, data, contents, split)
+    return rows, train, _held_out(run, params, tokenizer, rows, held_out), known
 
 
 def _held_out(
@@ -222,8 +221,10 @@ def rows_read(params: SftParams) -> int:
     return params.max_steps * params.batch_size * params.gradient_accumulation_steps * max(1, Ranks().count)
 
 
-def tell_known(run: RunContext, data: DatasetRef, contents: np.ndarray, split: tuple[np.ndarray, np.ndarray]) -> None:
-    """Name the held-out rows that are trained on too: a score on them says nothing."""
+def tell_known(
+    run: RunContext, data: DatasetRef, contents: np.ndarray, split: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Name the held-out rows that are trained on too: a score on them says nothing. Returns their numbers from 0."""
     if run.spec.eval_dataset is not None:
         theirs, whose = (
             contents_of(run.spec.eval_dataset.path, run.spec.eval_dataset.mapping),
@@ -233,9 +234,9 @@ def tell_known(run: RunContext, data: DatasetRef, contents: np.ndarray, split: t
     else:
         numbers, whose = split[1], data.name
         theirs = contents[numbers]
-    known = numbers[np.isin(theirs, contents[split[0]])] + 1
+    known: np.ndarray = numbers[np.isin(theirs, contents[split[0]])]
     if len(known):
-        named = ", ".join(map(str, known[:20]))
+        named = ", ".join(map(str, known[:20] + 1))
         run.notice(
             f"{len(known)} of {len(numbers)} held-out rows are trained on too, so their score says little: row {named} of {whose}.",
             hint="Set split_by: content, or take them out of one side.", level="warning", code="held_out_in_training",
@@ -247,6 +248,7 @@ def tell_known(run: RunContext, data: DatasetRef, contents: np.ndarray, split: t
             level="warning",
             code="nothing_held_out",
         )
+    return known
 
 
 def use_checkpointing(run: RunContext, params: SftParams, model: Any, loop: Loop) -> None:
@@ -300,17 +302,11 @@ def leave_merged_base(run: RunContext, base: ModelRef) -> Path:
     merged = load_causal_lm(base, dtype=torch.float32, device=torch.device("cpu"), offline=run.spec.offline)
     with run.artifact("base_model") as folder:
         merged.save_pretrained(folder)
-        load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline).save_pretrained(folder)
+        tokenizer = load_tokenizer(
+            base.path, revision=base.revision, offline=run.spec.offline, adapter=base.adapter_path
+        )
+        tokenizer.save_pretrained(folder)
     return run.dir.artifacts / "base_model"
-
-
-def questions(rows: TokenRows, places: np.ndarray) -> list[Question]:
-    """The first few rows at `places`, for the finished model to answer: the same for every job that holds out the same."""
-    found = []
-    for place in places[:NUM_SAMPLES]:
-        ids, labels = rows.row(int(place))
-        found.append(question_of(ids, labels != IGNORE))
-    return found
 
 
 def leave(
@@ -321,9 +317,11 @@ def leave(
     produces: str,
     save: Callable[[Any, Path], None],
     metrics: dict[str, float],
-    asked: list[Question],
+    unknown: np.ndarray,
+    device: torch.device,
 ) -> None:
-    """The model folder (weights, tokenizer, card, configuration), checked by loading it; then the report."""
+    """The model folder (weights, tokenizer, card, configuration), checked by loading it; answers before and after to held-out
+    rows of the numbers `unknown`, which were not trained on; the report."""
     run.phase("saving", produces)
     settings = params.model_dump(mode="json")
     base = run.spec.model
@@ -336,6 +334,11 @@ def leave(
         write_ends(model, folder)
         tokenizer.save_pretrained(folder)
         write_card(folder, run.spec, settings, metrics)
-        validate_model(folder, produces, base_path, asked)
+        finished = validate_model(folder, produces, base_path)
+    run.phase("evaluating", "before and after")
+    asked = before_after.questions(run, params, tokenizer, unknown)
+    compared = before_after.compare(run, params, finished, asked, metrics["training_s"], device)
+    with run.artifact(before_after.NAME) as folder:
+        (folder / f"{before_after.NAME}.json").write_text(json.dumps(compared, indent=1, ensure_ascii=False))
     with run.artifact("report") as folder:
-        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics)
+        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics, compared)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tunesmith.core.job_spec import DatasetRef
+from tunesmith.dataprep.shapes import TRAINING_SPLITS
+
 SPARE_ROWS = 1.1
 """More rows than a run of few steps needs: some may be left out."""
 
@@ -41,8 +44,31 @@ def split_by_content(contents: np.ndarray, share: float, seed: int) -> tuple[np.
     return np.flatnonzero(~found), np.flatnonzero(found)
 
 
+def split_usable(
+    data: DatasetRef, contents: np.ndarray, bad: np.ndarray, share: float, seed: int, *, by: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the rows but for those of `bad`, (bad rows,) from 1: they are on neither side and count nowhere. `by`:
+    `content`, `rows`, or `file` for the split that the data itself has, by content where it has none."""
+    usable = np.setdiff1d(np.arange(len(contents)), bad - 1)
+    if by == "file" and (own := split_of_file(data)) is not None:
+        return np.intersect1d(own[0], usable), np.intersect1d(own[1], usable)
+    split = split_rows(len(usable), share, seed) if by == "rows" else split_by_content(contents[usable], share, seed)
+    return usable[split[0]], usable[split[1]]
+
+
 def _num_held_out(num_rows: int, share: float) -> int:
     return min(max(1, round(num_rows * share)), num_rows - 1) if share > 0 and num_rows > 1 else 0
+
+
+def split_of_file(data: DatasetRef) -> tuple[np.ndarray, np.ndarray] | None:
+    """The same as the data itself says; None where it does not."""
+    import polars as pl
+
+    if data.split_column is None:
+        return None
+    word = pl.col(data.split_column).cast(pl.String).str.strip_chars().str.to_lowercase().fill_null("")
+    is_held_out = pl.scan_parquet(data.path).select(~word.is_in(list(TRAINING_SPLITS))).collect().to_series().to_numpy()
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def contents_of(path: str | Path, mapping: Mapping[str, str]) -> np.ndarray:

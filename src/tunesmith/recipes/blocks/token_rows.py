@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,8 @@ SCHEMA = pa.schema(
         "supervised": pa.int32(),
     }
 )
-"""`row`: which row of the data it is, from 0 (some may have been left out); `labels`: `IGNORE` where nothing is learnt;
-`supervised`: how many positions are learnt."""
+"""`row`: which row of the data it is, from 0 (some may have been left out); `labels`: `IGNORE` where nothing is learned;
+`supervised`: how many positions are learned."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class TokenRows:
 
     table: pa.Table
     """Of `SCHEMA`."""
+    skipped: Sequence[int] = ()
+    """Rows of the data, from 1, that cannot be learned from and were left out."""
 
     @classmethod
     def open(cls, path: Path) -> TokenRows:
@@ -64,7 +66,7 @@ class TokenRows:
 
     @cached_property
     def num_supervised(self) -> np.ndarray:
-        """(rows,): positions that are learnt; nothing predicts a row's first token."""
+        """(rows,): positions that are learned; nothing predicts a row's first token."""
         return self._column(self.table.column("supervised"))
 
     def _column(self, column: pa.ChunkedArray) -> np.ndarray:
@@ -73,7 +75,7 @@ class TokenRows:
 
 
 Row = tuple[int, np.ndarray, np.ndarray]
-"""`(number, input_ids, learn)`; `learn` (length,) is True where a token is learnt."""
+"""`(number, input_ids, learn)`; `learn` (length,) is True where a token is learned."""
 
 
 def write_rows(path: Path, batches: Iterable[list[Row]]) -> None:

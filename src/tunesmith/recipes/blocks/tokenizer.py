@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import FailureCode, JobFailure
-
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
-    "{{ 'Assistant: ' + message['content'] + eos_token + '\n' }}"
-    "{% else %}{{ message['role'].capitalize() + ': ' + message['content'] + '\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-"""For base models whose tokenizer brings no chat template."""
+from tunesmith.recipes.chat_template import PLAIN_TEMPLATE, own_template
 
 
-def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = False) -> Any:
-    """The tokenizer, with a chat template and a padding token in any case."""
+def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = False, adapter: str | None = None) -> Any:
+    """The tokenizer, with a chat template and a padding token in any case. The template is that of the `adapter` over the model
+    where it has another one."""
     from transformers import AutoTokenizer
 
     try:
@@ -42,6 +36,8 @@ def load_tokenizer(path: str, *, revision: str | None = None, offline: bool = Fa
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
         tokenizer.chat_template = ("{{ bos_token }}" if opening(tokenizer) else "") + PLAIN_TEMPLATE
+    if own := own_template(adapter, path):
+        tokenizer.chat_template = own
     return tokenizer
 
 

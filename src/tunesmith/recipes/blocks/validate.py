@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from tunesmith.core.clock import monotonic_s
 from tunesmith.core.errors import BadData, FailureCode, JobFailure
+from tunesmith.recipes.blocks.endings import ends_in, join_ends
 from tunesmith.recipes.blocks.overlay import lay_over
 from tunesmith.recipes.model_info import read_header
 
 QUESTION = [{"role": "user", "content": "Hello"}]
+CHECK_TOKENS = 8
 
 
-MAX_SAMPLE_TOKENS = 32
-MAX_PROMPT_TOKENS = 512
+class Finished:
+    """A model that has passed its check, as plain libraries load it."""
+
+    def __init__(self, model: Any, tokenizer: Any, laid: Any, load_s: float) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        """The causal language model, with an adapter's layers in it."""
+        self.without_adapter: Callable[[], AbstractContextManager[None]] | None = laid.disable_adapter if laid else None
+        """While it lasts the model answers as its base; None where there is no adapter."""
+        self.load_s = load_s
+        """How long loading took, seconds."""
+
+    def give_up(self) -> None:
+        """Let its memory go."""
+        self.model = self.without_adapter = None
 
 
-class Question(NamedTuple):
-    """The beginning of a row, for the finished model to go on."""
-
-    prompt_ids: np.ndarray
-    expected_ids: np.ndarray
-
-
-def question_of(ids: np.ndarray, learnt: np.ndarray) -> Question:
-    """A row cut where its first answer begins; in the middle when all of it is learnt. `learnt`: (tokens,) bool."""
-    first = int(np.argmax(learnt)) if learnt.any() else 0
-    cut = first if first > 1 else len(ids) // 2
-    end = cut + int(np.argmin(learnt[cut:])) if not learnt[cut:].all() else len(ids)
-    return Question(ids[max(0, cut - MAX_PROMPT_TOKENS) : cut], ids[cut:end])
-
-
-def validate_model(folder: Path, produces: str, base_path: str, questions: Sequence[Question] = ()) -> dict[str, Any]:
-    """`{files, format, loads, generates, sample, samples}`, also written to `validation.json`. Raises `JobFailure`.
-
-    `samples` are what the model makes of `questions`: prompt, the row's own answer, and the model's, cut after
-    `MAX_SAMPLE_TOKENS`.
-    """
+def validate_model(folder: Path, produces: str, base_path: str) -> Finished:
+    """Write `{files, format, loads, generates, sample}` to `validation.json`. Raises `JobFailure`."""
     adapter = (folder / "adapter_config.json").exists()
     needed = ["adapter_model.safetensors", "adapter_config.json"] if adapter else ["config.json"]
     missing = [name for name in [*needed, "tokenizer_config.json", "README.md"] if not (folder / name).is_file()]
@@ -53,59 +47,48 @@ def validate_model(folder: Path, produces: str, base_path: str, questions: Seque
         num_tensors = sum(len(read_header(path)) for path in weights)
     except BadData as error:
         _fail(produces, error.message)
-    sample, samples = _load_and_generate(folder, base_path if adapter else None, produces, questions)
-    gc.collect()  # models hold themselves in circles
+    finished = _load(folder, base_path if adapter else None, produces)
     result = {
         "files": sorted(p.name for p in folder.iterdir()),
         "format": f"safetensors, {num_tensors} tensors",
         "loads": True,
         "generates": True,
-        "sample": sample,
-        "samples": samples,
+        "sample": _sample(finished),
     }
     (folder / "validation.json").write_text(json.dumps(result, indent=1))
-    return result
+    return finished
 
 
-def _load_and_generate(
-    folder: Path, base_path: str | None, produces: str, questions: Sequence[Question]
-) -> tuple[str, list[dict[str, str]]]:
-    import torch
+def _load(folder: Path, base_path: str | None, produces: str) -> Finished:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    began_s = monotonic_s()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(
         base_path or folder, dtype="auto", trust_remote_code=False, use_safetensors=True
     )
-    if base_path:
-        model = lay_over(model, folder, may_replace=True)
-    for name, tensor in model.state_dict().items():
+    join_ends(model, sorted(ends_in(folder)))
+    laid = lay_over(model, folder, may_replace=True) if base_path else None
+    checked = laid or model
+    for name, tensor in checked.state_dict().items():
         if ("lora_" in name or not base_path) and tensor.is_floating_point() and not math.isfinite(float(tensor.sum())):
             _fail(produces, f"{name} holds values that are not finite")
+    return Finished(laid.get_base_model() if laid else model, tokenizer, laid, monotonic_s() - began_s)
+
+
+def _sample(finished: Finished) -> str:
+    """What it says to "Hello"."""
+    import torch
+
+    tokenizer = finished.tokenizer
     inputs = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-
-    def go_on(ids: torch.Tensor, most: int) -> str:
-        with torch.no_grad():
-            out = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
-            )  # fmt: skip
-        return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-
-    def told(ids: np.ndarray) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    sample = go_on(inputs["input_ids"], 8)
-    samples = [
-        {
-            "prompt": told(question.prompt_ids),
-            "expected": told(question.expected_ids),
-            "answer": go_on(torch.tensor(question.prompt_ids[None].astype(np.int64)), MAX_SAMPLE_TOKENS).strip(),
-        }
-        for question in questions
-        if len(question.prompt_ids)
-    ]
-    return sample, samples
+    ids = inputs["input_ids"]
+    with torch.no_grad():
+        out = finished.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=CHECK_TOKENS, do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def _fail(produces: str, why: str) -> None:

@@ -70,8 +70,11 @@ def draw_rows(run: RunContext, params: CompressParams, tokenizer: Any) -> Rows:
         found = [list(tokenizer(text)["input_ids"])[: params.max_length] for text in PARAGRAPHS]
         return Rows(cut(found[::2], params.num_eval_tokens), found[1::2])
     data = load_rows(
-        run, run.spec.dataset, tokenizer, SftParams(max_length=params.max_length, seed=params.seed, tool_calls="text")
-    )
+        run, run.spec.dataset, tokenizer,
+        SftParams(
+            max_length=params.max_length, seed=params.seed, tool_calls="text", skip_bad_rows=params.skip_bad_rows
+        ),
+    )  # fmt: skip
     order = np.random.default_rng(params.seed).permutation(len(data))
     most = params.num_calibration_rows
     drawn: list[list[int]] = []

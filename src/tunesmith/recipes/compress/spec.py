@@ -26,6 +26,32 @@ NEEDED = {
     "gptq": ("llmcompressor", "pip install llmcompressor (needs an NVIDIA GPU to be quick)"),
 }
 """Format → the package that makes it, and how to get that."""
+ABOUT: dict[str, tuple[float, str]] = {
+    "merged": (16, "The model with its adapter in it, as safetensors, for everything that reads transformers' models."),
+    "f32": (32, "GGUF in full precision: a source for other tools, not for use."),
+    "f16": (16, "GGUF, not compressed, in half precision."),
+    "bf16": (16, "GGUF, not compressed, in bfloat16."),
+    "q8_0": (8.5, "Nearly without loss, for llama.cpp, Ollama and LM Studio."),
+    "q6_k": (6.6, "Very close to the original, a quarter smaller than q8_0."),
+    "q5_k_m": (5.7, "A little loss: where q4_k_m is not good enough."),
+    "q5_k_s": (5.5, "Like q5_k_m, slightly smaller."),
+    "q5_1": (6, "Older 5-bit format, for old readers."),
+    "q5_0": (5.5, "Older 5-bit format, for old readers."),
+    "q4_k_m": (4.9, "The usual choice where memory is short."),
+    "q4_k_s": (4.6, "Like q4_k_m, slightly smaller."),
+    "q4_1": (5, "Older 4-bit format, for old readers."),
+    "q4_0": (4.5, "Older 4-bit format; quick on some phones."),
+    "q3_k_l": (4.3, "For large models only; small ones lose much."),
+    "q3_k_m": (3.9, "For large models only; small ones lose much."),
+    "q3_k_s": (3.5, "For large models only; small ones lose much."),
+    "q2_k": (3, "The smallest; only for very large models."),
+    "torchao_int8": (8.5, "8-bit weights for transformers, on processors and GPUs."),
+    "bnb_int8": (8.5, "8-bit weights for transformers, by bitsandbytes."),
+    "bnb_int4": (4.6, "4-bit weights for transformers, by bitsandbytes."),
+    "awq": (4.5, "4-bit weights for vLLM, chosen by real text."),
+    "gptq": (4.5, "4-bit weights for vLLM, chosen by real text."),
+}
+"""Format → about how many bits a weight takes, and what it is for."""
 UNWEIGHED = ("f32", "f16", "bf16", "q8_0")
 """GGUF formats that lose so little that calibration is not worth its time."""
 QUESTION = "What is the capital of France?"
@@ -50,13 +76,17 @@ class CompressParams(BaseModel):
     )
     """How much text the perplexity is measured on, before and after; 0 measures none. From the dataset, when there is one."""
     max_length: int = Field(
-        512, ge=32, le=131_072, title="Longest row", json_schema_extra=about("data", "tokens", usual=(256, 2048))
+        512,
+        ge=32,
+        le=131_072,
+        title="Maximum sequence length",
+        json_schema_extra=about("data", "tokens", usual=(256, 2048)),
     )
     """Rows of the check and of the calibration are cut there."""
     question: str = Field(QUESTION, min_length=1, max_length=20_000, json_schema_extra=about("data"))
     """Asked of the source and of every format; the greedy answers are compared."""
     max_new_tokens: int = Field(
-        24, ge=1, le=4096, title="Longest answer", json_schema_extra=about("data", "tokens", usual=(16, 256))
+        24, ge=1, le=4096, title="Maximum answer length", json_schema_extra=about("data", "tokens", usual=(16, 256))
     )
     """An answer is cut there."""
     calibrate: bool = Field(True, title="Weigh by real text", json_schema_extra=about("basic"))
@@ -72,15 +102,22 @@ class CompressParams(BaseModel):
     """Rows that `calibrate`, `awq` and `gptq` look at."""
     seed: int = Field(42, ge=0, le=2**32 - 1, json_schema_extra=about("data"))
     """Chooses the rows."""
+    skip_bad_rows: bool = Field(False, title="Skip bad rows", json_schema_extra=about("data"))
+    """Measure without the rows that cannot be used, and name them in the job; otherwise data with errors is refused."""
 
     @field_validator("formats")
     @classmethod
     def _can_be_made(cls, names: list[Format]) -> list[Format]:
         for name in names:
-            package, how = NEEDED.get(name, ("gguf", ""))
-            if find_spec(package) is None:
-                raise ValueError(f"{name} needs {package}, which is not installed here: {how}")
+            if why := why_not(name):
+                raise ValueError(why)
         return list(dict.fromkeys(names))
+
+
+def why_not(name: str) -> str:
+    """Why a format cannot be made here; empty where it can."""
+    package, how = NEEDED.get(name, ("gguf", ""))
+    return f"{name} needs {package}, which is not installed here: {how}" if find_spec(package) is None else ""
 
 
 RECIPE = Recipe(

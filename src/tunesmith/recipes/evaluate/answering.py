@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria
 
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.packing import pack
+from tunesmith.recipes.blocks.generation import generate
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.evaluate.journal import Journal, Steps, check_control
 from tunesmith.recipes.evaluate.rows import Question
@@ -59,7 +60,7 @@ def answer_all(
     for batch in _batches(left, lambda question: len(question.prompt_ids), batch_size):
         check_control(run)
         began_s = time.monotonic()
-        made = generate(run, model, tokenizer, [question.prompt_ids for question in batch], most)
+        made = generate(model, tokenizer, [question.prompt_ids for question in batch], most, Watch(run))
         took_s = time.monotonic() - began_s
         tokens = sum(map(len, made))
         journal.add(
@@ -85,12 +86,12 @@ def time_alone(
     run.phase("evaluating", "latency")
     found = []
     for question in questions[:1]:
-        generate(run, model, tokenizer, [question.prompt_ids], WARM_UP_TOKENS)
+        generate(model, tokenizer, [question.prompt_ids], WARM_UP_TOKENS, Watch(run))
     for number, question in enumerate(questions, start=1):
         check_control(run)
         watch = Watch(run)
         began_s = time.monotonic()
-        (ids,) = generate(run, model, tokenizer, [question.prompt_ids], max_new_tokens, watch)
+        (ids,) = generate(model, tokenizer, [question.prompt_ids], max_new_tokens, watch)
         found.append(((watch.first_s or time.monotonic()) - began_s, time.monotonic() - began_s, len(ids)))
         steps.tell("latency", number)
     return found
@@ -107,41 +108,6 @@ class Watch(StoppingCriteria):
         self.first_s = self.first_s or time.monotonic()
         check_control(self._run)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-@torch.inference_mode()
-def generate(
-    run: RunContext, model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], most: int, watch: Watch | None = None
-) -> list[list[int]]:
-    """The likeliest continuation of each prompt, without the token that ends it. Prompts are padded on the left."""
-    longest = max(map(len, prompts))
-    device = next(model.parameters()).device
-    ids = torch.full((len(prompts), longest), int(tokenizer.pad_token_id))
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-        mask[row, longest - len(prompt) :] = 1
-    ends = end_ids(model, tokenizer)
-    context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
-    config = GenerationConfig(
-        do_sample=False, num_beams=1, repetition_penalty=1.0, use_cache=True, eos_token_id=sorted(ends),
-        pad_token_id=int(tokenizer.pad_token_id), max_new_tokens=max(1, min(most, context - longest)),
-    )  # fmt: skip
-    out = model.generate(
-        input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config,
-        stopping_criteria=StoppingCriteriaList([watch or Watch(run)]),
-    )  # fmt: skip
-    return [_until_end(row, ends) for row in out[:, longest:].tolist()]
-
-
-def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end an answer."""
-    told = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])} - {None}
-
-
-def _until_end(ids: list[int], ends: set[int]) -> list[int]:
-    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def _batches(items: Sequence[Any], length: Callable[[Any], int], size: int) -> Iterator[list[Any]]:

@@ -10,9 +10,9 @@ import numpy as np
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.packing import IGNORE
-from tunesmith.recipes.blocks.data import load_rows
+from tunesmith.recipes.blocks.data import find_bad, load_rows
 from tunesmith.recipes.blocks.sft import within_context
-from tunesmith.recipes.blocks.split import contents_of, split_by_content, split_rows
+from tunesmith.recipes.blocks.split import contents_of, split_rows, split_usable
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.evaluate.spec import EvaluateParams
 from tunesmith.recipes.hyperparameters import SftParams
@@ -54,19 +54,24 @@ def load_material(run: RunContext, data: DatasetRef, params: EvaluateParams, tok
         train_on=held_out.train_on,
         system_prompt=params.system_prompt,
         tool_calls="text",
+        skip_bad_rows=params.skip_bad_rows or held_out.skip_bad_rows,
     )
     settings = within_context(run, wanted)
-    numbers = None
-    if held_out.job_id and held_out.split_by == "content":
-        numbers = split_by_content(contents_of(data.path, data.mapping), held_out.share, held_out.seed)[1]
-    rows = load_rows(run, data, tokenizer, settings, numbers)
+    numbers, bad = None, np.zeros(0, dtype=np.int64)
+    if held_out.job_id and (held_out.split_by != "rows" or held_out.skip_bad_rows):
+        bad = find_bad(run, data) if held_out.skip_bad_rows else bad
+        contents = contents_of(data.path, data.mapping)
+        numbers = split_usable(data, contents, bad, held_out.share, held_out.seed, by=held_out.split_by)[1]
+    rows = load_rows(run, data, tokenizer, settings, numbers, bad.tolist())
     places = np.arange(len(rows))
     if held_out.job_id and numbers is None:
         places = split_rows(len(rows), held_out.share, held_out.seed)[1]
     places = drawn(rows, _one_of_each(rows, places), data.num_rows, params.seed)
     answered = rows
     if settings.train_on == "all" and data.shape != "text":
-        answered = load_rows(run, data, tokenizer, settings.model_copy(update={"train_on": "completions"}), numbers)
+        answered = load_rows(
+            run, data, tokenizer, settings.model_copy(update={"train_on": "completions"}), numbers, bad.tolist()
+        )
     looked_at = places[: max(params.max_samples, LOOKED_AT)]
     found = [] if data.shape == "text" else _questions(answered, rows.numbers[looked_at], tokenizer)
     measured = places[: params.max_samples]

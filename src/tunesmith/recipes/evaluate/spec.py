@@ -1,4 +1,4 @@
-"""Evaluation: how well a model does on rows that it has not learnt, with the uncertainty of every score."""
+"""Evaluation: how well a model does on rows that it has not learned, with the uncertainty of every score."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ class HeldOut(BaseModel):
     """The job's seed."""
     max_length: int = Field(1024, ge=16, le=1_048_576, title="Its longest row")
     """The job's `max_length`, tokens."""
-    train_on: Literal["completions", "all"] = Field("completions", title="It learnt from")
-    """What the job learnt from."""
-    split_by: Literal["content", "rows"] = Field("rows", title="It held out by")
+    train_on: Literal["completions", "all"] = Field("completions", title="It learned from")
+    """What the job learned from."""
+    split_by: Literal["file", "content", "rows"] = Field("rows", title="It held out by")
     """The job's `split_by`."""
+    skip_bad_rows: bool = Field(False, title="It skipped bad rows")
+    """The job's `skip_bad_rows`."""
 
 
 class Judge(BaseModel):
@@ -90,15 +92,19 @@ class EvaluateParams(BaseModel):
     )
     """Rows whose likelihood is measured (perplexity, token accuracy); chosen by `seed`, the same for every model."""
     max_prompts: int = Field(
-        100, ge=0, le=100_000, title="Most answers", json_schema_extra=about("data", "rows", usual=(50, 500))
+        100, ge=0, le=100_000, title="Number of questions", json_schema_extra=about("data", "rows", usual=(50, 500))
     )
     """Rows that the model answers, of those above; 0 generates nothing."""
     max_new_tokens: int = Field(
-        256, ge=1, le=32_768, title="Longest answer", json_schema_extra=about("data", "tokens", usual=(32, 512))
+        256, ge=1, le=32_768, title="Maximum answer length", json_schema_extra=about("data", "tokens", usual=(32, 512))
     )
     """An answer is cut there."""
     max_length: int = Field(
-        2048, ge=16, le=1_048_576, title="Longest row", json_schema_extra=about("data", "tokens", usual=(256, 8192))
+        2048,
+        ge=16,
+        le=1_048_576,
+        title="Maximum sequence length",
+        json_schema_extra=about("data", "tokens", usual=(256, 8192)),
     )
     """Longer rows are cut at the end; never more than the model reads."""
     batch_size: int = Field(8, ge=1, le=1024, json_schema_extra=about("batching", "rows", usual=(4, 64)))
@@ -121,6 +127,8 @@ class EvaluateParams(BaseModel):
     """Rows of each benchmark; null takes all."""
     judge: Judge = Field(Judge(), json_schema_extra=about("basic"))
     """Another model that judges the answers."""
+    skip_bad_rows: bool = Field(False, title="Skip bad rows", json_schema_extra=about("data"))
+    """Measure without the rows that cannot be used, and name them in the job; otherwise data with errors is refused."""
     held_out: HeldOut = Field(HeldOut(), json_schema_extra=about("data"))
     """The rows that a training job held out; filled in by the server."""
 
@@ -147,7 +155,7 @@ def credentials(spec: JobSpec) -> set[str]:
 RECIPE = Recipe(
     name="evaluate",
     title="Evaluation",
-    sentence="Measures a model on rows that it has not learnt, with the uncertainty of every score.",
+    sentence="Measures a model on rows that it has not learned, with the uncertainty of every score.",
     params=EvaluateParams,
     train="tunesmith.recipes.evaluate.train:train",
     permission=Scope.TRAIN,

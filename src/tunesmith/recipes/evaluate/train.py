@@ -37,7 +37,7 @@ def train(params: EvaluateParams, run: RunContext) -> str:
     device = pick_device()
     base = run.spec.model
     assert base is not None  # the service refuses a job without one
-    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
+    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline, adapter=base.adapter_path)
     bf16 = (
         False if params.bf16 is None and device.type == "cpu" else params.bf16
     )  # a score is no matter of the processor

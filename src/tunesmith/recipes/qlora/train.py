@@ -26,7 +26,7 @@ def train(params: QloraParams, run: RunContext) -> str:
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
+    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline, adapter=base.adapter_path)
 
     def load() -> Any:
         model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline, quantization=nf4)

@@ -21,7 +21,7 @@ def train(params: StandardParams, run: RunContext) -> str:
     base = run.spec.model
     assert base is not None  # the service refuses a job without one
     # 2) What we train: everything
-    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
+    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline, adapter=base.adapter_path)
 
     def load() -> Any:
         home = loading_device(device, params.sharding)

@@ -34,7 +34,7 @@ def train(params: UnslothParams, run: RunContext) -> str:
         trust_remote_code=False,
         local_files_only=run.spec.offline,
     )
-    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline)
+    tokenizer = load_tokenizer(base.path, revision=base.revision, offline=run.spec.offline, adapter=base.adapter_path)
     names = target_names(model, params.target_modules)
     model = FastLanguageModel.get_peft_model(
         model,

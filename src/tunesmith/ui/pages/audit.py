@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Annotated, Any
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
@@ -36,9 +37,11 @@ def show(
     result: Text = "",
     since: Text = "",
     until: Text = "",
+    zone: Text = "",
     cursor: Cursor = None,
 ) -> HTMLResponse:
-    """Newest first. What is no result and no day is passed over; days are those of UTC, and `until` is among them."""
+    """Newest first. What is no result and no day is passed over; days are those of `zone`, else of UTC, and `until` is
+    among them."""
     asked = {
         "username": username,
         "action": action,
@@ -46,6 +49,7 @@ def show(
         "result": result if result in dict(RESULTS) else "",
         "since": since if day(since) else "",
         "until": until if day(until) else "",
+        "zone": zone if zone_of(zone) != UTC else "",
     }
     wanted = filters(asked)
     found = read_page(session, cursor, PAGE_ROWS, **wanted)
@@ -56,7 +60,7 @@ def show(
         section="audit",
         found=found,
         asked=asked,
-        is_filtered=any(asked.values()),
+        is_filtered=any(value for name, value in asked.items() if name != "zone"),
         actions=AuditRepository(session).actions(),
         results=RESULTS,
         tones=TONES,
@@ -69,18 +73,27 @@ def show(
 def day(text: str) -> date | None:
     """Of `2026-01-31`; None for anything else."""
     try:
-        return date.fromisoformat(text)
+        found = date.fromisoformat(text)
     except ValueError:
         return None
+    return found if 1900 <= found.year < 9999 else None  # others have no instant in every zone
+
+
+def zone_of(name: str) -> tzinfo:
+    """Of `Europe/Vienna`; UTC for anything else."""
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return UTC
 
 
 def filters(asked: dict[str, str]) -> dict[str, Any]:
     """As the log itself is asked: instants in place of days."""
-    first, last = day(asked["since"]), day(asked["until"])
+    first, last, zone = day(asked["since"]), day(asked["until"]), zone_of(asked["zone"])
     return {
         **{name: asked[name] or None for name in ("username", "action", "about", "result")},
-        "since": first and datetime.combine(first, time(), UTC),
-        "until": (last and last < date.max and datetime.combine(last + timedelta(days=1), time(), UTC)) or None,
+        "since": first and datetime.combine(first, time(), zone),
+        "until": (last and last < date.max and datetime.combine(last + timedelta(days=1), time(), zone)) or None,
     }
 
 

@@ -21,7 +21,8 @@ router = APIRouter(include_in_schema=False)
 SAMPLE = "larkmoor"
 """Name of the sample dataset: questions about an observatory that does not exist, so that no model can know the answers."""
 CHART_HEIGHT = 100
-KINDS = ("completed", "open", "cancelled", "failed")
+KINDS = ("completed", "open", "waiting", "cancelled", "failed")
+KIND_WORDS = {"open": "under way"}
 """Of a day's jobs, from the bottom of its bar to the top."""
 LINKS = {"job": "/jobs/{}", "dataset": "/datasets/{}", "disk": "/system?tab=storage", "memory": "/system?tab=processes"}
 
@@ -96,6 +97,6 @@ def _total(day: ActivityDay) -> int:
 def _said(day: ActivityDay) -> str:
     """`21 Nov: 3 jobs (2 completed, 1 failed)`."""
     total = _total(day)
-    parts = [f"{getattr(day, kind)} {kind}" for kind in KINDS if getattr(day, kind)]
+    parts = [f"{getattr(day, kind)} {KIND_WORDS.get(kind, kind)}" for kind in KINDS if getattr(day, kind)]
     told = f" ({', '.join(parts)})" if parts else ""
     return f"{day.day.day} {day.day:%b}: {total or 'no'} job{'' if total == 1 else 's'}{told}"

@@ -17,6 +17,8 @@ from tunesmith.schemas.datasets import DatasetRead, RepairRequest, ValidationRep
 from tunesmith.ui.render import page
 
 router = APIRouter(include_in_schema=False)
+SMALL_BYTES = 1_000_000
+"""A dataset below is deleted without typing its name: its file is sent again in a second."""
 
 TYPES = ("text", "image", "audio", "video", "tabular")
 STATUSES = ("ready", "processing", "failed")
@@ -41,19 +43,31 @@ SHAPE_WORDS = {
     "tabular": "A table of something else",
 }
 """What each row shape is, for a person."""
-MENDED_BY = {"empty_rows": "drop_empty", "duplicates": "drop_duplicates", "mojibake": "fix_encoding"}
-"""Finding → the repair that mends it."""
+REPAIR_WORDS = {
+    "drop_empty": "Drop these rows",
+    "drop_bad_rows": "Drop these rows",
+    "drop_duplicates": "Drop the repeats",
+    "fix_encoding": "Restore the characters",
+}
+"""Repair → its button beside a finding."""
 CHANGE_WORDS = {
     "fix_encoding": "Mended wrongly decoded text",
     "answer_lists": "One answer instead of a list of them",
     "strip": "Cut blanks from the ends",
     "drop_empty": "Dropped empty rows",
+    "drop_bad_rows": "Dropped rows that cannot be used for training",
     "drop_duplicates": "Dropped duplicates",
     "length_bounds": "Dropped rows outside the length bounds",
     "edit_cells": "Edited cells",
     "delete_rows": "Deleted rows",
 }
-ORIGIN_WORDS = {"upload": "Uploaded", "repair": "Repaired", "mapping": "Columns mapped", "edit": "Edited by hand"}
+ORIGIN_WORDS = {
+    "upload": "Uploaded",
+    "repair": "Repaired",
+    "reading": "Read again",
+    "mapping": "Columns mapped",
+    "edit": "Edited by hand",
+}
 
 Text = Annotated[str, Query(max_length=200)]
 
@@ -111,6 +125,7 @@ def index(
         title="Datasets",
         section="datasets",
         found=found,
+        small_bytes=SMALL_BYTES,
         chosen=chosen,
         filtered=bool(q or kind or status or tag),
         descending=(order or ("asc" if sort == "name" else "desc")) == "desc",
@@ -163,6 +178,7 @@ def show(
         section="datasets",
         breadcrumb=[("Datasets", "/datasets")],
         dataset=dataset,
+        small_bytes=SMALL_BYTES,
         tab=tab,
         tabs=_tabs(dataset, report, versions),
         versions=versions,
@@ -172,9 +188,10 @@ def show(
         statistics=datasets.statistics(dataset_id, seen) if shown and tab == "statistics" else None,
         finding=_finding(report, finding),
         rows_of=_rows_of(dataset, shown) if shown else None,
+        read_as=_read_as(dataset) if shown and shown.digest == dataset.version else None,
         address=_addresses(f"/datasets/{dataset_id}", tab=tab, version=version or ""),
         shapes=shapes_told(),
-        mended_by=MENDED_BY,
+        repair_words=REPAIR_WORDS,
         change_words=CHANGE_WORDS,
         origin_words=ORIGIN_WORDS,
         repairs=RepairRequest(),
@@ -215,6 +232,19 @@ def _rows_of(dataset: DatasetRead, shown: VersionRead) -> dict[str, Any]:
         "shape": shown.shape,
         "mapping": shown.mapping,
         "total": shown.num_rows,
+    }
+
+
+def _read_as(dataset: DatasetRead) -> dict[str, Any]:
+    """For the script that reads the file in another way."""
+    options = dataset.reading.of_file()
+    return {
+        "id": dataset.id,
+        "newest": dataset.status == "ready",
+        "format": dataset.format,
+        "encoding": dataset.encoding,
+        "layout": dataset.layout.model_dump(),
+        "options": options,
     }
 
 

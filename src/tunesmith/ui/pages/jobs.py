@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 
+from tunesmith.core.errors import FailureCode
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import comparing, files, metrics, service
+from tunesmith.features.jobs import before_after, comparing, compression, files, metrics, run_table, service
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.catalog import RECIPES, get_recipe
 from tunesmith.recipes.describing import GROUPS, describe
+from tunesmith.recipes.row_check import SKIP_REMEDY
+from tunesmith.schemas.runs import MAX_COLUMNS, SORT, VALUE
 from tunesmith.storage.database import Session
+from tunesmith.ui.pages import runs
+from tunesmith.ui.pages.runs import address
 from tunesmith.ui.render import page
 
 router = APIRouter(include_in_schema=False)
@@ -48,51 +52,59 @@ def show_list(
     method: Annotated[str, Query(max_length=50)] = "",
     tag: Annotated[str, Query(max_length=100)] = "",
     q: Annotated[str, Query(max_length=200)] = "",
-    dataset: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
-    sort: Annotated[Literal["created", "oldest", "name", "eval_loss"], Query()] = "created",
+    dataset: Annotated[int | Literal[""], Query(ge=1, lt=2**63)] = "",
+    sort: Annotated[str, Query(pattern=SORT.replace("(created", "(created|oldest"))] = "created",
+    order: Annotated[Literal["asc", "desc", ""], Query()] = "",
+    view: Annotated[Literal["", "table"], Query()] = "",
+    columns: Annotated[list[str] | None, Query(max_length=MAX_COLUMNS)] = None,
+    group: Annotated[str, Query(pattern=f"{VALUE}|^$")] = "",
+    where: Annotated[list[str] | None, Query(max_length=8)] = None,
     cursor: Cursor = None,
+    offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> HTMLResponse:
-    """Jobs, newest first, with search, filters and sorting; the queue above them."""
-    jobs = service.list_jobs(
-        session,
-        status=[JobStatus(status)] if status else (),
-        method=method or None,
-        tag=tag or None,
-        text=q or None,
-        dataset_id=dataset,
-        sort="created" if sort == "oldest" else sort,
-        descending=sort == "created",
-        cursor=cursor,
-        limit=PAGE,
-    )
-    asked = {"status": status, "method": method, "tag": tag, "q": q, "dataset": dataset or "", "sort": sort}
-    counts = service.counts(session)
+    """Jobs, newest first, with search, filters and sorting, as a list or as a table of runs; the queue above them."""
+    asked = {
+        "view": view, "status": status, "method": method, "tag": tag, "q": q, "dataset": dataset, "sort": sort, "order": order,
+        "columns": ",".join(columns or []), "group": group if view else "", "where": where or [],
+    }  # fmt: skip
+    filters = {
+        "method": method or None, "tag": tag or None, "text_like": q or None, "dataset_id": dataset or None,
+        "where": run_table.where_of(where or ()),
+    }  # fmt: skip
+    shown: dict[str, Any] = {"status": [JobStatus(status)] if status else (), **filters}
+    by, descending = runs.order_of(sort, order)
+    drawn: dict[str, Any] = {}
+    if view:
+        drawn = runs.table(session, asked, by, descending, cursor, offset, shown)
+    else:
+        page_of = run_table.list_jobs(session, sort=by, descending=descending, cursor=cursor, limit=PAGE, **shown)
+        drawn = {
+            "jobs": page_of,
+            "next_url": address({**asked, "cursor": page_of.next_cursor}) if page_of.next_cursor else "",
+        }
+    counts = service.counts(session, **filters)
     return page(
         request,
         "jobs/list.html",
         title=TITLE,
         section="jobs",
-        jobs=jobs,
         asked=asked,
-        is_filtered=any(value for name, value in asked.items() if name != "sort"),
-        num_jobs=sum(counts.values()),
+        is_filtered=any(asked[name] for name in ("status", "method", "tag", "q", "dataset", "where")),
+        num_jobs=sum(service.counts(session).values()),
         chips=[
             (value, word, sum(counts.get(one, 0) for one in shown), address({**asked, "status": value}))
             for value, word, shown in GROUPS_OF_STATUS
         ],
         methods=[(recipe.name, recipe.title) for recipe in RECIPES],
         sorts=SORTS,
-        next_url=address({**asked, "cursor": jobs.next_cursor}) if jobs.next_cursor else "",
-        first_url=address(asked) if cursor else "",
-        waiting=service.queue(session, state.why_waiting(session)) if counts.get(JobStatus.QUEUED) else [],
+        list_url=address({**asked, "view": "", "columns": "", "group": "", "where": []}),
+        table_url=address({**asked, "view": "table"}),
+        clear_url=address({name: asked[name] for name in ("view", "columns", "group", "sort", "order")}),
+        first_url=address(asked) if cursor or offset else "",
+        waiting=service.queue(session, state.why_waiting(session)) if counts.get(JobStatus.QUEUED) and not view else [],
         queue_shown=QUEUE_SHOWN,
+        **drawn,
     )
-
-
-def address(asked: dict[str, Any], path: str = "/jobs") -> str:
-    """`path` with what is not empty of `asked`; the usual order is not named."""
-    query = {name: value for name, value in asked.items() if value and (name, value) != ("sort", "created")}
-    return f"{path}?{urlencode(query)}" if query else path
 
 
 @router.get("/jobs/compare")
@@ -151,9 +163,21 @@ def show_job(
             ("artifacts", "Artifacts", len(artifacts)),
         ],
         checkpoints=checkpoints,
+        bad_rows=bad_rows_of(row),
+        skip_remedy=SKIP_REMEDY,
         has_report=(folder.artifacts / "report" / "report.html").is_file(),
         **about(state, session, row, tab, artifacts, checksums),
     )
+
+
+def bad_rows_of(row: JobRow) -> dict[str, Any] | None:
+    """The rows on which the job failed, with their dataset; None for any other end."""
+    rows = [detail["row"] for detail in row.details if "row" in detail and "version" in detail]
+    if row.failure_code != FailureCode.BAD_DATA or not rows:
+        return None
+    version = row.details[0]["version"]
+    is_held_out = row.eval_dataset_id is not None and version != row.dataset_version
+    return {"rows": rows, "version": version, "dataset_id": row.eval_dataset_id if is_held_out else row.dataset_id}
 
 
 def about(
@@ -161,7 +185,13 @@ def about(
 ) -> dict[str, Any]:
     """What one tab shows beyond what all of them know."""
     if tab == "overview":
-        return {"timeline": metrics.timeline(session, row.id)}
+        job, kind = service.read(row), get_recipe(row.method).kind
+        is_asked = kind == "training" and row.method != "custom"
+        return {
+            "timeline": metrics.timeline(session, row.id), "skipped": service.rows_skipped(session, row.id),
+            "compressed": compression.results(state.settings, session, row) if kind == "compression" else None,
+            "compared": before_after.read(files.job_dir(state.settings, row.id), job) if is_asked else None,
+        }  # fmt: skip
     if tab == "parameters":
         return {"groups": settings_of(row), "yaml": service.config(row)}
     if tab == "artifacts":

@@ -165,11 +165,9 @@ def _has_users(door: Doorkeeper) -> bool:
 def registration(who: str, *, has_users: bool, is_local: bool) -> Registration:
     """As the settings and the accounts that there are have it; the server decides again when somebody registers."""
     if not has_users and is_local:
-        return Registration("This is the first account, so it becomes the administrator's.", True, False)
+        return Registration("This is the first account, so it becomes the administrator.", True, False)
     if not has_users:
-        text = (
-            "The first account becomes the administrator's. It needs the link that the server printed when it started."
-        )
+        text = "The first account becomes the administrator. It needs the link that the server printed when it started."
         return Registration(text, True, True)
     if who == "open":
         return Registration("Anybody may make an account here.", True, False)

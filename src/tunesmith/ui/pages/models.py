@@ -51,6 +51,12 @@ HUB_SORTS = {
     "updated": "Recently updated",
 }
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3.1", "llama3.2", "llama3.3", "gemma", "cc-by-4.0", "openrail")
+OF_THE_RUN = {
+    "training_s": "Training time",
+    "evaluation_s": "Time for evaluations",
+    "checkpoint_s": "Time for checkpoints",
+    "train_steps": "Steps",
+}
 METRICS = {
     "eval_loss": "Held-out loss",
     "perplexity": "Perplexity on held-out rows",
@@ -261,9 +267,7 @@ def link(name: str) -> str:
 
 def metric_name(name: str) -> str:
     """A metric in words; times are shown with their unit."""
-    return METRICS.get(name) or {"training_s": "Training time", "train_steps": "Steps"}.get(
-        name, name.removesuffix("_s").replace("_", " ").capitalize()
-    )
+    return METRICS.get(name) or OF_THE_RUN.get(name, name.removesuffix("_s").replace("_", " ").capitalize())
 
 
 def metric(model: Any) -> tuple[str, float] | None:

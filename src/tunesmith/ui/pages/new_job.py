@@ -15,6 +15,7 @@ from tunesmith.features.catalog import service as catalog
 from tunesmith.features.catalog.search import search
 from tunesmith.features.catalog.starter import STARTER_MODEL
 from tunesmith.features.datasets.service import Datasets
+from tunesmith.features.jobs import run_table
 from tunesmith.features.jobs import service as jobs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.auto import Machine, read_machine
@@ -90,6 +91,7 @@ def show(
     state: State,
     session: DbSession,
     copied_from: Annotated[int | None, Query(alias="from", ge=1, lt=2**63)] = None,
+    fix: Annotated[str, Query(max_length=50)] = "",
     dataset: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
     model: Annotated[str, Query(max_length=500)] = "",
     method: Annotated[str, Query(max_length=50)] = "",
@@ -101,11 +103,14 @@ def show(
     licence: Annotated[str, Query(max_length=100)] = "",
     hub_too: Annotated[bool, Query(alias="hub")] = False,
 ) -> HTMLResponse:
-    """`find` looks for datasets, `q` and what follows it for models; the rest fills the form in."""
+    """`find` looks for datasets, `q` and what follows it for models; the rest fills the form in. `fix` is the code of a
+    diagnosis of the job that is copied."""
     wanted = hub.Query(q, category or None, provider, size or None, licence)
     machine = read_machine()
     models, hub_problem = find_models(state, session, wanted, machine, ask_hub=hub_too)
     start = prefilled(session, copied_from, dataset, model, method)
+    if copied_from and fix:
+        start |= fixed(session, start["job"], copied_from, fix)
     start["defaults"] = {} if copied_from else defaults(state.settings)
     return page(
         request,
@@ -140,6 +145,16 @@ def prefilled(
     job = dict(jobs.get(session, copied_from).request) if copied_from else {}
     given = {"dataset_id": dataset, "model": model, "method": method}
     return {"job": {**job, **{name: value for name, value in given.items() if value}}, "from": copied_from}
+
+
+def fixed(session: Session, job: dict[str, Any], copied_from: int, code: str) -> dict[str, Any]:
+    """The copy with the settings that deal with a diagnosis of the other job; as it is when that is not made any more."""
+    found = jobs.progress(session, copied_from, lambda _: {}).diagnosis
+    changes = next((each.changes for each in found if each.code == code), {})
+    return {
+        "job": {**job, "hyperparameters": {**job.get("hyperparameters", {}), **changes}},
+        "fix": code if changes else "",
+    }
 
 
 def defaults(settings: Settings) -> dict[str, Any]:
@@ -259,4 +274,4 @@ def _frozen(value: Any) -> Any:
 def waiting_jobs(session: Session) -> list[Any]:
     """Jobs after which another can start."""
     active = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CREATED)
-    return jobs.list_jobs(session, status=active, limit=50).items
+    return run_table.list_jobs(session, status=active, limit=50).items

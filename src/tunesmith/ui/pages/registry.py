@@ -9,12 +9,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BeforeValidator, Field
 
+from tunesmith.features.datasets.repository import DatasetRepository
+from tunesmith.features.jobs import compression
 from tunesmith.features.registry import changing, checking, cleaning, comparing, listing, service
 from tunesmith.features.registry.naming import LATEST
 from tunesmith.features.registry.numbers import higher_is_better, parse_condition
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import DbSession, State
 from tunesmith.schemas.registry import CleanPolicy, RegisteredRead, Stage, VersionRead, VersionUsage
+from tunesmith.storage.database import Session
 from tunesmith.ui.render import page
 from tunesmith.ui.scores import of_version
 
@@ -35,6 +38,8 @@ NAMES = {
     "perplexity": "Perplexity on held-out rows",
     "check_perplexity": "Perplexity on the check text",
     "training_s": "Training time (s)",
+    "evaluation_s": "Time for evaluations (s)",
+    "checkpoint_s": "Time for checkpoints (s)",
 }
 LINEAGE = (
     "job_name", "method", "dataset_id", "dataset_name", "dataset_digest", "base_revision", "code_version", "parent_version",
@@ -160,10 +165,18 @@ def show_version(request: Request, state: State, session: DbSession, name: str, 
     is_there = rival is not None and rival != found.version and _is_there(session, f"{name}@{rival}")
     return page(
         request, "registry/version.html", title=found.ref, section="registry",
-        breadcrumb=[BREADCRUMB, (name, f"/registry/{quote(name)}")], found=found, model=model, rival=rival, line=dict.fromkeys(LINEAGE) | found.lineage, scores=of_version(found.scores),
+        breadcrumb=[BREADCRUMB, (name, f"/registry/{quote(name)}")], found=found, model=model, rival=rival,
+        formats=compression.choices(state.settings, row) if found.kind != "gguf" else [],
+        own_data=_own_data(session, found.lineage.get("dataset_id")), line=dict.fromkeys(LINEAGE) | found.lineage, scores=of_version(found.scores),
         difference=comparing.diff(session, f"{name}@{rival}", found.ref) if is_there else None, stages=STAGES,
         usual_aliases=USUAL_ALIASES, is_latest=model.latest is not None and model.latest.version == found.version, **WORDS,
     )  # fmt: skip
+
+
+def _own_data(session: Session, dataset_id: int | None) -> list[tuple[int, str]]:
+    """The dataset that a version learned from, as a choice, where it is still there."""
+    row = DatasetRepository(session).find(dataset_id) if dataset_id else None
+    return [(row.id, f"Rows of {row.name}")] if row else []
 
 
 def charts(versions: list[VersionRead]) -> list[dict[str, Any]]:

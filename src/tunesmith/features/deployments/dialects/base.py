@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +30,17 @@ class Refused(NamedTuple):
 
     why: str
     harmless: tuple[Any, ...] = ()
+
+
+_CACHED = Refused("prompts are cached without being told to.")
+OFFERED_ELSEWHERE = {
+    "service_tier": Refused("there is one tier.", ("auto", "default")),
+    "moderation": Refused("there is no moderation."),
+    "prompt_cache_key": _CACHED,
+    "prompt_cache_options": _CACHED,
+    "prompt_cache_retention": _CACHED,
+}
+"""Fields of conversations that no model here has a use for."""
 
 
 class Writer(Protocol):
@@ -58,26 +70,22 @@ class Fields(BaseModel):
     model: str = Field(min_length=1)
 
 
-class SamplingFields(Fields):
-    """How tokens are chosen, as OpenAI has it and, in the second half, as the engines have it besides."""
+class DecodingFields(Fields):
+    """How tokens are chosen, as every API of OpenAI's has it and, in the second half, as the engines have it besides."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = None
-    seed: int | None = None
-    stop: Any = None
     stream: bool = False
     stream_options: dict[str, Any] | None = None
-    n: int = Field(1, ge=1, le=MAX_CHOICES)
     user: str | None = None
+    seed: int | None = None
+    stop: Any = None
     top_k: int | None = Field(None, ge=1, le=MAX_NUMBER)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=5)
 
     def decoding(self, max_tokens: int | None, logprobs: int | None) -> Decoding:
-        """Raises `InvalidInput` for stop strings or biases that cannot be used."""
+        """Raises `InvalidInput` for stop strings that cannot be used."""
         return Decoding(
             max_tokens=max_tokens,
             # A nucleus of nothing holds the likeliest token alone.
@@ -86,12 +94,27 @@ class SamplingFields(Fields):
             top_k=self.top_k,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            seed=None if self.seed is None else self.seed % 2**32,
+            stop=_stops(self.stop),
+            logprobs=logprobs,
+        )
+
+
+class SamplingFields(DecodingFields):
+    """Those that chat and completions have besides."""
+
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, float] | None = None
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+
+    def decoding(self, max_tokens: int | None, logprobs: int | None) -> Decoding:
+        """Raises `InvalidInput` for stop strings or biases that cannot be used."""
+        return replace(
+            super().decoding(max_tokens, logprobs),
             frequency_penalty=self.frequency_penalty,
             presence_penalty=self.presence_penalty,
             logit_bias=_biases(self.logit_bias),
-            seed=None if self.seed is None else self.seed % 2**32,
-            stop=stops(self.stop),
-            logprobs=logprobs,
         )
 
     def include_usage(self) -> bool:
@@ -134,7 +157,7 @@ def wrong(place: str, what: str, hint: str = "") -> InvalidInput:
     return InvalidInput(f"{place} {what}.", hint=hint, details=[{"loc": place, "message": what}])
 
 
-def stops(given: Any) -> tuple[str, ...] | None:
+def _stops(given: Any) -> tuple[str, ...] | None:
     """Raises `InvalidInput`."""
     if given is None:
         return None

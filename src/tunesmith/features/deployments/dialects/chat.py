@@ -11,6 +11,7 @@ from tunesmith.core.errors import TunesmithError
 from tunesmith.core.inference import Ask, Message, Reply, Usage
 from tunesmith.features.deployments.dialects.base import (
     MAX_NUMBER,
+    OFFERED_ELSEWHERE,
     Body,
     Event,
     Refused,
@@ -29,6 +30,7 @@ from tunesmith.http.errors import openai_error
 
 NOT_STORED = "answers are not stored."
 REFUSED = {
+    **OFFERED_ELSEWHERE,
     "store": Refused(NOT_STORED, (False,)),
     "metadata": Refused("it belongs to stored answers, and answers are not stored.", ({},)),
     "modalities": Refused("answers are text.", (["text"],)),
@@ -36,12 +38,7 @@ REFUSED = {
     "prediction": Refused("predicted outputs are not used."),
     "reasoning_effort": Refused("how long a model thinks is up to its template; see chat_template_kwargs."),
     "verbosity": Refused("it cannot be set for these models.", ("medium",)),
-    "service_tier": Refused("there is one tier.", ("auto", "default")),
     "web_search_options": Refused("there is no web search."),
-    "moderation": Refused("there is no moderation."),
-    "prompt_cache_key": Refused("prompts are cached without being told to."),
-    "prompt_cache_options": Refused("prompts are cached without being told to."),
-    "prompt_cache_retention": Refused("prompts are cached without being told to."),
     "functions": Refused("use tools.", ([],)),
     "function_call": Refused("use tool_choice.", ("none", "auto")),
 }

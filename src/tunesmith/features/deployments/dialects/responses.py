@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import Field
 
 from tunesmith.core.errors import TunesmithError
-from tunesmith.core.inference import Ask, Decoding, Message, Reply, Usage
+from tunesmith.core.inference import Ask, Message, Reply, Usage
 from tunesmith.features.deployments.dialects.base import (
     MAX_NUMBER,
+    OFFERED_ELSEWHERE,
     Body,
+    DecodingFields,
     Event,
-    Fields,
     Refused,
     call_of,
     checked,
@@ -22,7 +23,6 @@ from tunesmith.features.deployments.dialects.base import (
     new_id,
     now,
     read,
-    stops,
     text_of,
     wrong,
 )
@@ -30,8 +30,8 @@ from tunesmith.features.deployments.dialects.chat import ROLES, choice_of
 from tunesmith.http.errors import openai_error
 
 NOT_STORED = "responses are not stored; send the whole conversation as input."
-CACHED = "prompts are cached without being told to."
 REFUSED = {
+    **OFFERED_ELSEWHERE,
     "store": Refused(NOT_STORED, (False,)),
     "previous_response_id": Refused(NOT_STORED),
     "conversation": Refused(NOT_STORED),
@@ -42,13 +42,8 @@ REFUSED = {
     "truncation": Refused("nothing is left out of a conversation; shorten it yourself.", ("disabled",)),
     "reasoning": Refused("how long a model thinks is up to its chat template.", ({},)),
     "max_tool_calls": Refused("there are no tools that run here; functions are called by you."),
-    "service_tier": Refused("there is one tier.", ("auto", "default")),
-    "moderation": Refused("there is no moderation."),
     "image": Refused("answers are text."),
     "access_programs": Refused("there are no such programs here."),
-    "prompt_cache_key": Refused(CACHED),
-    "prompt_cache_options": Refused(CACHED),
-    "prompt_cache_retention": Refused(CACHED),
 }
 LOGPROBS = "message.output_text.logprobs"
 HARMLESS_INCLUDES = {LOGPROBS, "reasoning.encrypted_content"}
@@ -57,12 +52,10 @@ TEXTS = ("input_text", "output_text", "text")
 STREAM_OPTIONS = {"include_obfuscation"}
 
 
-class ResponseFields(Fields):
+class ResponseFields(DecodingFields):
     input: Any = None
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1, le=MAX_NUMBER)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     include: list[str] = Field(default_factory=list)
     tools: list[Any] = Field(default_factory=list)
@@ -70,15 +63,7 @@ class ResponseFields(Fields):
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
     metadata: dict[str, str] | None = None
-    stream: bool = False
-    stream_options: dict[str, Any] | None = None
-    user: str | None = None
     safety_identifier: str | None = None
-    top_k: int | None = Field(None, ge=1, le=MAX_NUMBER)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=5)
-    seed: int | None = None
-    stop: Any = None
 
 
 def parse(body: Body) -> Ask:
@@ -96,17 +81,7 @@ def parse(body: Body) -> Ask:
         Ask(
             model=told.model,
             messages=(*_instructed(told.instructions), *_messages(told.input)),
-            decoding=Decoding(
-                max_tokens=told.max_output_tokens,
-                temperature=0.0 if told.top_p == 0 else told.temperature,
-                top_p=told.top_p or None,
-                top_k=told.top_k,
-                min_p=told.min_p,
-                repetition_penalty=told.repetition_penalty,
-                seed=None if told.seed is None else told.seed % 2**32,
-                stop=stops(told.stop),
-                logprobs=(told.top_logprobs or 0) if wants_logprobs else None,
-            ),
+            decoding=told.decoding(told.max_output_tokens, (told.top_logprobs or 0) if wants_logprobs else None),
             tools=() if told.tool_choice == "none" else tools,
             tool_choice=choice_of(told.tool_choice, tools),
             parallel_tool_calls=told.parallel_tool_calls,

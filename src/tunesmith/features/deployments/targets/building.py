@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from tunesmith.core.errors import InvalidInput, NotFound, UnsupportedFormat
 from tunesmith.core.job_dir import durable_folder, fsync_dir
 from tunesmith.core.validation import message_of
+from tunesmith.core.words import plural
 from tunesmith.features.deployments.targets.base import TargetWork
 from tunesmith.recipes.gguf import check_gguf
 
@@ -46,7 +47,7 @@ def checked(kind: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:
             for problem in error.errors()
         ]  # fmt: skip
     where = ", ".join(detail["loc"] for detail in details[:5])
-    raise InvalidInput(f"{len(details)} setting(s) of the target cannot be used: {where}.", details=details)
+    raise InvalidInput(f"{plural(len(details), 'setting')} of the target cannot be used: {where}.", details=details)
 
 
 def folder_of(work: TargetWork) -> Path:

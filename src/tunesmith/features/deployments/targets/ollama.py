@@ -30,8 +30,8 @@ from tunesmith.features.deployments.targets.building import (
     gguf_files,
     place_file,
 )
-from tunesmith.features.jobs import package
-from tunesmith.recipes.blocks.ollama_template import OllamaTemplate, template_of
+from tunesmith.features.jobs.package import NO_TEMPLATE, in_quotes
+from tunesmith.recipes.blocks.ollama_template import template_of
 
 PORT = 11434
 ANSWER_S = 5.0
@@ -141,21 +141,16 @@ def modelfile(recipe: _Recipe) -> str:
     """What `ollama create -f` reads."""
     lines = [f"FROM ./{recipe.model}"]
     lines += [f"ADAPTER ./{recipe.adapter}"] if recipe.adapter else []
-    lines += [f"TEMPLATE {_block(recipe.template)}"] if recipe.template else []
-    lines += [f"SYSTEM {_block(recipe.system)}"] if recipe.system else []
+    lines.append(f"TEMPLATE {in_quotes(recipe.template)}" if recipe.template else NO_TEMPLATE)
+    lines += [f"SYSTEM {in_quotes(recipe.system)}"] if recipe.system else []
     for name, value in recipe.parameters.items():
         for one in value if isinstance(value, list) else [value]:
             lines.append(f"PARAMETER {name} {json.dumps(one, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
 
 
-def _block(text: str) -> str:
-    """Text in triple quotes, which it cannot hold itself."""
-    return '"""' + text.replace('"""', "'''") + '"""'
-
-
 def _recipe(work: TargetWork, settings: OllamaSettings, files: GgufFiles) -> _Recipe:
-    found = _template(files.model)
+    found = template_of(files.model)
     stop = list(dict.fromkeys([*found.stop, *(work.sampling.get("stop") or [])]))
     given = {
         PARAMETERS[name]: value for name, value in work.sampling.items() if name in PARAMETERS and value is not None
@@ -163,20 +158,6 @@ def _recipe(work: TargetWork, settings: OllamaSettings, files: GgufFiles) -> _Re
     parameters = {**given, "num_ctx": settings.context_tokens, **({"stop": stop} if stop else {})}
     adapter = files.adapter.name if files.adapter else ""
     return _Recipe(files.model.name, adapter, found.text, work.system_prompt, parameters)
-
-
-def _template(gguf: Path) -> OllamaTemplate:
-    """The model's own chat template as Ollama writes it; for one that cannot be carried over, Ollama's of its family."""
-    found = template_of(gguf)
-    if found.text:
-        return found
-    with gguf.open("rb") as file:
-        head = file.read(CHUNK_BYTES * 2).decode("utf-8", errors="replace")  # the header's texts are in its beginning
-    text = next(
-        (template for mark, template in package.FAMILIES if mark in head.partition("tokenizer.chat_template")[2]), ""
-    )
-    body = re.search(r'TEMPLATE """(.*?)"""', text, flags=re.DOTALL)
-    return OllamaTemplate(body[1] if body else "", [*found.stop, *re.findall(r'PARAMETER stop "(.*?)"', text)])
 
 
 def host() -> str:

@@ -5,6 +5,7 @@
  *   data-confirm="Delete it?"  data-more="what else to know"  data-word="Delete"  data-typed="the name to type"
  *   data-then="reload | /address/{id} | name of an event"   (without it the live parts of the page are asked to refresh)
  *   data-undo="POST /api/v1/…"   a toast offers to take it back
+ *   data-later="“support” will be deleted."   done some seconds later, or when the page is left, unless it is taken back; its row is hidden meanwhile
  * A form sends its fields as JSON: `name="a.b"` nests, data-type="number|boolean|text|json|list" converts; an empty number, text, json or list
  * is left out, or sent as null with data-empty="null". Problems of a 422 are shown at the fields they name.
  */
@@ -12,11 +13,11 @@ import { call } from "./api.js";
 import { announce, detailsOf, make, showProblem, clearProblem, sure } from "./dom.js";
 import { toast, toastError, toastNext } from "./toast.js";
 
-/** @param {string} text such as "DELETE /api/v1/jobs/3" @param {unknown} [body] */
-function perform(text, body) {
+/** @param {string} text such as "DELETE /api/v1/jobs/3" @param {unknown} [body] @param {RequestInit} [options] */
+function perform(text, body, options = {}) {
   const [, method, path] = /^(GET|POST|PUT|PATCH|DELETE) (\S+)$/.exec(text) ?? [];
   if (!path) throw new Error(`data-action cannot be read: ${text}`);
-  return call(path, body === undefined ? { method } : { method, json: body });
+  return call(path, body === undefined ? { ...options, method } : { ...options, method, json: body });
 }
 
 /** Everything on the page that stays fresh asks again. */
@@ -43,6 +44,7 @@ function after(data, answer) {
 async function run(asker, body, failed) {
   const data = { ...asker.dataset }; // a refresh may make another button of it while somebody is asked
   if (asker.getAttribute("aria-busy") === "true") return;
+  if (data.later) return putOff(data, body, failed);
   if (data.confirm && !await sure(data.confirm, { action: data.word ?? asker.textContent?.trim() ?? "Yes", more: data.more, typed: data.typed })) return;
   asker.setAttribute("aria-busy", "true");
   try {
@@ -53,6 +55,31 @@ async function run(asker, body, failed) {
   } finally {
     asker.removeAttribute("aria-busy");
   }
+}
+
+const UNDO_MS = 8000;
+/** What is put off: its action → what does it now. @type {Map<string, (options?: RequestInit) => void>} */
+const putOffs = new Map();
+
+/** @param {string} action @param {boolean} hidden */
+function hideRow(action, hidden) {
+  const row = /** @type {HTMLElement | null | undefined} */ (document.querySelector(`[data-action="${CSS.escape(action)}"]`)?.closest("tr, li:not(.menu li)"));
+  if (row) row.hidden = hidden;
+}
+
+/** @param {DOMStringMap} data @param {unknown} body @param {(error: any) => void} failed */
+function putOff(data, body, failed) {
+  const action = /** @type {string} */ (data.action);
+  if (putOffs.has(action)) return;
+  const stop = () => { clearTimeout(timer); putOffs.delete(action); };
+  const now = async (/** @type {RequestInit} */ options = {}) => {
+    stop();
+    try { after(data, await perform(action, body, options)); } catch (error) { hideRow(action, false); failed(error); }
+  };
+  const timer = setTimeout(() => void now(), UNDO_MS);
+  putOffs.set(action, now);
+  hideRow(action, true);
+  toast(data.later ?? "", { action: "Undo", tone: "info", act: () => { stop(); hideRow(action, false); announce("Taken back."); } });
 }
 
 /** @param {any} field an input, select or textarea @returns {unknown} undefined: leave it out */
@@ -119,6 +146,8 @@ export function showProblems(form, error) {
 const bodyOf = button => button.dataset.body ? JSON.parse(button.dataset.body) : undefined;
 
 export function startActions() {
+  addEventListener("pagehide", () => { for (const now of [...putOffs.values()]) now({ keepalive: true }); });
+  document.addEventListener("htmx:after:swap", () => { for (const action of putOffs.keys()) hideRow(action, true); });
   document.addEventListener("click", event => {
     const asker = /** @type {HTMLElement | null} */ (/** @type {Element} */ (event.target).closest("[data-action]:not(form)"));
     if (!asker || asker.closest("[aria-disabled=true]")) return;

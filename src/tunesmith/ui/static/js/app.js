@@ -6,8 +6,9 @@ import { choose, chosen, isShortcut } from "./appearance.js";
 import { $, announce } from "./dom.js";
 import { startDrafts } from "./drafts.js";
 import { startLive } from "./live.js";
+import { startPasswords } from "./password.js";
 import { showKept, toast } from "./toast.js";
-import { ago } from "./words.js";
+import { ago, exact } from "./words.js";
 
 const THEMES = ["system", "light", "dark"];
 
@@ -134,8 +135,11 @@ function walkMenu(event) {
 
 function refreshTimes() {
   for (const time of document.querySelectorAll("time[datetime]")) {
-    const moment = new Date(time.getAttribute("datetime") ?? ""), text = ago(moment);
-    if (!Number.isNaN(moment.getTime()) && time.textContent !== text) time.textContent = text;
+    const moment = new Date(time.getAttribute("datetime") ?? "");
+    if (Number.isNaN(moment.getTime())) continue;
+    const text = ago(moment), title = exact(moment); // the server does not know the zone of who looks
+    if (time.textContent !== text) time.textContent = text;
+    if (time.getAttribute("title") !== title) time.setAttribute("title", title);
   }
 }
 
@@ -169,6 +173,8 @@ const keys = $("shortcuts-on");
 keys.checked = chosen("keys") === "on";
 keys.addEventListener("change", () => choose("keys", keys.checked ? "on" : "off"));
 setInterval(refreshTimes, 20_000);
+refreshTimes();
+document.addEventListener("htmx:after:swap", refreshTimes);
 showTheme();
 document.body.addEventListener("tunesmith:job", maybeCount);
 document.body.addEventListener("tunesmith:back", () => void countRunning());
@@ -176,4 +182,5 @@ void countRunning();
 startActions();
 startDrafts();
 startLive();
+startPasswords();
 showKept();

@@ -7,15 +7,17 @@ import uPlot from "../vendor/uplot.js";
 import { token } from "./appearance.js";
 import { make, setText } from "./dom.js";
 import { Smooth, join, latest, thin } from "./points.js";
-import { clock, number, signif } from "./words.js";
+import { clock, number, signif, timeOfDay } from "./words.js";
 
 export { bars, sparkline } from "./smallchart.js";
 
 /** @typedef {[number, number]} Point x (ascending), y */
-/** kind: "line", "points" (dots on a line), "dashed". color: a CSS colour; else the next of the theme. @typedef {{label: string, points: Point[], kind?: string, color?: string, hidden?: boolean}} Series */
+/** kind: "line", "points" (dots on a line), "dashed" (dots on a dashed line). color: a CSS colour; else the next of the theme. @typedef {{label: string, points: Point[], kind?: string, color?: string, hidden?: boolean}} Series */
 /** smoothing 0 to 0.99; height in px; time: x are seconds since 1970; min, max: limits of y; span: what of x is shown, else where the points are. @typedef {{series: Series[], xLabel?: string, yLabel?: string, log?: boolean, smoothing?: number, syncKey?: string, height?: number, time?: boolean, min?: number, max?: number, span?: [number, number], xFormat?: (x: number) => string, yFormat?: (y: number) => string, empty?: string, onZoom?: (range: [number, number] | undefined) => void}} Options */
 
 const COLORS = 8;
+/** Of another chart's cursor: where it is. A stretch that is dragged there comes by `onZoom`, once. @param {string} type */
+const FOLLOWED = type => type === "mousemove" || type === "mouseleave";
 
 /** @param {HTMLElement} place @param {Options} options */
 export function lineChart(place, options) {
@@ -40,7 +42,7 @@ export class LineChart {
     place.dataset.keep = "";
     this.legend = make("ul", undefined, { class: "chart-legend" });
     this.canvas = make("div", undefined, { class: "chart-plot", role: "img" });
-    this.none = make("p", options.empty ?? "The curve begins with the first point.", { class: "chart-empty" });
+    this.none = make("p", options.empty ?? "Waiting for the first step.", { class: "chart-empty" });
     place.replaceChildren(this.legend, this.canvas, this.none);
     this.rebuild = () => { this.build(); };
     this.escape = (/** @type {KeyboardEvent} */ event) => { if (event.key === "Escape" && this.range) this.zoom(undefined); };
@@ -119,7 +121,7 @@ export class LineChart {
   lines() {
     const { series, smoothing = 0 } = this.options;
     return series.flatMap(({ points, kind }, at) => {
-      if (!smoothing || kind === "points") return [{ at, points, faint: false }];
+      if (!smoothing || kind === "points" || kind === "dashed") return [{ at, points, faint: false }];
       return [{ at, points, faint: true }, { at, points: this.smooth(points, smoothing), faint: false }];
     });
   }
@@ -138,7 +140,7 @@ export class LineChart {
       cursor: {
         drag: { x: true, y: false, setScale: false },
         points: { size: 7 },
-        sync: syncKey ? { key: syncKey } : undefined,
+        sync: syncKey ? { key: syncKey, filters: options.onZoom ? { pub: () => true, sub: FOLLOWED } : undefined } : undefined,
         bind: { dblclick: () => () => { this.zoom(undefined); return null; } },
       },
       scales: { x: { time: Boolean(time) }, y: { distr: log ? 3 : 1, range: log ? undefined : (_, low, high) => this.reach(low, high) } },
@@ -167,7 +169,7 @@ export class LineChart {
       alpha: faint ? 0.28 : 1,
       dash: kind === "dashed" ? [6, 4] : undefined,
       spanGaps: true,
-      points: { show: kind === "points" && !faint ? true : undefined, size: 5, fill: color },
+      points: { show: (kind === "points" || kind === "dashed") && !faint ? true : undefined, size: 5, fill: color },
     };
   }
 
@@ -206,7 +208,7 @@ export class LineChart {
   drawLegend() {
     this.legend.replaceChildren(...this.options.series.map((one, i) => {
       const mark = make("span", undefined, { class: "chart-mark", "aria-hidden": "true" }), value = make("span", "", { class: "chart-value" });
-      mark.style.background = this.color(i);
+      mark.style.background = one.kind === "dashed" ? `repeating-linear-gradient(90deg, ${this.color(i)} 0 4px, transparent 4px 6px)` : this.color(i);
       const button = make("button", undefined, { type: "button", "aria-pressed": String(!this.off.has(one.label)), title: "Show or hide this curve" }, [mark, make("span", one.label), value]);
       button.addEventListener("click", () => this.toggle(one.label, button));
       return make("li", undefined, {}, [button]);
@@ -233,7 +235,7 @@ export class LineChart {
       if (values[at]) setText(values[at], point ? yFormat(point[1]) : "");
     });
     const place = this.legend.querySelector(".chart-x");
-    if (place) setText(place, x == null ? this.range ? "Zoomed: double click to see all" : "" : `${xLabel} ${time ? new Date(x * 1000).toLocaleTimeString() : xFormat(x)}`);
+    if (place) setText(place, x == null ? this.range ? "Zoomed: double click to see all" : "" : `${xLabel} ${time ? timeOfDay(x) : xFormat(x)}`);
   }
 
   /** What the chart says, for those who cannot see it. */

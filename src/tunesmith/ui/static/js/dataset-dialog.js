@@ -80,7 +80,7 @@ export function openRow(data, columns, first, step, closed) {
     });
     form.addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); void save(fields); });
     body.replaceChildren(form);
-    foot.replaceChildren(button("Back", "undo-2", { "data-variant": "outline" }, read), button("Save as a new version", "check", {}, () => form.requestSubmit()));
+    foot.replaceChildren(button("Cancel", "undo-2", { "data-variant": "outline" }, read), button("Save as a new version", "check", {}, () => form.requestSubmit()));
     fields[0]?.area.focus();
   }
 

@@ -6,7 +6,7 @@ import { toast } from "./toast.js";
 import { number, plural } from "./words.js";
 
 /** @type {Record<string, string>} */
-const WORDS = { fix_encoding: "Mend wrongly decoded text", answer_lists: "One answer in a row", strip: "Cut blanks", drop_empty: "Drop empty rows", drop_duplicates: "Drop duplicates", length_bounds: "Drop rows by length" };
+const WORDS = { fix_encoding: "Mend wrongly decoded text", answer_lists: "One answer in a row", strip: "Cut blanks", drop_empty: "Drop empty rows", drop_bad_rows: "Drop unusable rows", drop_duplicates: "Drop duplicates", length_bounds: "Drop rows by length" };
 const MOST_WORDS = 200;
 
 /** Words of two texts, each marked as kept, gone or new (longest common subsequence). @param {string} before @param {string} after @returns {[string, "same" | "gone" | "new"][]} */

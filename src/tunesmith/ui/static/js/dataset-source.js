@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { remember } from "./dataset-row.js";
 
-const PAGE_ROWS = 60, MOST_PAGES = 60, SEARCH_ROWS = 100, WAIT_MS = 40;
+const PAGE_ROWS = 60, MOST_PAGES = 60, SEARCH_ROWS = 100, NAMED_ROWS = 200, WAIT_MS = 40;
 /** @typedef {{number: number, row: any}} Found */
 
 /** @param {string} address @param {Record<string, string | number>} query @param {AbortSignal} [signal] */
@@ -133,10 +133,10 @@ export class NamedRows extends FoundRows {
   }
 
   async next() {
-    const { address, numbers, query } = /** @type {any} */ (this);
-    const list = numbers.map((/** @type {number} */ number) => `row=${number}`).join("&");
-    this.found = pairs(await ask(`${address}&${list}`, query, this.controller.signal));
-    this.whole = true;
+    const { address, numbers, query } = /** @type {any} */ (this), from = this.count;
+    const list = numbers.slice(from, from + NAMED_ROWS).map((/** @type {number} */ number) => `row=${number}`).join("&");
+    this.found.push(...pairs(await ask(`${address}&${list}`, query, this.controller.signal)));
+    this.whole = this.count >= numbers.length || this.count === from;
   }
 }
 

@@ -98,7 +98,7 @@ export class Transfer {
     if (this.id) await remove(`/datasets/uploads/${this.id}`).catch(() => undefined); // it expires there
   }
 
-  /** What it would become. @param {{shape?: string, mapping?: Record<string, string>}} reading */
+  /** What it would become. @param {Record<string, unknown>} reading as it is to be read */
   preview(reading) {
     return post(`/datasets/uploads/${this.id}/preview`, reading);
   }

@@ -2,11 +2,14 @@
 /** Files dropped or chosen: sent with a true bar, looked at, shown with what validation finds, and then saved. */
 import { Transfer } from "./dataset-transfer.js";
 import { mappingControls } from "./dataset-mapping.js";
+import { readingControls } from "./dataset-reading.js";
 import { cells, chat, messagesOf, remember, shown } from "./dataset-row.js";
 import { $, announce, icon, make, setText, showProblem, throttle } from "./dom.js";
 import { toast, toastError } from "./toast.js";
 import { bytes, duration, number, plural } from "./words.js";
 
+/** Findings that are answered by reading the file in another way. */
+const OF_READING = ["no_header", "unsure_header", "title_lines", "other_sheets", "duplicate_columns", "encoding"];
 const SHOWN_ROWS = 8, SHOWN_CHATS = 3, SHOWN_COLUMNS = 8;
 /** How many files are sent at the same time; they are looked at one by one. */
 const AT_ONCE = 2;
@@ -38,8 +41,9 @@ class Item {
     this.trouble = "";
     /** @type {any} */
     this.preview = null;
-    /** @type {{shape: string, mapping: Record<string, string>} | null} */
-    this.reading = null;
+    /** @type {Record<string, unknown>} how it is to be read, as far as it was chosen */
+    this.reading = {};
+    this.isRefused = false;
     this.made = 0;
     /** @type {Promise<void> | null} */
     this.looking = null;
@@ -138,7 +142,7 @@ class Item {
   async look() {
     this.become("looking");
     this.bar.removeAttribute("value");
-    this.preview = remember(await this.transfer.preview(this.reading ?? {}));
+    this.preview = remember(await this.transfer.preview(this.reading));
     this.bar.value = 1;
     this.become("ready");
     this.drawPreview();
@@ -146,7 +150,7 @@ class Item {
     announce(`${this.file.name} can be saved: ${plural(this.preview.num_rows, "row")}, ${found}.`);
   }
 
-  /** Another shape or mapping: look again; of several choices the last counts. @param {{shape: string, mapping: Record<string, string>}} reading */
+  /** To be read in another way: look again; of several choices the last counts. @param {Record<string, unknown>} reading */
   read(reading) {
     this.reading = reading;
     this.looking ??= this.readLast().finally(() => { this.looking = null; });
@@ -157,14 +161,35 @@ class Item {
     for (let reading = null; reading !== this.reading;) {
       reading = this.reading;
       try {
-        this.preview = remember(await this.transfer.preview(reading ?? {}));
+        this.preview = remember(await this.transfer.preview(reading));
+        if (reading !== this.reading) continue;
         this.problem.hidden = true;
-        if (reading === this.reading) this.drawFound();
+        this.isRefused = false;
+        this.drawFound();
+        this.drawControls();
+        announce(`Read again: ${plural(this.preview.num_rows, "row")}, ${findingsIn(this.preview)}.`);
       } catch (error) {
-        if (reading === this.reading) showProblem(this.problem, error);
+        if (reading !== this.reading) continue;
+        this.isRefused = true;
+        showProblem(this.problem, error);
       }
     }
     this.found.removeAttribute("aria-busy");
+  }
+
+  /** What can be chosen of the file, then which column holds what; the focus stays where it was. */
+  drawControls() {
+    const p = this.preview, { shape: _, mapping: __, ...file } = this.reading;
+    const focused = this.controls.contains(document.activeElement) ? /** @type {HTMLElement} */ (document.activeElement) : null;
+    const option = focused?.closest("[data-option]"), name = /** @type {HTMLElement | null | undefined} */ (option)?.dataset.option, value = /** @type {any} */ (focused)?.value;
+    this.controls.replaceChildren(
+      readingControls(p, file, next => this.read(next.encoding !== file.encoding && Object.keys(next).every(key => key === "encoding" || /** @type {any} */ (next)[key] === /** @type {any} */ (file)[key]) ? { ...this.reading, ...next } : next)),
+      mappingControls(shapes, p.columns, { shape: p.shape, mapping: p.mapping }, p.type, next => this.read({ ...file, ...next })),
+    );
+    if (!focused) return;
+    const again = name && this.controls.querySelector(`[data-option="${name}"]`);
+    const same = again instanceof HTMLFieldSetElement ? again.querySelector(`input[value="${CSS.escape(value)}"]`) : again;
+    /** @type {HTMLElement | null} */ (same ?? this.controls.querySelector(`#${focused.id}`) ?? this.controls.querySelector("select"))?.focus();
   }
 
   drawPreview() {
@@ -179,8 +204,10 @@ class Item {
     const save = make("button", undefined, { class: "btn", type: "submit" }, [icon("check"), "Save dataset"]);
     form.append(make("div", undefined, { class: "row is-whole" }, [save]));
     form.addEventListener("submit", (/** @type {SubmitEvent} */ event) => { event.preventDefault(); void this.save(true); });
-    const reading = make("details", undefined, { class: "reading" }, [make("summary", undefined, {}, ["How it is read", icon("chevron-down")]), mappingControls(shapes, p.columns, { shape: p.shape, mapping: p.mapping }, p.type, reading => this.read(reading))]);
-    if (!p.report.valid) reading.setAttribute("open", "");
+    this.controls = make("div");
+    this.drawControls();
+    const reading = make("details", undefined, { class: "reading" }, [make("summary", undefined, {}, ["How it is read", icon("chevron-down")]), this.controls]);
+    if (!p.report.valid || p.report.findings.some((/** @type {any} */ one) => OF_READING.includes(one.code))) reading.setAttribute("open", "");
     this.more.replaceChildren(this.found, reading, form);
   }
 
@@ -189,7 +216,8 @@ class Item {
     const fact = (/** @type {string} */ name, /** @type {string} */ text) => facts.append(make("div", undefined, {}, [make("dt", name), make("dd", text)]));
     fact("Format", p.format + (p.encoding && p.encoding !== "utf-8" ? ` (${p.encoding})` : ""));
     fact("Rows", p.whole ? number(p.num_rows) : `more than ${number(p.num_rows)}; the first are shown and checked`);
-    fact("Columns", number(p.columns.length));
+    if (p.layout.sheet && p.layout.sheets.length > 1) fact("Sheet", p.layout.sheet);
+    fact("Columns", p.columns.length < p.layout.columns.length ? `${number(p.columns.length)} of ${number(p.layout.columns.length)}` : number(p.columns.length));
     fact("Read as", shapes[p.shape]?.words ?? p.shape);
     this.found.replaceChildren(facts, findings(p.report.findings), sample(p));
   }
@@ -200,8 +228,9 @@ class Item {
     const tags = this.tags.value.split(",").map((/** @type {string} */ tag) => tag.trim()).filter(Boolean);
     this.become("saving");
     await this.looking;
+    if (this.isRefused) return this.become("ready"); // what is wrong stands there already
     try {
-      const made = await this.transfer.commit({ name: this.name.value.trim() || null, description: this.about.value, tags, ...(this.reading ?? {}) });
+      const made = await this.transfer.commit({ name: this.name.value.trim() || null, description: this.about.value, tags, ...this.reading });
       this.made = made.id;
       this.more.replaceChildren();
       this.problem.hidden = true;
@@ -238,7 +267,9 @@ export function findings(found) {
   const list = make("ul", undefined, { class: "findings" });
   for (const one of found) {
     const text = make("div", undefined, {}, [make("strong", one.message)]);
-    if (one.rows.length) text.append(make("span", ` Rows ${one.rows.slice(0, 8).join(", ")}${one.rows.length > 8 || one.count > 8 ? ", …" : ""}`, { class: "muted" }));
+    const numbers = (/** @type {string} */ what, /** @type {number[]} */ list) => list.length && text.append(make("span", ` ${what} ${list.slice(0, 8).join(", ")}${list.length > 8 || one.count > list.length ? ", …" : ""}`, { class: "muted" }));
+    if (one.code !== "ragged_lines" && one.code !== "bad_json") numbers("Rows", one.rows);
+    numbers(one.rows.length && one.lines.length && one.code !== "ragged_lines" && one.code !== "bad_json" ? "· lines of the file" : "Lines", one.lines);
     if (one.hint) text.append(make("p", one.hint));
     list.append(make("li", undefined, { class: "finding", "data-level": one.level }, [icon(one.level === "error" ? "circle-alert" : one.level === "warning" ? "triangle-alert" : "info"), text]));
   }

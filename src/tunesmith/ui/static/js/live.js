@@ -30,7 +30,7 @@ function setAway(now) {
   if (now === away) return;
   away = now;
   $("offline").hidden = !now;
-  announce(now ? "The server is away." : "The server is back.");
+  announce(now ? "Connection lost." : "Connected again.");
 }
 
 function opened() {

@@ -79,7 +79,7 @@ function draw() {
   list.replaceChildren(...rows);
   input.setAttribute("aria-expanded", String(items.length > 0));
   $("palette-empty").hidden = items.length > 0;
-  if (!items.length) $("palette-empty").textContent = `Nothing fits “${input.value.trim()}”.`;
+  if (!items.length) $("palette-empty").textContent = `No matches “${input.value.trim()}”.`;
   mark(at);
 }
 

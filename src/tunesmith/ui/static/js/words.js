@@ -52,6 +52,14 @@ export function ago(moment) {
 /** `1 row`, `2 rows` @param {number} count @param {string} noun */
 export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
+const EXACT = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" }), ZONE = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" });
+
+/** `2026-01-31 14:05:09 CET`, on the clock of who looks @param {Date} moment */
+export const exact = moment => `${EXACT.format(moment)} ${ZONE.formatToParts(moment).find(part => part.type === "timeZoneName")?.value ?? ""}`.trim();
+
+/** `14:05:09` @param {number} seconds since 1970 */
+export const timeOfDay = seconds => SECOND.format(new Date(seconds * 1000));
+
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const MINUTE = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const SECOND = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });

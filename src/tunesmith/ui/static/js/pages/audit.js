@@ -3,6 +3,9 @@
 import { call } from "../api.js";
 import { $, attempt, icon, make, showProblem } from "../dom.js";
 
+const zone = /** @type {HTMLInputElement} */ (document.querySelector(".audit-filters [name=zone]"));
+zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
 $("verify").addEventListener("click", () => attempt($("verify"), $("verified"), async () => {
   const place = $("verified"), found = await call("/audit/verify");
   place.className = "";

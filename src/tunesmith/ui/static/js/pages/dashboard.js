@@ -42,7 +42,7 @@ document.addEventListener("click", event => {
     try {
       const id = await sampleDataset(name);
       await whenReady(id);
-      toastNext("The sample data is there.");
+      toastNext("Sample data added.");
       location.href = `/jobs/new?dataset=${id}`;
     } finally {
       if (said) said.textContent = "Use the sample data";

@@ -2,6 +2,7 @@
 /** One dataset: starts what the open tab needs, again after the page has refreshed itself. */
 import { call } from "../api.js";
 import { mappingControls } from "../dataset-mapping.js";
+import { readingControls } from "../dataset-reading.js";
 import { startRepair } from "../dataset-repair.js";
 import { Rows } from "../dataset-rows.js";
 import { cells, chat, messagesOf, remember } from "../dataset-row.js";
@@ -48,6 +49,40 @@ function startMapping(place) {
   void loadExample();
 }
 
+/** The file read in another way: a new version. @param {HTMLElement} place */
+function startReading(place) {
+  const data = JSON.parse(place.dataset.reading ?? "");
+  let options = data.options;
+  const save = make("button", undefined, { class: "btn", type: "submit", disabled: "" }, [icon("rotate-cw"), "Read the file again"]), problem = make("div", undefined, { hidden: "" }), controls = make("div");
+  const keys = /** @type {const} */ (["sheet", "header_row", "delimiter"]);
+  /** What was found, with what is chosen now; other columns come with another sheet, header or delimiter. */
+  const layout = () => {
+    const chosen = Object.fromEntries(keys.filter(key => key in options).map(key => [key, options[key]]));
+    const isOther = keys.some(key => key in chosen && chosen[key] !== data.layout[key]) || keys.some(key => key in data.options && !(key in options));
+    return { ...data.layout, ...chosen, ...(isOther && options.header_row !== 0 ? { columns: [] } : {}) };
+  };
+  const draw = () => controls.replaceChildren(readingControls({ ...data, layout: layout() }, options, next => {
+    const focused = /** @type {HTMLElement | null} */ (document.activeElement?.closest("[data-option]"))?.dataset.option;
+    options = next;
+    save.disabled = !data.newest || JSON.stringify(next) === JSON.stringify(data.options);
+    draw();
+    if (focused) /** @type {HTMLElement | null} */ (controls.querySelector(`[data-option="${focused}"]`))?.focus();
+  }));
+  draw();
+  const form = make("form", undefined, { class: "stack" }, [controls, problem, make("div", undefined, { class: "row" }, [save])]);
+  form.addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    void attempt(save, problem, async () => {
+      const gone = Object.fromEntries(Object.keys(data.options).filter(name => !(name in options)).map(name => [name, null]));
+      await call(`/datasets/${data.id}`, { method: "PATCH", json: { ...gone, ...options } });
+      save.disabled = true;
+      toast("The file is being read again.");
+      document.body.dispatchEvent(new CustomEvent("tunesmith:dataset"));
+    });
+  });
+  place.replaceChildren(form);
+}
+
 /** @param {string} selector @param {(place: any) => void} start */
 function once(selector, start) {
   for (const place of document.querySelectorAll(selector)) {
@@ -61,6 +96,7 @@ function once(selector, start) {
 function startTab() {
   once("[data-rows]", place => new Rows(place, JSON.parse(place.dataset.rows), JSON.parse(place.dataset.columns), JSON.parse(place.dataset.numbers)));
   once("[data-mapping]", startMapping);
+  once("[data-reading]", startReading);
   once("#repair", startRepair);
   once("[data-tokens]", startTokens);
 }

@@ -4,6 +4,7 @@ import { call } from "../api.js";
 import { token } from "../appearance.js";
 import { lineChart } from "../chart.js";
 import { $, clearProblem, showProblem } from "../dom.js";
+import { timeOfDay } from "../words.js";
 import { startTrying } from "./deployment_try.js";
 
 /** @typedef {{at: string, requests: number, errors: number, p50_latency_s: number | null, p95_latency_s: number | null, tokens: number}} Piece */
@@ -11,7 +12,6 @@ import { startTrying } from "./deployment_try.js";
 
 const count = (/** @type {number} */ value) => Number.isInteger(value) ? value.toLocaleString("en") : "";
 const seconds = (/** @type {number} */ value) => value < 1 ? `${Math.round(value * 1000)} ms` : `${value.toFixed(1)} s`;
-const clock = (/** @type {number} */ time) => new Date(time * 1000).toLocaleTimeString();
 
 /** @type {Chart[]} */
 const CHARTS = [
@@ -37,7 +37,7 @@ async function startCharts() {
     const span = /** @type {[number, number]} */ ([series[0], series[series.length - 1]].map(piece => Date.parse(piece.at) / 1000));
     clearProblem($("charts-problem"));
     if (drawn.length) for (const { chart, plot } of drawn) plot.set({ series: seriesOf(chart, pieces), span });
-    else drawn = CHARTS.map(chart => ({ chart, plot: lineChart($(chart.id), { series: seriesOf(chart, pieces), span, xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: clock, min: 0, height: 170, syncKey: "deployment", empty: "No requests in this time." }) }));
+    else drawn = CHARTS.map(chart => ({ chart, plot: lineChart($(chart.id), { series: seriesOf(chart, pieces), span, xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: timeOfDay, min: 0, height: 170, syncKey: "deployment", empty: "No requests in this time." }) }));
   };
   const fresh = () => draw().catch(error => showProblem($("charts-problem"), error));
   document.body.addEventListener("tunesmith:datasets", () => void fresh());

@@ -2,6 +2,7 @@
 /** The pages of somebody who has not logged in: what stands after the # of a link goes into its field, and nowhere else. */
 import { startActions } from "../actions.js";
 import { $ } from "../dom.js";
+import { startPasswords } from "../password.js";
 import { showKept } from "../toast.js";
 
 const said = new URLSearchParams(location.hash.slice(1));
@@ -31,4 +32,5 @@ document.body.addEventListener("tunesmith:sent", () => {
 });
 
 startActions();
+startPasswords();
 showKept();

@@ -18,7 +18,7 @@ const KINDS = [
   { title: "Gradient norm", unit: "before clipping", curves: ["grad_norm"] },
   { title: "Speed", unit: "tokens a second", curves: ["tokens_per_s"], format: number, min: 0 },
   { title: "Token accuracy", unit: "on held-out rows", curves: ["eval_token_accuracy"], format: y => percent(y, 1) },
-  { title: "Use of the device", unit: "share of its peak", curves: ["mfu"], format: y => percent(y, 1), min: 0 },
+  { title: "Use of the device", unit: "share of its peak", curves: ["mfu"], format: y => percent(y, y < 0.01 ? 3 : 1), min: 0 },
 ];
 /** Not drawn for themselves. */
 const RULERS = ["epoch", "elapsed_s", "samples_per_s", "eval_perplexity"];
@@ -141,7 +141,7 @@ export class RunCharts {
     return this.runs.flatMap((run, place) => kind.curves.filter(name => run.curves.has(name)).map(name => ({
       label: this.label(run, name),
       points: run.over(name, this.axis),
-      kind: name.startsWith("eval_") ? "points" : "line",
+      kind: !name.startsWith("eval_") ? "line" : this.runs.length > 1 && kind.curves.length > 1 ? "dashed" : "points",
       color: this.runs.length > 1 ? this.color(place) : undefined,
     })));
   }

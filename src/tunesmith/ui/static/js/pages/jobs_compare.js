@@ -6,6 +6,7 @@ import { $, announce, showProblem } from "../dom.js";
 import { remember, RunCharts, startTools } from "./jobs_charts.js";
 import { startPicker } from "./jobs_picker.js";
 import { Run } from "./jobs_runs.js";
+import { duration } from "../words.js";
 
 const MOST = 8, MAX_TOKENS = 200;
 const ids = (new URLSearchParams(location.search).get("ids") ?? "").split(",").map(Number).filter(id => id > 0);
@@ -59,7 +60,7 @@ async function askAll(question, signal) {
   for (const place of places) {
     const [asked, ...others] = place.querySelectorAll("[data-asked]"), [said, ...more] = place.querySelectorAll(".said, [data-expected]");
     for (const old of [...others, ...more]) old.remove();
-    asked.textContent = `“${question}”`;
+    asked.textContent = question;
     said.textContent = "…";
     place.setAttribute("aria-busy", "true");
   }
@@ -69,7 +70,8 @@ async function askAll(question, signal) {
       await ask(Number(place.dataset.answer), question, said, signal);
     } catch (error) {
       const text = signal.aborted ? "(stopped)" : [/** @type {any} */ (error).message, /** @type {any} */ (error).hint].filter(Boolean).join(" ");
-      said.textContent = said.textContent?.endsWith("…") ? text : `${said.textContent} ${text}`;
+      const came = said.textContent === "…" ? "" : said.textContent;
+      said.textContent = `${came} ${text}`.trim();
     }
     place.removeAttribute("aria-busy");
   }
@@ -78,12 +80,22 @@ async function askAll(question, signal) {
 /** @param {number} id @param {string} question @param {HTMLElement} said @param {AbortSignal} signal */
 async function ask(id, question, said, signal) {
   if (signal.aborted) throw new DOMException("stopped", "AbortError");
-  let text = "";
+  let text = "", doing = "Waiting";
+  const began = performance.now();
+  const tick = () => { if (!text) said.textContent = `${doing} … ${duration((performance.now() - began) / 1000)}`; };
+  const ticking = setInterval(tick, 1000);
   const body = { messages: [{ role: "user", content: question }], max_tokens: MAX_TOKENS, temperature: 0, stream: true };
-  for await (const { kind, data } of stream(`/jobs/${id}/chat`, body, signal)) {
-    if (kind === "error") throw new ApiError(data.message, data.hint);
-    text += data.choices?.[0]?.delta?.content ?? "";
-    said.textContent = text || (kind === "status" ? "Loading the model …" : "…");
+  try {
+    for await (const { kind, data } of stream(`/jobs/${id}/chat`, body, signal)) {
+      if (kind === "error") throw new ApiError(data.message, data.hint);
+      if (kind === "status") doing = "Loading the model";
+      text += data.choices?.[0]?.delta?.content ?? "";
+      if (text) said.textContent = text;
+      else tick();
+    }
+  } finally {
+    clearInterval(ticking);
+    if (!text) said.textContent = "…";
   }
   said.textContent = text || "(nothing)";
 }

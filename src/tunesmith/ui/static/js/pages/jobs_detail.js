@@ -102,6 +102,8 @@ function startPageKeys() {
     s: ["Stop", () => act("s")],
     k: ["Checkpoint now", () => act("k")],
     c: ["Clone with changes", () => act("c")],
+    m: ["Compare with others", () => act("m")],
+    ...($("add-run") ? { o: ["Overlay a job", () => $("add-run").click()] } : {}),
     ...Object.fromEntries([...tabs].map((tab, i) => [String(i + 1), [tab.firstChild?.textContent ?? "", () => tab.click()]])),
   });
 }

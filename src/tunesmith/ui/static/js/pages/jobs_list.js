@@ -79,6 +79,12 @@ async function bulk(button) {
 const links = () => /** @type {any[]} */ ([...document.querySelectorAll(".job-name")]);
 const place = () => links().findIndex(link => link.closest("tr")?.contains(document.activeElement));
 
+/** Press the first of these buttons that fits what is selected. @param {string[]} works */
+function key(...works) {
+  if ($("bulk").hidden) return;
+  /** @type {HTMLElement | undefined} */ (works.map(work => /** @type {HTMLElement} */ (document.querySelector(`[data-bulk="${work}"]`))).find(button => !button.hidden))?.click();
+}
+
 function nothing() {
   selected.clear();
   draw();
@@ -101,6 +107,9 @@ if ($("bulk")) {
     j: ["Next job", () => links()[Math.min(place() + 1, links().length - 1)]?.focus()],
     k: ["Job before", () => links()[Math.max(place() - 1, 0)]?.focus()],
     x: ["Select the job", () => links()[place()]?.closest("tr")?.querySelector("input")?.click()],
+    c: ["Compare the selected jobs", () => { if (!$("bulk-compare").hidden && !$("bulk").hidden) $("bulk-compare").click(); }],
+    p: ["Pause or resume the selected jobs", () => key("start", "pause", "resume")],
+    s: ["Stop the selected jobs", () => key("stop")],
     Escape: ["Clear the selection", nothing],
   });
   document.addEventListener("htmx:after:swap", draw);

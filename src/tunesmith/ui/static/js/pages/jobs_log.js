@@ -1,16 +1,19 @@
 // @ts-check
 /**
  * A job's log of any size: a few pieces of it are on the page, more come as one scrolls. It follows the end while that is in sight,
- * and a search jumps to its matches wherever they are.
+ * and a search jumps to its matches wherever they are. Lines that the job wrote of itself have a time and a level, by which the
+ * server filters.
  */
 import { call } from "../api.js";
 import { $, debounce, make, throttle } from "../dom.js";
 import { toastError } from "../toast.js";
 import { bytes, number } from "../words.js";
 
-const PIECE = 64 * 1024, MOST_PIECES = 10, NEAR_PX = 600, LOOK_MS = 2000, MOST_MATCHES = 2000, END = 2 ** 52;
+const PIECE = 64 * 1024, MOST_PIECES = 10, MOST_LOOKS = 20, NEAR_PX = 600, LOOK_MS = 2000, MOST_MATCHES = 2000, END = 2 ** 52;
 /** Colours and other orders to a terminal. */
 const ORDERS = /\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07/g; // eslint-disable-line no-control-regex
+/** Time, level and sentence of a line that the job wrote of itself. */
+const LINE = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) (INFO|WARNING|ERROR) +(.*)$/;
 
 /** @typedef {{offset: number, end: number, text: string, element: HTMLElement}} Piece */
 
@@ -23,17 +26,35 @@ let wanted = "", /** @type {{offset: number}[]} */ matches = [], at = -1, isMore
 /** What a terminal would show. @param {string} text */
 const plain = text => text.replace(ORDERS, "").split("\n").map(line => line.slice(line.replace(/\r+$/, "").lastIndexOf("\r") + 1)).join("\n");
 
-/** @param {Piece} piece */
-function draw(piece) {
-  const text = plain(piece.text), parts = [];
-  if (!wanted) return piece.element.replaceChildren(text);
-  const lower = text.toLowerCase(), word = wanted.toLowerCase();
+/** Text with what is looked for marked. @param {string} text @returns {(string | HTMLElement)[]} */
+function marked(text) {
+  if (!wanted) return [text];
+  const lower = text.toLowerCase(), word = wanted.toLowerCase(), parts = [];
   let from = 0;
   for (let i = lower.indexOf(word); i >= 0; i = lower.indexOf(word, from)) {
     parts.push(text.slice(from, i), make("mark", text.slice(i, i + word.length)));
     from = i + word.length;
   }
-  piece.element.replaceChildren(...parts, text.slice(from));
+  return [...parts, text.slice(from)];
+}
+
+/** @param {Piece} piece */
+function draw(piece) {
+  /** @type {(string | HTMLElement)[]} */
+  const parts = [];
+  let printed = "";
+  const flush = () => { if (printed) parts.push(...marked(printed)); printed = ""; };
+  for (const line of plain(piece.text).split(/(?<=\n)/)) {
+    const found = LINE.exec(line.trimEnd());
+    if (!found) { printed += line; continue; }
+    flush();
+    const [, at, level, sentence] = found;
+    parts.push(make("span", undefined, { class: "log-line", "data-level": level.toLowerCase() }, [
+      make("time", new Date(at).toLocaleTimeString(), { datetime: at, title: new Date(at).toLocaleString(undefined, { timeZoneName: "short" }) }), " ",
+      make("span", level, { class: "log-level" }), " ", ...marked(sentence)]), "\n");
+  }
+  flush();
+  piece.element.replaceChildren(...parts);
 }
 
 /** @param {{offset: number, next_offset: number, text: string, size_bytes: number}} chunk @returns {Piece} */
@@ -45,12 +66,27 @@ function pieceOf(chunk) {
 }
 
 /** @param {Record<string, number | boolean>} query */
-const read = query => call(`${url}?${new URLSearchParams(Object.entries({ limit: PIECE, ...query }).map(([key, value]) => [key, String(value)]))}`);
+const ask = query => call(`${url}?${new URLSearchParams(Object.entries({ limit: PIECE, ...filter(), ...query }).map(([key, value]) => [key, String(value)]))}`);
+
+/** What the level asks for. @returns {Record<string, string>} */
+const filter = () => $("log-level").value ? { level: $("log-level").value } : {};
+
+/** A part of the log; where nothing of it passes the filter, what comes further on. @param {Record<string, number | boolean>} query */
+async function read(query) {
+  const first = await ask(query);
+  let chunk = first;
+  for (let looks = 1; !chunk.text && $("log-level").value && looks < MOST_LOOKS; looks++) {
+    if ("before" in query ? chunk.offset === 0 : chunk.next_offset >= chunk.size_bytes) break;
+    chunk = await ask("before" in query ? { before: chunk.offset } : { ...query, offset: chunk.next_offset });
+  }
+  return "before" in query ? { ...chunk, next_offset: first.next_offset } : { ...chunk, offset: first.offset };
+}
 
 function told() {
   const first = pieces[0], last = pieces[pieces.length - 1];
   $("log-note")?.remove();
-  if (!size) view.replaceChildren(make("p", "Nothing has been printed yet.", { class: "muted", id: "log-note" }));
+  const isEmpty = !pieces.some(piece => piece.text);
+  if (isEmpty) view.prepend(make("p", size ? "No line of this level." : "Nothing has been logged yet.", { class: "muted", id: "log-note" }));
   $("log-place").textContent = !size ? "" : first.offset === 0 && last.end >= size ? bytes(size) : `${bytes(first.offset)} to ${bytes(last.end)} of ${bytes(size)}`;
 }
 
@@ -92,7 +128,10 @@ async function after() {
   const last = pieces[pieces.length - 1];
   const chunk = await read({ offset: last?.end ?? 0, whole_lines: true });
   size = chunk.size_bytes;
-  if (!chunk.text) return;
+  if (!chunk.text) {
+    if (last) last.end = Math.max(last.end, chunk.next_offset);
+    return;
+  }
   if (last && !last.text.endsWith("\n")) {
     last.text += chunk.text;
     last.end = chunk.next_offset;
@@ -161,8 +200,9 @@ async function search() {
   if (text) {
     $("log-found").textContent = "Searching …";
     for (let offset = /** @type {number | null} */ (0); offset !== null && matches.length < MOST_MATCHES;) {
-      const found = await call(`${url}/search?limit=500&offset=${offset}&q=${encodeURIComponent(text)}`);
-      if (wanted !== text) return;
+      const level = $("log-level").value;
+      const found = await call(`${url}/search?${new URLSearchParams({ limit: "500", offset: String(offset), q: text, ...filter() })}`);
+      if (wanted !== text || level !== $("log-level").value) return;
       matches.push(...found.matches);
       offset = found.next_offset;
       isMore = offset !== null;
@@ -178,6 +218,7 @@ function start() {
   wrapped();
   wrap.addEventListener("change", wrapped);
   view.addEventListener("scroll", throttle(scrolled, 80));
+  $("log-level").addEventListener("change", () => void alone(showEnd).then(() => wanted ? search() : undefined).catch(toastError));
   $("log-follow").addEventListener("change", () => { if ($("log-follow").checked) void alone(showEnd).catch(toastError); });
   $("log-top").addEventListener("click", () => void alone(() => jump(0)).catch(toastError));
   $("log-text").addEventListener("input", debounce(() => void search().catch(toastError), 300));

@@ -4,6 +4,7 @@ import { call, post, remove } from "../api.js";
 import { $, announce, clearProblem, debounce, make, showProblem } from "../dom.js";
 import { toast, toastError, toastNext } from "../toast.js";
 import { ago, bytes, plural } from "../words.js";
+import { labelStart, showBadRows, skippable } from "./new_job_bad_rows.js";
 import { forget, keep, load, writeAddress } from "./new_job_draft.js";
 import * as fields from "./new_job_fields.js";
 import { placeOf, showEstimate, showProblems, timeOf } from "./new_job_plan.js";
@@ -15,7 +16,7 @@ const steps = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[data
 let { draft, restored } = load(start);
 /** @type {any} */
 let plan = null;
-let asked = 0, step = "dataset", startKey = "";
+let asked = 0, step = "dataset", startKey = "", numToSkip = 0;
 /** What was picked, in words: a list that is searched may no longer show it. @type {Record<string, {words: string, note: string}>} */
 const picked = {};
 
@@ -139,6 +140,7 @@ function missing(job) {
 async function replan() {
   const number = ++asked, job = request(), estimate = $("estimate"), first = missing(job);
   if (first.length) {
+    showSkippable([]);
     showUnplanned(asDetails([...first, ...unfinished(job)]), job);
     afterPlan(job);
     return;
@@ -148,6 +150,7 @@ async function replan() {
     const found = await call("/jobs/plan", { json: job });
     if (number !== asked) return;
     plan = found;
+    showSkippable([]);
     clearProblem($("trouble"));
     showEstimate(plan.estimate, "", needOf(job));
     showProblems(asDetails(unfinished(job)), job, "");
@@ -155,6 +158,7 @@ async function replan() {
     if (number !== asked) return;
     const said = /** @type {any} */ (error), details = said.status === 422 ? said.details ?? [] : [];
     showUnplanned(details, job);
+    showSkippable(details);
     if (!details.length) showProblem($("trouble"), said);
   }
   estimate.setAttribute("aria-busy", "false");
@@ -164,9 +168,26 @@ async function replan() {
 /** @param {{loc: string, message: string}[]} details @param {Record<string, any>} job */
 function showUnplanned(details, job) {
   plan = null;
-  showEstimate(null, missing(job).length ? `Choose a ${missing(job).map(loc => loc.replace("_id", "")).join(" and a ")} first.` : "Known when all can be used.");
+  showEstimate(null, missing(job).length ? `Choose a ${missing(job).map(loc => loc.replace("_id", "")).join(" and a ")} first.` : "Shown once the problems are fixed.");
   showProblems(details, job, "");
   clearProblem($("trouble"));
+}
+
+/** Rows that cannot be used: in the step about the dataset, and on the buttons that start. @param {any[]} details why the plan was refused */
+function showSkippable(details) {
+  numToSkip = unfinished(request()).length ? 0 : skippable(details);
+  labelStart(numToSkip);
+  void showBadRows(draft.job, details, setSkip, () => {
+    delete draft.job.dataset_version;
+    changed();
+  });
+}
+
+/** @param {boolean} skip */
+function setSkip(skip) {
+  if (skip) draft.job.hyperparameters.skip_bad_rows = true;
+  else delete draft.job.hyperparameters.skip_bad_rows;
+  changed();
 }
 
 /** What the method takes at least, from the model's card: all that is known before the model is here. @param {Record<string, any>} job @returns {number | undefined} bytes */
@@ -186,7 +207,7 @@ const names = () => ({ dataset: picked.dataset_id?.words ?? "", model: picked.mo
 async function compareMethods() {
   for (const place of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-takes]"))) {
     if (!draft.job.dataset_id || !draft.job.model || place.dataset.takes === "custom") { place.textContent = ""; continue; }
-    const job = { dataset_id: draft.job.dataset_id, model: draft.job.model, method: place.dataset.takes };
+    const job = { dataset_id: draft.job.dataset_id, model: draft.job.model, method: place.dataset.takes, hyperparameters: { skip_bad_rows: true } };
     try {
       const { estimate } = await call("/jobs/plan", { json: job });
       place.textContent = [timeOf(estimate), estimate.fits === null ? "" : bytes(estimate.memory_bytes), estimate.fits === false ? "does not fit" : ""].filter(Boolean).join(" · ");
@@ -275,6 +296,7 @@ const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), byte
 /** @param {HTMLElement} button */
 async function startTraining(button) {
   if (button.getAttribute("aria-busy") === "true") return;
+  if (numToSkip) setSkip(true);
   const buttons = document.querySelectorAll("[data-start]"), job = request(), open = [...missing(job), ...unfinished(job)];
   if (open.length) {
     showProblems(asDetails(open), job, "");
@@ -287,11 +309,12 @@ async function startTraining(button) {
   try {
     const made = await call("/jobs/", { json: job, headers: { "Idempotency-Key": startKey } });
     forget();
-    toastNext(draft.job.start === "manual" ? "The job is saved. Start it when you like." : "The job is made.");
+    toastNext(draft.job.start === "manual" ? "Job saved. Start it when you like." : "Job created.");
     location.href = `/jobs/${made.id}`;
   } catch (error) {
     const said = /** @type {any} */ (error), details = said.details ?? [];
-    showProblems(details, job, said.hint ?? "");
+    showProblems(details, job, skippable(details) ? "" : said.hint ?? "");
+    showSkippable(details);
     if (!details.length) showProblem($("trouble"), said);
     announce(said.message);
     if (!goTo(details[0]?.loc ?? "")) toastError(said);
@@ -408,7 +431,9 @@ function begin() {
   startTabs();
   for (const one of steps) seen.observe(one);
   step = location.hash.slice(1) || (draft.job.dataset_id && start.from ? "review" : "dataset");
+  const named = Boolean(location.hash);
   setView(view);
+  if (named && view === "page") $(step).scrollIntoView({ block: "start" });
   void replan();
   void compareMethods();
 }

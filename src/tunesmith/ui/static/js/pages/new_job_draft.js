@@ -4,7 +4,7 @@
 const KEPT = "tunesmith.new-job", NAMED = /** @type {const} */ ({ dataset: "dataset_id", model: "model", method: "method" });
 
 /** A `JobCreate` as far as it is known. @typedef {Record<string, any>} Job */
-/** @typedef {{job: Job, byHand: string[], heldOut: string, when: string, at: number, from?: number | null}} Draft */
+/** @typedef {{job: Job, byHand: string[], heldOut: string, when: string, at: number, from?: number | null, fix?: string}} Draft */
 
 /** @param {Job} [job] @returns {Draft} */
 export function fresh(job = {}) {
@@ -21,13 +21,13 @@ function whenOf(job) {
 
 /**
  * The draft that is kept, unless the address begins another job than that one.
- * @param {{job: Job, from: number | null, defaults?: Job}} start what the address names, and what the settings say @returns {{draft: Draft, restored: boolean}}
+ * @param {{job: Job, from: number | null, fix?: string, defaults?: Job}} start what the address names, and what the settings say @returns {{draft: Draft, restored: boolean}}
  */
 export function load(start) {
   const kept = read();
-  const other = kept && (start.from ? kept.from !== start.from : Object.values(NAMED).some(name => start.job[name] && start.job[name] !== kept.job[name]));
+  const other = kept && (start.from ? kept.from !== start.from || (start.fix && kept.fix !== start.fix) : Object.values(NAMED).some(name => start.job[name] && start.job[name] !== kept.job[name]));
   if (kept && !other) return { draft: kept, restored: kept.at > 0 };
-  return { draft: { ...fresh({ ...start.defaults, ...start.job }), from: start.from }, restored: false };
+  return { draft: { ...fresh({ ...start.defaults, ...start.job }), from: start.from, fix: start.fix }, restored: false };
 }
 
 /** @returns {Draft | null} */

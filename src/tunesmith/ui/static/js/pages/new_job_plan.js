@@ -2,12 +2,15 @@
 /** What the job would take, and what stands in its way, beside the form. */
 import { $, make } from "../dom.js";
 import { bytes, duration, number, plural } from "../words.js";
+import { REFUSED } from "./new_job_bad_rows.js";
 
 const PARTS = /** @type {Record<string, string>} */ ({ process: "libraries", weights: "weights", gradients: "gradients", optimizer: "optimizer", activations: "activations", logits: "logits" });
 const TO_DO = /** @type {Record<string, string>} */ ({
   dataset_id: "Choose a dataset", model: "Choose a model", eval_dataset_id: "Choose the dataset that is held out",
   not_before: "Say when it may start", after_job_id: "Choose the job to wait for",
 });
+
+const TITLES = /** @type {Record<string, string>} */ ({ dataset_id: "Dataset", eval_dataset_id: "Held-out dataset", model: "Model", method: "Method", name: "Name", tags: "Tags" });
 
 /** @param {string} name @returns {any} */
 const place = name => document.querySelector(`[data-estimate="${name}"]`);
@@ -68,10 +71,10 @@ export function showProblems(details, job, hint) {
   clearMarks();
   const list = $("to-do-list"), missing = details.filter(detail => TO_DO[detail.loc] && !job[detail.loc]), wrong = details.filter(detail => !missing.includes(detail));
   list.replaceChildren(...missing.map(detail => make("li", undefined, {}, [link(detail.loc, TO_DO[detail.loc])])), ...wrong.map(mark));
-  $("to-do-title").textContent = wrong.length ? `${plural(wrong.length, "thing")} to mend${hint ? `. ${hint}` : ""}` : details.length ? "Still to do" : "";
+  $("to-do-title").textContent = wrong.length ? `${plural(wrong.length, "problem")} to fix${hint ? `. ${hint}` : ""}` : details.length ? "Still to do" : "";
   $("to-do").hidden = !details.length;
   $("to-do").toggleAttribute("data-wrong", wrong.length > 0);
-  if (details.length) place("short").textContent = wrong.length ? `${plural(wrong.length, "thing")} to mend` : TO_DO[missing[0].loc];
+  if (details.length) place("short").textContent = wrong.length ? `${plural(wrong.length, "problem")} to fix` : TO_DO[missing[0].loc];
 }
 
 /** The hint stays, the problem of before goes. @param {Element} field @param {string} id of what describes it too */
@@ -80,14 +83,15 @@ function describe(field, id) {
   field.setAttribute("aria-describedby", [...kept, id].filter(Boolean).join(" "));
 }
 
-/** @param {{loc: string, message: string}} detail */
+/** @param {{loc: string, message: string, code?: string}} detail */
 function mark(detail) {
-  const found = placeOf(detail.loc), title = found?.dataset.title ?? detail.loc, text = `${title}: ${detail.message}`;
+  const found = placeOf(detail.loc), title = found?.dataset.title ?? TITLES[detail.loc] ?? detail.loc, text = `${title}: ${detail.message}`;
   if (!found) return make("li", text);
   const step = /** @type {HTMLElement} */ (found.closest("[data-step]")).dataset.step ?? "";
   document.querySelector(`.nj-steps [data-go="${step}"]`)?.setAttribute("data-trouble", "");
   const field = /** @type {HTMLElement} */ (found.querySelector("[data-control]") ?? found), card = found.closest(".nj-cards, .nj-choice");
   if (!found.matches("[type=radio]")) field.setAttribute("aria-invalid", "true");
+  if (detail.loc === "dataset_id" && REFUSED.includes(detail.code ?? "")) return make("li", undefined, {}, [link(detail.loc, text)]); // a panel of its own tells more
   const note = make("p", detail.message, { "data-problem": "", id: `problem-${detail.loc.replaceAll(".", "-")}` });
   describe(field, note.id);
   if (found.matches("[type=radio]")) card?.before(note);

@@ -2,7 +2,7 @@
 /** The job in words, and as texts to copy. */
 import { call } from "../api.js";
 import { $, make } from "../dom.js";
-import { bytes, number, percent, plural, signif } from "../words.js";
+import { bytes, exact, number, percent, plural, signif } from "../words.js";
 import { timeOf } from "./new_job_plan.js";
 import { showRows } from "./new_job_rows.js";
 
@@ -48,7 +48,7 @@ function keeps(plan) {
 /** @param {Record<string, any>} job @param {Record<string, string>} names */
 function when(job, names) {
   const starts = job.after_job_id ? `after job ${names.after || job.after_job_id}${job.after_failure === false ? ", if that does not fail" : ""}`
-    : job.not_before ? `not before ${new Date(job.not_before).toLocaleString()}`
+    : job.not_before ? `not before ${exact(new Date(job.not_before))}`
       : job.start === "off_peak" ? "in the off-peak hours" : job.start === "manual" ? "when you start it by hand" : "now, or as soon as the machine is free";
   const tags = job.tags?.length ? ` Tags: ${job.tags.join(", ")}.` : "";
   return `It starts ${starts}, with ${job.priority ?? "normal"} priority.${tags}`;

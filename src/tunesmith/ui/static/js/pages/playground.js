@@ -55,8 +55,8 @@ class Column {
     this.start = this.find(".play-start");
     this.find(".take-out").addEventListener("click", () => takeOut(this));
     this.select.addEventListener("change", () => { this.stop(); this.clear(); this.name = this.select.value; changed(); });
-    for (const question of this.element.querySelectorAll("[data-question]")) {
-      question.addEventListener("click", () => { $("message").value = question.textContent; $("composer").requestSubmit(); });
+    for (const question of /** @type {NodeListOf<HTMLElement>} */ (this.element.querySelectorAll("[data-question]"))) {
+      question.addEventListener("click", () => askOf(question));
     }
     this.name = name;
   }
@@ -130,24 +130,37 @@ class Column {
   /** @param {Said} answer @param {any} body @param {HTMLElement} place @param {HTMLElement} foot @param {AbortSignal} signal */
   async receive(answer, body, place, foot, signal) {
     const began = performance.now();
-    setText(foot, "Waiting for its turn…");
-    let drawing = 0;
+    let drawing = 0, doing = "Waiting for its turn";
+    const bar = make("progress", undefined, { "aria-label": `${this.title} is not ready yet` }), clock = make("span", undefined, { class: "num" });
+    foot.replaceChildren(clock, bar);
+    const tick = () => { if (doing) setText(clock, `${doing}: ${duration((performance.now() - began) / 1000)}`); };
+    const ticking = setInterval(tick, 1000);
+    tick();
     const draw = () => {
       drawing = 0;
       const near = this.turns.scrollHeight - this.turns.scrollTop - this.turns.clientHeight < 90;
       showText(place, answer.content);
       if (near) this.turns.scrollTop = this.turns.scrollHeight;
     };
-    for await (const { kind, data } of stream("/models/chat", { model: this.name, stream: true, ...body }, signal)) {
-      if (kind === "status") setText(foot, "Loading the model; the first answer takes a while…");
-      else if (kind === "error") throw data;
-      else {
-        const choice = data.choices[0];
-        answer.content += choice.delta.content ?? "";
-        if (choice.delta.content) setText(foot, `${duration((performance.now() - began) / 1000)}`);
-        if (data.timings) answer.pace = pace(data, choice.finish_reason);
-        drawing ||= requestAnimationFrame(draw);
+    try {
+      for await (const { kind, data } of stream("/models/chat", { model: this.name, stream: true, ...body }, signal)) {
+        if (kind === "status") {
+          doing = "Loading the model";
+          tick();
+        } else if (kind === "error") throw data;
+        else {
+          const choice = data.choices[0];
+          answer.content += choice.delta.content ?? "";
+          if (choice.delta.content) {
+            doing = "";
+            setText(foot, `${duration((performance.now() - began) / 1000)}`);
+          }
+          if (data.timings) answer.pace = pace(data, choice.finish_reason);
+          drawing ||= requestAnimationFrame(draw);
+        }
       }
+    } finally {
+      clearInterval(ticking);
     }
     cancelAnimationFrame(drawing);
     draw();
@@ -308,7 +321,8 @@ function drawTabs() {
 
 /** Models or settings are others now: the address says so. */
 function changed() {
-  const query = new URLSearchParams(columns.map(column => ["with", column.name]));
+  const query = new URLSearchParams(columns.map(column => ["with", column.name])), { questions } = $("play").dataset;
+  if (questions) query.set("questions", questions);
   for (const field of $("settings").elements) {
     const same = field.dataset.type === "number" ? Number(field.value) === Number(field.defaultValue) : field.value === field.defaultValue;
     if (field.name && field.value.trim() !== "" && !same) query.set(field.name, field.value);
@@ -357,7 +371,7 @@ function readAddress() {
   const query = new URLSearchParams(location.search);
   for (const field of $("settings").elements) if (field.name && query.has(field.name)) field.value = query.get(field.name);
   drawOutputs();
-  openSettings(innerWidth > 1000 && [...query.keys()].some(key => key !== "with"));
+  openSettings(innerWidth > 1000 && [...query.keys()].some(key => key !== "with" && key !== "questions"));
 }
 
 function drawOutputs() {
@@ -368,6 +382,25 @@ function drawOutputs() {
 function openSettings(open) {
   $("sampling").hidden = !open;
   $("show-settings").setAttribute("aria-expanded", String(open));
+}
+
+/** Ask every model a question of the page; one from the data may have turns before it. @param {HTMLElement} question */
+function askOf(question) {
+  /** @type {{role: string, content: string}[]} */
+  const turns = JSON.parse(question.dataset.turns ?? "[]");
+  if (turns.length) {
+    if (columns.some(column => column.asking)) return;
+    const system = turns[0].role === "system" ? turns[0].content : "";
+    if (system !== $("system").value.trim()) {
+      $("system").value = system;
+      changed();
+      openSettings(innerWidth > 1000); // what is said besides the question is to be seen
+    }
+    const before = turns.slice(system ? 1 : 0, -1);
+    for (const column of columns) if (before.length) column.show(before.map(turn => ({ ...turn, pace: "from the data" })));
+  }
+  $("message").value = turns.at(-1)?.content ?? question.textContent ?? "";
+  $("composer").requestSubmit();
 }
 
 /** @param {Event} event */

@@ -4,14 +4,13 @@ import { call } from "../api.js";
 import { lineChart } from "../chart.js";
 import { $, showProblem } from "../dom.js";
 import { watchMachine } from "../machine.js";
-import { bytes } from "../words.js";
+import { bytes, timeOfDay } from "../words.js";
 
 /** @typedef {import("../machine.js").Samples} Samples */
 /** One curve: its name, and its values in samples. @typedef {{label: string, of: (samples: Samples) => (number | null)[]}} Curve */
 /** @typedef {{id: string, yLabel: string, yFormat: (y: number) => string, max?: (samples: Samples) => number | undefined, curves: Curve[]}} Chart */
 
 const POINTS = 1500;
-const clock = (/** @type {number} */ time) => new Date(time * 1000).toLocaleTimeString();
 const rate = (/** @type {number} */ value) => `${bytes(value)}/s`;
 const share = (/** @type {number} */ value) => `${Math.round(value)} %`;
 
@@ -46,7 +45,7 @@ async function start() {
     chart,
     plot: lineChart($(chart.id), {
       series: chart.curves.map(curve => ({ label: curve.label, points: pointsOf(past, curve.of(past)) })),
-      xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: clock, min: 0, max: chart.max?.(past), height: 200, syncKey: "machine",
+      xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: timeOfDay, min: 0, max: chart.max?.(past), height: 200, syncKey: "machine",
       empty: "The first sample comes in a few seconds.",
     }),
   }));
