@@ -83,7 +83,7 @@ def test_a_training_file_says_how_its_data_is_read(tmp_path: Path) -> None:
     told = "method: lora\nmodel: {name: tiny}\ntraining_data:\n  path: book.xlsx\n  sheet: S2\n  header_row: 2\n"
     mapped = "  shape: question_answer\n  mapping: {question: ask, answer: reply}\n"
     (tmp_path / "job.yaml").write_text(told + mapped)
-    data, _ = read_data(read_config(tmp_path / "job.yaml"), tmp_path)
+    data, _, _ = read_data(read_config(tmp_path / "job.yaml"), tmp_path)
     assert (data.num_rows, data.mapping) == (2, {"question": "ask", "answer": "reply"})
     assert (data.split_column, data.num_held_out) == ("split", 1)
     (tmp_path / "job.yaml").write_text(told.replace("header_row: 2", "header_row: two") + "  sheets: S1\n")

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from tests.dataprep.conftest import Child
 from tests.dataprep.workbook import workbook
@@ -239,3 +240,12 @@ def test_options_mean_the_same_in_every_form() -> None:
     repeated = [("columns", "a"), ("columns", "b"), ("mapping", "question=a"), ("mapping", "answer=b"), ("name", "x")]
     found = ReadOptions.model_validate(options_among(repeated))
     assert (found.columns, found.mapping) == (["a", "b"], {"question": "a", "answer": "b"})
+
+
+@pytest.mark.parametrize(
+    "text", ["a\rb", 'a"\nb', "{" * 100_000, '{"a": "\\ud800"}', '{"question": "a\\u0000"}', "x" * 200_000]
+)
+def test_a_mapping_that_cannot_be_read_is_refused_with_its_place(text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ReadOptions.model_validate({"mapping": text})
+    assert [problem["loc"] for problem in caught.value.errors()] == [("mapping",)]

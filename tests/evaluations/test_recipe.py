@@ -17,9 +17,10 @@ from tests.recipes.ground import PAIRS, Ground, events, params_of, train
 from tunesmith.core.errors import JobFailure
 from tunesmith.core.job_spec import Control
 from tunesmith.executors.local import credentials
+from tunesmith.recipes.blocks.generation import generate
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
 from tunesmith.recipes.blocks.split import split_rows
-from tunesmith.recipes.evaluate import answering
+from tunesmith.recipes.evaluate.answering import Watch
 from tunesmith.recipes.evaluate.rows import load_material
 
 SHORT = {"max_new_tokens": 6, "latency_prompts": 0}
@@ -50,8 +51,8 @@ def test_answers_in_batches_are_those_given_alone(ground: Ground) -> None:
     material = load_material(run, run.spec.dataset, params_of(run), tokenizer)
     prompts = [question.prompt_ids for question in material.questions[:6]]
     assert len({len(prompt) for prompt in prompts}) > 1
-    together = answering.generate(run, model, tokenizer, prompts, 8)
-    assert together == [answering.generate(run, model, tokenizer, [prompt], 8)[0] for prompt in prompts]
+    together = generate(model, tokenizer, prompts, 8, Watch(run))
+    assert together == [generate(model, tokenizer, [prompt], 8, Watch(run))[0] for prompt in prompts]
     question = material.questions[0]
     assert question.expected == PAIRS[question.row]["answer"] and PAIRS[question.row]["question"] in question.prompt
 

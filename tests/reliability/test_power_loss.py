@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from pyarrow import parquet
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from tests.accounts.ground import first, with_token
 from tests.catalog.ground import make_base
@@ -158,6 +159,7 @@ def use(server: RecordedServer) -> None:
         part = rows[offset : offset + 30_000]
         ada.client.patch(f"/datasets/uploads/{upload}", params={"offset": offset}, content=part).raise_for_status()
         told(upload=upload, offset=offset + len(part))
+    told(upload=upload, offset=len(rows), becomes=digest)
     made = ada.client.post(f"/datasets/uploads/{upload}/commit", json={"sha256": digest}).json()["id"]
     told(dataset=made, sha256=digest, rows=None, upload=upload, offset=None)
     for number in (put.json()["id"], made):
@@ -204,11 +206,20 @@ def check_home(home: Path, moment: Moment) -> None:
                 assert row is None, f"it was deleted, {where}"
         for number, words in last_words(moment, "upload").items():
             if words["offset"] is not None:
-                assert session.get(UploadRow, number) and upload_size(settings, number) >= words["offset"], where
+                if session.get(UploadRow, number):
+                    assert upload_size(settings, number) >= words["offset"], where
+                else:
+                    assert words.get("becomes") in originals(session, settings), where
         for ref in last_words(moment, "version"):
             version = find_version(session, ref)
             assert Store(settings).damage(version.id, version.files, fresh=True) == [], where
     database.close()
+
+
+def originals(session: Session, settings: Settings) -> set[str]:
+    """What the files of all datasets are, as SHA-256."""
+    numbers = session.scalars(select(DatasetRow.id))
+    return {hashlib.sha256(files.original_path(settings, number).read_bytes()).hexdigest() for number in numbers}
 
 
 def check_started(server: ServerProcess, moment: Moment) -> None:

@@ -69,7 +69,7 @@ def test_a_job_that_cannot_be_watched_holds_up_no_other(make_ground: Callable[..
 
 def test_a_long_pause_does_not_make_the_next_attempt_look_dead(ground: Ground) -> None:
     """The heartbeat that the attempt before left behind says nothing of this one."""
-    job_id = ground.submit(steps=60)
+    job_id = ground.submit(steps=200)
     ground.until_step(job_id, 3)
     ground.ask(job_id, lambda life, job: life.pause(job))
     assert ground.until(job_id, lambda job: job.status == "paused").attempt == 1
@@ -79,7 +79,7 @@ def test_a_long_pause_does_not_make_the_next_attempt_look_dead(ground: Ground) -
     ground.ask(job_id, lambda life, job: life.resume(job))
     job = ground.until_ended(job_id)
     assert (job.attempt, job.restarts) == (2, 0)
-    ground.check_completed(job_id, 60)
+    ground.check_completed(job_id, 200)
 
 
 def test_setting_the_clock_ends_no_worker(ground: Ground) -> None:

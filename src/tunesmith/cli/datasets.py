@@ -129,12 +129,17 @@ def show_tokens(
     max_length: Annotated[int, typer.Option(min=16, help="Tokens after which a row is cut.")] = 1024,
     train_on: Annotated[str, typer.Option(help="completions, or all.")] = "completions",
     system_prompt: Annotated[str | None, typer.Option(help="Put before conversations that have none.")] = None,
+    tool_calls: Annotated[str, typer.Option(help="template, ready, or text: how function calls are written.")] = "template",
+    rewritten_turns: Annotated[
+        str, typer.Option(help="split, or skip: what becomes of answers that the template rewrites later on.")
+    ] = "split",
 ) -> None:
     """What the model will see: learned text is green, cut text is red, text that is only read is dim."""
     with Client() as client:
         found = client.datasets.show_tokens(
-            dataset_id, model, row or (), max_length=max_length, train_on=train_on, system_prompt=system_prompt
-        )
+            dataset_id, model, row or (), max_length=max_length, train_on=train_on, system_prompt=system_prompt,
+            tool_calls=tool_calls, rewritten_turns=rewritten_turns,
+        )  # fmt: skip
     show(found, tokens_told(found))
 
 

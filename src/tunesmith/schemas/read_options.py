@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from tunesmith.schemas.common import Wire
+from tunesmith.schemas.common import Wire, why_not_storable
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|", "space": " ", "\\t": "\t"}
 """Words for delimiters that are hard to write on a command line or in an address."""
@@ -44,17 +44,25 @@ def _delimiter(value: Any) -> Any:
 
 
 def _columns(value: Any) -> Any:
-    """A list, or names set apart by commas as in a line of CSV."""
-    return next(csv.reader([value], skipinitialspace=True), []) if isinstance(value, str) else value
+    """A list, or names set apart by commas as in a line of CSV. Raises `ValueError` for what is no such line."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return next(csv.reader([value], skipinitialspace=True), [])
+    except csv.Error:
+        raise ValueError("must be names separated by commas on one line; put one with a line break in quotes") from None
 
 
 def _mapping(value: Any) -> Any:
     """An object, its JSON, or texts `role=column`."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            return json.loads(value)
-        except ValueError:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
             raise ValueError("is not valid JSON") from None
+        if why := why_not_storable(found):  # an escaped half of a pair is only seen now
+            raise ValueError(why)
+        return found
     texts = _columns(value)
     if not isinstance(texts, list):
         return value

@@ -60,7 +60,7 @@ export function startTokens(form) {
   const place = /** @type {HTMLElement} */ (document.getElementById(form.dataset.tokens ?? "")), problem = /** @type {HTMLElement} */ (form.querySelector("[data-problems]")), button = /** @type {HTMLButtonElement} */ (form.querySelector("[type=submit]"));
   const show = () => attempt(button, problem, () => {
     const given = Object.fromEntries(new FormData(form));
-    return showTokens(place, form.dataset.dataset ?? "", { model: given.model, rows: given.row, max_length: given.max_length, version: form.dataset.version });
+    return showTokens(place, form.dataset.dataset ?? "", { model: given.model, rows: given.row, max_length: given.max_length, tool_calls: given.tool_calls, version: form.dataset.version });
   });
   form.addEventListener("submit", event => { event.preventDefault(); void show(); });
   if (new FormData(form).get("model")) void show();
