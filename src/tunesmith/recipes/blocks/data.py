@@ -19,7 +19,6 @@ from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
 from tunesmith.core.words import plural, rows_named
-from tunesmith.dataprep.bad_rows import bad_rows
 from tunesmith.dataprep.shapes import unused_columns
 from tunesmith.recipes.blocks.chat import Chat, Lesson, Options
 from tunesmith.recipes.blocks.lessons import encode, read_batches, read_examples
@@ -84,6 +83,8 @@ def find_bad(run: RunContext, data: DatasetRef) -> np.ndarray:
         return np.asarray(np.load(kept, allow_pickle=False))
     except (FileNotFoundError, ValueError):
         pass
+    from tunesmith.dataprep.bad_rows import bad_rows  # polars starts threads, and what has threads cannot be forked
+
     run.phase("tokenizing", data.name)
     found = bad_rows(data.path, data.shape, dict(data.mapping), lambda row: run.progress(row, data.num_rows))
     kept.parent.mkdir(parents=True, exist_ok=True)
