@@ -73,10 +73,10 @@ def test_what_the_data_itself_holds_out_is_held_out(ground: Ground) -> None:
     assert data is not None
     told = data.model_copy(update={"split_column": "split", "num_held_out": 10})
     run.spec = run.spec.model_copy(update={"dataset": told})
-    tokens, training, (_, held_out) = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    tokens, training, (_, held_out), _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
     assert tokens.numbers[held_out].tolist() == list(range(0, 40, 4)) and len(training) == 30
     run.spec = run.spec.model_copy(update={"params": {**run.spec.params, "split_by": "content"}})
-    _, training, (_, held_out) = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    _, training, (_, held_out), _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
     assert len(held_out) == 4, "a tenth, when that is asked for"
 
 
