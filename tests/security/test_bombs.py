@@ -133,7 +133,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
     "a far cell": ("x.xlsx", lambda: workbook("", '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'), ("too_large",)),
     "wide CSV": ("x.csv", lambda: b",".join(b"c%d" % n for n in range(1_000_000)), ("too_large",)),
     "JSON of many fields": ("x.json", lambda: json.dumps([{f"f{n}": n for n in range(300_000)}]).encode(), ("too_large",)),
-    "JSON of long numbers": ("x.jsonl", lambda: b'{"a": ' + b"9" * 5_000_000 + b"}\n", ("bad_data",)),
+    "JSON of long numbers": ("x.jsonl", lambda: b'{"a": ' + b"9" * 5_000_000 + b"}\n", ("bad_data", "")),
     "one endless line": ("x.csv", lambda: b"a" * (40 * MIB), ("bad_data", "too_large", "")),
     "quotes": ("x.csv", lambda: b"a,b\n" + b'"' * 2_000_001, ("bad_data", "")),
     "delimiters": ("x.txt", lambda: b",;\t|" * 2_000_000, ("bad_data", "too_large", "")),
