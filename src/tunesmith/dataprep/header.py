@@ -12,7 +12,7 @@ from tunesmith.dataprep.shapes import NAMES, plain
 LOOKED_AT = 64
 """Records at the beginning of a table that tell."""
 MAX_TITLE_ROWS = 30
-NUMBER = re.compile(r"[+-]?[\d.,\u00a0 ]*\d[\d.,]*\s?(?:[%€$£]|[eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?[.,]?\d[\d.,\u00a0 ]*(?:[%€$£]|[eE][+-]?\d+)?")
 DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ].*)?|\d{1,2}:\d{2}(?::\d{2})?")
 YEAR = re.compile(r"(?:19|20|21)\d\d")
 SENTENCE_END = re.compile(r"""[.?!…。？！]["'”’»)]?$""")
