@@ -44,8 +44,9 @@ def page() -> str:
 
 def _row(setting: Setting, methods: list[str]) -> str:
     default = "required" if setting.required else f"`{setting.default}`"
+    meaning = " ".join(setting.doc.split())
     usual = " Usually {:g} to {:g}.".format(*setting.usual) if setting.usual else ""
-    return f"| `{setting.name}` | {default} | {_range(setting)} | {setting.unit} | {', '.join(methods)} | {setting.doc}{usual} |"
+    return f"| `{setting.name}` | {default} | {_range(setting)} | {setting.unit} | {', '.join(methods)} | {meaning}{usual} |"
 
 
 def _range(setting: Setting) -> str:

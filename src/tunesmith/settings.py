@@ -20,7 +20,7 @@ from tunesmith.core.preferences import Preferences
 
 OTHER_VARIABLES = {
     "TUNESMITH_URL": "Where programs and the command line find the server.",
-    "TUNESMITH_API_KEY": "Whose key they show it.",
+    "TUNESMITH_API_KEY": "API key that they send.",
     "TUNESMITH_KEY": "A key for a deployment, in the examples of its page for use in programs.",
     "TUNESMITH_KERNELS": "Folder for the kernels that are built for this processor.",
 }

@@ -129,7 +129,9 @@ def show_tokens(
     max_length: Annotated[int, typer.Option(min=16, help="Tokens after which a row is cut.")] = 1024,
     train_on: Annotated[str, typer.Option(help="completions, or all.")] = "completions",
     system_prompt: Annotated[str | None, typer.Option(help="Put before conversations that have none.")] = None,
-    tool_calls: Annotated[str, typer.Option(help="template, ready, or text: how function calls are written.")] = "template",
+    tool_calls: Annotated[
+        str, typer.Option(help="template, ready, or text: how function calls are written.")
+    ] = "template",
     rewritten_turns: Annotated[
         str, typer.Option(help="split, or skip: what becomes of answers that the template rewrites later on.")
     ] = "split",

@@ -154,7 +154,7 @@ def list_(
     where: Annotated[list[str] | None, typer.Option(help="param.lora_r=8; may be repeated.")] = None,
     view: Annotated[str | None, typer.Option(help="The name of a view saved on the page of jobs.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Most jobs, or most of each group (10); all when left out.")
+        int | None, typer.Option(min=1, help="Most jobs (all when left out), or most of each group (10, at most 100).")
     ] = None,
 ) -> None:
     """List jobs, newest first."""

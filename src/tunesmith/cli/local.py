@@ -83,7 +83,7 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
     lengths = (rows and rows.row_lengths()) or lengths
     facts = Facts(
         machine=read_machine(), model=info, num_rows=data.num_rows - (bad.count if bad and skips else 0), lengths=lengths,
-        num_held_out=data.num_held_out,
+        num_held_out=data.num_held_out, num_file_rows=data.num_rows,
     )  # fmt: skip
     choice = choose(recipe, config.settings(), facts, auto=config.auto)
     refuse_harm(recipe.name, data.shape, rows, choice.params)

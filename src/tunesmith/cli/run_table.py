@@ -14,6 +14,8 @@ from tunesmith.sdk.client import Client
 
 EACH = 10
 """Jobs of a group that are shown."""
+MOST_EACH = 100
+"""Most that the server gives of a group."""
 
 
 def show_jobs(client: Client, view: str | None, given: dict[str, Any], limit: int | None) -> None:
@@ -23,7 +25,7 @@ def show_jobs(client: Client, view: str | None, given: dict[str, Any], limit: in
         asked["order"] = given.get("order") or natural_order(given["sort"])
     columns = [name for name in (asked.get("columns") or "").split(",") if name]
     if "group" in asked:
-        _show_groups(client, asked, columns, limit or EACH)
+        _show_groups(client, asked, columns, min(limit or EACH, MOST_EACH))
         return
     found = [job.info for job in islice(client.jobs.list(**asked), limit)]
     if not found and not Output.as_json:
@@ -45,6 +47,8 @@ def _view(client: Client, name: str) -> dict[str, Any]:
 def _show_groups(client: Client, asked: dict[str, Any], columns: list[str], each: int) -> None:
     by = asked.pop("group")
     found = list(client.jobs.groups(by, each=each, **asked))
+    if not found and not Output.as_json:
+        say("No such jobs.")
     show(found)
     for group in () if Output.as_json else found:
         value = "none" if group.value is None else str(group.value)

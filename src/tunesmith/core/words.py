@@ -15,7 +15,9 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 def rows_named(numbers: Sequence[int], count: int | None = None, *, one: str = "row") -> str:
     """`row 3`, `rows 3 and 9`, `rows 3, 9, 12, 20, 31 and 161 more`. `count`: how many there are when `numbers` are only the
-    first of them."""
+    first of them. Empty when there are none."""
+    if not numbers:
+        return ""
     count = len(numbers) if count is None else count
     shown = [str(number) for number in numbers[:FEW]]
     more = count - len(shown)

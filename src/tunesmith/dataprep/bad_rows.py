@@ -17,13 +17,15 @@ from tunesmith.dataprep.shapes import SHAPES
 from tunesmith.dataprep.values import decoded
 
 MARK = "__mark"
+BLANKS = "".join(letter for letter in map(chr, range(0x10000)) if letter.isspace())
+"""What Python strips; polars strips a few less."""
 
 
 def blank(column: str, kind: pl.DataType) -> pl.Expr:
     """Null, or text of nothing but blanks; lists and objects are blank when they are null."""
     if kind.is_nested():
         return pl.col(column).is_null()
-    return pl.col(column).is_null() | (pl.col(column).cast(pl.String).str.strip_chars().str.len_bytes() == 0)
+    return pl.col(column).is_null() | (pl.col(column).cast(pl.String).str.strip_chars(BLANKS).str.len_bytes() == 0)
 
 
 def required_columns(shape: str, mapping: dict[str, str]) -> list[str]:

@@ -197,7 +197,8 @@ def _unusable(data: Path, shape: str, mapping: dict[str, str]) -> list[Finding]:
         if not example.is_good:
             rated_bad.append(number)
     lists = [each for each in bad if each[1].hint == ANSWER_LIST]
-    findings = [_bad(some, shape, mapping) for some in (lists, [each for each in bad if each not in lists]) if some]
+    others = [each for each in bad if each[1].hint != ANSWER_LIST]
+    findings = [_bad(some, shape, mapping) for some in (lists, others) if some]
     findings += [
         Finding(
             level="info", code="remark", message=f"{plural(len(rows), 'row')}: {remark.rstrip('.')}", rows=rows[:MAX_ROWS_NAMED],

@@ -93,6 +93,8 @@ def _from_cells(items: list[list[Any]], reading: FileReading, names: Sequence[st
             wanted = found.row + 1 if found.is_header else 0
             if not found.is_header:
                 reading.no_header("The list", "the first row")
+            elif found.row:
+                reading.report("title_lines", f"The table begins in list {wanted}; what is above it was left out")
             elif found.doubt:
                 reading.report("unsure_header", "The first list was read as the header", level=found.doubt)
         if wanted > len(items):
@@ -141,9 +143,11 @@ def _from_object(value: dict[str, Any], reading: FileReading) -> Rows:
 
 def _of_pandas(value: dict[str, Any], reading: FileReading) -> Rows | None:
     """Rows of what `DataFrame.to_json` writes, of `to_dict("list")`, or of objects by their ids; None for anything else."""
-    if set(value) in ({"columns", "index", "data"}, {"columns", "data"}) and _are_lists(value["data"]):
+    is_split = set(value) in ({"columns", "index", "data"}, {"columns", "data"}) and _are_lists(value["data"])
+    if is_split and isinstance(value["columns"], list):
         names = reading.column_names([as_text(name) or "" for name in value["columns"]])
-        return _with_index(_from_cells(value["data"], reading, names), value.get("index", []))
+        labels = value.get("index")
+        return _with_index(_from_cells(value["data"], reading, names), labels if isinstance(labels, list) else [])
     if set(value) == {"schema", "data"} and isinstance(value["schema"], dict) and isinstance(value["data"], list):
         keys = value["schema"].get("primaryKey") or []
         return _without_counter(_from_list(value["data"], reading), keys)

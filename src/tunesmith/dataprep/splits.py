@@ -24,9 +24,9 @@ def find_splits(data: Path, names: list[str], wanted: str | None, layout: FileLa
     column = wanted if is_named else next((name for name in names if plain(name) == SPLIT), None)
     if column is None:
         return
-    word = pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase().alias("word")
+    word = pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase().fill_null("").alias("word")
     counts = pl.scan_parquet(data).select(word).group_by("word").len().sort("len", descending=True).head(MAX_SPLITS + 1)
-    found = {str(name or ""): int(count) for name, count in counts.collect().iter_rows()}
+    found = {str(name): int(count) for name, count in counts.collect().iter_rows()}
     has_both = bool(set(found) & TRAINING_SPLITS) and bool(set(found) - TRAINING_SPLITS)
     if must and is_named and not (has_both and len(found) <= MAX_SPLITS):
         raise BadData(

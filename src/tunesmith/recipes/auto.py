@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,8 @@ USABLE = 0.8
 HEAD_CHUNK_TOKENS = 512
 """Positions whose logits exist at the same time (`engine/loss.py`)."""
 MAX_EVAL_ROWS = 2000
+MOST_HELD_OUT = 0.999999
+"""Share of the rows that a file may hold out itself."""
 LEAST_EVAL_ROWS = 20
 """Held out of a long data set, however few steps learn from it."""
 CORE_FLOPS = 30e9
@@ -80,6 +82,8 @@ class Facts:
     has_eval_dataset: bool = False
     num_held_out: int = 0
     """Rows that the data itself holds out."""
+    num_file_rows: int = 0
+    """Rows of the dataset with those that the job skips; 0 when it skips none."""
     num_eval_rows: int = 0
     """Rows of the dataset that is for evaluation alone."""
 
@@ -103,7 +107,7 @@ def choose(recipe: Recipe, given: Mapping[str, Any], facts: Facts, *, auto: bool
     if auto:
         picker.pick_all()
     params = check_params(recipe, {**given, **picker.picked}).model_dump(mode="json")
-    return Choice(params, picker.reasons, estimate(recipe, params, facts))
+    return Choice(params, picker.reasons, estimate(recipe, params, picker.facts))
 
 
 class _Picker:
@@ -121,14 +125,18 @@ class _Picker:
 
     def own_split(self) -> None:
         """What the data itself holds out is held out, whatever share is asked for, unless `split_by` is another."""
-        facts = self.facts
-        if not facts.num_held_out or self.params.get("split_by") != "file" or facts.has_eval_dataset:
+        facts, rows = self.facts, self.facts.num_file_rows or self.facts.num_rows
+        if not facts.num_held_out or self.params.get("split_by") != "file":
             return
-        share = round(facts.num_held_out / facts.num_rows, 6)
-        self.picked["validation_split"] = self.params["validation_split"] = share
-        self.reasons["validation_split"] = (
-            f"The data itself holds out {facts.num_held_out:,} of {facts.num_rows:,} rows; split_by: content draws others."
-        )
+        told = f"The data itself holds out {facts.num_held_out:,} of {rows:,} rows"
+        share = float(f"{facts.num_held_out / rows:.6g}")
+        if facts.has_eval_dataset:
+            self.facts = replace(facts, num_rows=max(1, round(facts.num_rows * (1 - share))))
+            self.picked["validation_split"] = self.params["validation_split"] = 0.0
+            self.reasons["validation_split"] = f"{told}; they are left out, as a separate held-out dataset is given."
+            return
+        self.picked["validation_split"] = self.params["validation_split"] = min(share, MOST_HELD_OUT)
+        self.reasons["validation_split"] = f"{told}; split_by: content draws others."
 
     def pick_all(self) -> None:
         self.held_out()

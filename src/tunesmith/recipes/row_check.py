@@ -69,9 +69,8 @@ class BadRows:
 
     def problem(self, name: str) -> str:
         """What stands in the way of a job on the dataset `name`."""
-        there = (
-            f"{plural(self.count, 'row')} of {name} cannot be used for training: {rows_named(self.rows, self.count)}."
-        )
+        named = rows_named(self.rows, self.count)
+        there = f"{plural(self.count, 'row')} of {name} cannot be used for training: {named}."
         return " ".join(part for part in (there if self.count else "", self.why, self.unread) if part)
 
     def skipped(self, name: str) -> str:
@@ -93,7 +92,9 @@ def known_bad_rows(findings: Sequence[Mapping[str, Any]]) -> BadRows | None:
     lines = [finding for finding in findings if finding["level"] == "error" and finding["code"] in LINE_ERRORS]
     if not errors and not lines:
         return None
-    unread = [f"{f['message']} ({rows_named(f['rows'], f['count'], one='line')} of the file)" for f in lines]
+    unread = [
+        f"{f['message']} ({rows_named(f.get('lines') or f['rows'], f['count'], one='line')} of the file)" for f in lines
+    ]
     return BadRows(
         sorted({row for finding in errors for row in finding["rows"]}), sum(finding["count"] for finding in errors),
         " ".join(_sentence(_why(finding["message"])) for finding in errors), " ".join(map(_sentence, unread)),
@@ -119,6 +120,8 @@ class Remark(NamedTuple):
     is_refused: bool = False
     """Whether a job should not start because of it."""
     rows: Sequence[int] = ()
+    total: int = 0
+    """How many there are when `rows` are only some of them."""
 
 
 class RowFacts(BaseModel):
@@ -226,7 +229,15 @@ def remarks(tally: Tally, max_length: int, *, what: str = "") -> list[Remark]:
         "rated_bad": (f"{count('rated_bad', 0)} of {of} are rated bad and left out.", "", "info"),
     }  # fmt: skip
     return [
-        Remark(code, message, hint, level, _harms(tally, code) / rows > MOST_HARMED, tally.named.get(code, ()))
+        Remark(
+            code,
+            message,
+            hint,
+            level,
+            _harms(tally, code) / rows > MOST_HARMED,
+            tally.named.get(code, ()),
+            count(code, 0),
+        )
         for code, (message, hint, level) in words.items()
         if count(code, 0)
     ]

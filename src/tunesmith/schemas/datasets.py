@@ -38,7 +38,7 @@ class DatasetRead(BaseModel):
     progress: float
     """Of processing, 0 to 1."""
     error: dict[str, Any] | None = None
-    """When failed: `{error, message, hint, details}`."""
+    """When failed: `{error, message, hint, details}`, and the reading `options` that were given."""
     file_name: str
     format: str | None
     """csv, tsv, json, jsonl, parquet, xlsx, text, zip, conll; as detected."""

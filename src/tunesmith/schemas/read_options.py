@@ -29,7 +29,7 @@ def _encoding(value: Any) -> Any:
         " ".encode(name)
     except (LookupError, ValueError):
         name = ""
-    if not name or name in NOT_OF_FILES:
+    if not name or name.replace("-", "_") in NOT_OF_FILES:
         raise ValueError(f"there is no encoding {value[:40]!r}; try utf-8, cp1252, utf-16 or shift_jis")
     return name
 

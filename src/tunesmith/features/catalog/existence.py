@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import NamedTuple
@@ -31,16 +30,10 @@ _lock = threading.Lock()
 _answers: dict[tuple[str, str, str | None], _Answer] = {}
 
 
-def look(settings: Settings, name: str | None) -> None:
-    """Ask the hub now, outside of any transaction, so that `check` knows. Whatever it says is for `check` to tell."""
-    with contextlib.suppress(TunesmithError):
-        check(settings, name or "")
-
-
 def check(settings: Settings, path: str, revision: str | None = None) -> None:
     """Raise for a hub id that no job could fetch, within twice `hub.WAIT_S`: `NotFound`, `Conflict` for a gated model,
     `InvalidInput` for one without usable weights, `Unavailable` when the hub is silent. Nothing for a path, for what is here,
-    and where the hub may not be asked."""
+    and where the hub may not be asked. Answers are remembered, so that one who has asked need not wait inside a transaction."""
     from huggingface_hub import constants
 
     if "/" not in path or not service.HUB_NAME.fullmatch(path) or hub.why_not_asked(settings):

@@ -205,7 +205,8 @@ class Datasets:
 
     def _read_again(self, row: DatasetRow, changes: DatasetUpdate) -> None:
         """The original with other options; those that are not among `changes` stay, null goes back to what is detected."""
-        before = self.rows.version(row.id, row.version).about.get("reading", {}) if row.version else {}
+        tried = (row.error or {}).get("options", {})
+        before = self.rows.version(row.id, row.version).about.get("reading", {}) if row.version else tried
         changed = {name: getattr(changes, name) for name in changes.model_fields_set & set(ReadOptions.model_fields)}
         if not set(changed) <= SAME_COLUMNS:
             before = {name: value for name, value in before.items() if name not in ("shape", "mapping")}
@@ -323,8 +324,10 @@ class Datasets:
         self._changed(row)
 
     def failed(self, row: DatasetRow, error: dict[str, Any]) -> None:
-        """Processing ended badly. A dataset that has a version keeps it and stays ready, with the error shown."""
-        row.error, row.task, row.worker_id = error, None, None
+        """Processing ended badly. A dataset that has a version keeps it and stays ready, with the error shown; where it has none,
+        the error keeps the options that were tried."""
+        tried = {} if row.version else (row.task or {}).get("options") or {}
+        row.error, row.task, row.worker_id = {**error, **({"options": tried} if tried else {})}, None, None
         row.status = DatasetStatus.READY if row.version else DatasetStatus.FAILED
         self._changed(row)
 

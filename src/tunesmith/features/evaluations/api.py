@@ -10,10 +10,10 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.core.acting import Scope
-from tunesmith.features.catalog import existence
 from tunesmith.features.chat.api import stream
 from tunesmith.features.chat.service import Partner
 from tunesmith.features.evaluations import arena, comparing, service
+from tunesmith.features.jobs import inspection
 from tunesmith.http.idempotency import IdempotencyKey, once
 from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.policy import declare, needs
@@ -51,7 +51,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {403: {"model": ErrorBody, "descripti
 @router.post("/", status_code=201, response_model=EvaluationRead, responses=REFUSED, summary="Evaluate a model")
 def create_evaluation(body: EvaluationCreate, state: State, key: IdempotencyKey = None) -> Response:
     """Makes a job of the method `evaluate`. With an `Idempotency-Key`, once at most."""
-    existence.look(state.settings, body.model)
+    inspection.look_for(state.settings, state.database, body.model)
 
     def work(session: Session) -> EvaluationRead:
         made = service.create(state.settings, session, state.bus, body)

@@ -84,7 +84,7 @@ def _rows_of(job: JobRow, given: dict[str, Any]) -> dict[str, Any]:
         "seed": settings["seed"],
         "max_length": settings["max_length"],
         "train_on": settings["train_on"],
-        "split_by": settings.get("split_by", "rows"),
+        "split_by": settings.get("split_by", "as_read"),
         "skip_bad_rows": settings.get("skip_bad_rows", False),
     }
     given = {"system_prompt": settings.get("system_prompt"), **given, "held_out": held_out}

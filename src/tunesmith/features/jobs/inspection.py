@@ -47,7 +47,7 @@ WAIT_S, LOOK_S = 20.0, 90.0
 def look(settings: Settings, database: Database, body: JobCreate) -> None:
     """Ask the hub for a model that is not here, and count the tokens of the job's rows, keeping what was found for `known`.
     Whatever hinders it is for the checks of the job to say: lengths are estimated then."""
-    existence.look(settings, body.model)
+    look_for(settings, database, body.model)
     with contextlib.suppress(TunesmithError):
         recipe = get_recipe(body.method)
         options = options_of(recipe, body.hyperparameters)
@@ -66,6 +66,14 @@ def look(settings: Settings, database: Database, body: JobCreate) -> None:
         with _asked(settings, "facts", model, data, options) as out:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(kept, (out / "facts.json").read_bytes())
+
+
+def look_for(settings: Settings, database: Database, model: str | None) -> None:
+    """Ask the hub for a model that is not here, outside of any transaction; the checks of the job know its answer then."""
+    with contextlib.suppress(TunesmithError):
+        with database.unit_of_work(readonly=True) as session:
+            found = catalog.resolve_model(settings, session, model or "")
+        existence.check(settings, found.path, found.revision)
 
 
 def known(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from tunesmith.core.errors import Conflict
@@ -40,10 +40,11 @@ MAX_IDLE_S = 20
 OVER = (JobStatus.COMPLETED, JobStatus.CANCELLED, JobStatus.FAILED)
 
 
-def _having(name: str, key: Key | None = None) -> Select[Any]:
-    """The jobs that have a value of that name, or just that value."""
+def _having(name: str, keys: Sequence[Key] = ()) -> Select[Any]:
+    """The jobs that have a value of that name, or one of those values."""
     query = select(JobValueRow.job_id).where(JobValueRow.name == name)
-    return query.where(JobValueRow.number == key[0], JobValueRow.text == key[1]) if key else query
+    those = [and_(JobValueRow.number == number, JobValueRow.text == text) for number, text in keys]
+    return query.where(or_(*those)) if those else query
 
 
 class JobRepository(Repository[JobRow]):
@@ -60,9 +61,9 @@ class JobRepository(Repository[JobRow]):
         dataset_id: int | None = None,
         batch_id: str | None = None,
         model: str | None = None,
-        where: Mapping[str, Key | None] | None = None,
+        where: Mapping[str, Sequence[Key]] | None = None,
     ) -> Select[Any]:
-        """A query for `page`. `where` are values of `job_values`; None stands for jobs without that value."""
+        """A query for `page`. `where` are values of `job_values`, any of which will do; none stands for jobs without a value."""
         query = self.query()
         if status:
             query = query.where(JobRow.status.in_(status))
@@ -78,8 +79,8 @@ class JobRepository(Repository[JobRow]):
             query = query.where(contains(text_like, JobRow.name, JobRow.output_name, JobRow.model))
         if tag:
             query = query.where(self.has_tag(JobRow.tags, tag))
-        for name, key in (where or {}).items():
-            query = query.where(JobRow.id.in_(_having(name, key)) if key else JobRow.id.not_in(_having(name)))
+        for name, keys in (where or {}).items():
+            query = query.where(JobRow.id.in_(_having(name, keys)) if keys else JobRow.id.not_in(_having(name)))
         return query
 
     def count(self, query: Select[Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -43,9 +44,9 @@ def title_of(name: str) -> str:
     return plain[:1].upper() + plain[1:] + (", best" if is_best else "")
 
 
-def where_of(conditions: Sequence[str]) -> dict[str, Key | None]:
+def where_of(conditions: Sequence[str]) -> dict[str, list[Key]]:
     """`param.lora_r=8` → what `JobRepository.filtered` takes. Raises `InvalidInput`."""
-    found: dict[str, Key | None] = {}
+    found: dict[str, list[Key]] = {}
     for condition in conditions:
         name, equals, text = condition.partition("=")
         if not equals or not name:
@@ -54,15 +55,16 @@ def where_of(conditions: Sequence[str]) -> dict[str, Key | None]:
                 hint="For example: param.lora_r=8",
                 details=[{"loc": "where", "message": "must be name=value"}],
             )
-        found[name] = None if text == NONE else _read(text)
+        found[name] = [] if text == NONE else _read(text)
     return found
 
 
-def _read(text: str) -> Key | None:
-    try:
-        return key_of(float(text))
-    except ValueError:
-        return key_of(text)
+def _read(text: str) -> list[Key]:
+    """As text and, where it reads like one, as a number: `2024` may be either."""
+    values: list[Any] = [text]
+    with contextlib.suppress(ValueError):
+        values.append(float(text))
+    return [key for value in values if (key := key_of(value))]
 
 
 def columns_of(text: str) -> list[str]:
@@ -115,7 +117,7 @@ def groups(
     offset: int = 0,
     limit: int = 20,
     each: int = 10,
-    where: Mapping[str, Key | None] | None = None,
+    where: Mapping[str, Sequence[Key]] | None = None,
     **filters: Any,
 ) -> JobGroups:
     """Jobs by one value: of each group how many there are and the first `each`. Raises `InvalidInput` for a value that no job
@@ -125,7 +127,7 @@ def groups(
     found = jobs.groups(jobs.filtered(where=where, **filters), by, offset=offset, limit=limit + 1)
     made = []
     for key, total in found[:limit]:
-        query = jobs.filtered(where={**(where or {}), by: key}, **filters)
+        query = jobs.filtered(where={**(where or {}), by: [key] if key else []}, **filters)
         rows, _ = _sorted(jobs, query, sort, descending, None, each)
         shown = _read_all(jobs, rows, columns)
         made.append(JobGroup(value=value_of(key) if key else None, total=total, jobs=shown))
@@ -133,7 +135,7 @@ def groups(
 
 
 def _check(jobs: RunRepository, loc: str, name: str) -> None:
-    if not jobs.has(name):
+    if not jobs.has(name) and jobs.count(jobs.filtered()):
         raise InvalidInput(
             f"No job has the value {name}.",
             hint="See which there are with: tunesmith jobs columns",
@@ -182,7 +184,7 @@ def _view(row: JobViewRow) -> JobViewRead:
 
 def address(view: RunTable) -> str:
     """The page that shows a table."""
-    told = view.model_dump(mode="json", exclude_defaults=True)
+    told = view.model_dump(mode="json", exclude_defaults=True) | {"order": view.order}
     query: list[tuple[str, Any]] = [("view", "table")]
     if view.columns:
         query.append(("columns", ",".join(view.columns)))

@@ -110,6 +110,7 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
         lengths=(rows and rows.row_lengths()) or (data.lengths if data else None),
         has_eval_dataset=eval_data is not None,
         num_held_out=data.ref.num_held_out if data else 0,
+        num_file_rows=data.ref.num_rows if data else 0,
         num_eval_rows=eval_data.ref.num_rows if eval_data else 0,
     )
     choice = Choice({}, {}, {})
@@ -135,14 +136,13 @@ def _row_problems(
     found = checks(rows, choice.params) if rows and choice.params else []
     for remark in found:
         if remark.is_refused:
-            rows_of_it = list(remark.rows)
             problems.add(
                 "dataset_id",
                 remark.message,
                 remark.hint,
                 code=remark.code,
-                rows=rows_of_it[:100],
-                count=len(rows_of_it),
+                rows=list(remark.rows[:100]),
+                count=remark.total or len(remark.rows),
             )
     return [remark for remark in found if not remark.is_refused]
 

@@ -210,7 +210,10 @@ def _held_out(
     """`(rows, places)`: of the separate dataset when there is one."""
     if run.spec.eval_dataset is None:
         return rows, held_out
-    other = load_rows(run, run.spec.eval_dataset, tokenizer, params)
+    data = run.spec.eval_dataset
+    bad = find_bad(run, data) if params.skip_bad_rows else np.zeros(0, dtype=np.int64)
+    numbers = np.setdiff1d(np.arange(data.num_rows), bad - 1) if len(bad) else None
+    other = load_rows(run, data, tokenizer, params, numbers, bad.tolist())
     return other, np.arange(len(other))
 
 

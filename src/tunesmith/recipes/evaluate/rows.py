@@ -58,7 +58,7 @@ def load_material(run: RunContext, data: DatasetRef, params: EvaluateParams, tok
     )
     settings = within_context(run, wanted)
     numbers, bad = None, np.zeros(0, dtype=np.int64)
-    if held_out.job_id and (held_out.split_by != "rows" or held_out.skip_bad_rows):
+    if held_out.job_id and held_out.split_by != "as_read":
         bad = find_bad(run, data) if held_out.skip_bad_rows else bad
         contents = contents_of(data.path, data.mapping)
         numbers = split_usable(data, contents, bad, held_out.share, held_out.seed, by=held_out.split_by)[1]

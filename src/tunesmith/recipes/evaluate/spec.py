@@ -48,8 +48,8 @@ class HeldOut(BaseModel):
     """The job's `max_length`, tokens."""
     train_on: Literal["completions", "all"] = Field("completions", title="It learned from")
     """What the job learned from."""
-    split_by: Literal["file", "content", "rows"] = Field("rows", title="It held out by")
-    """The job's `split_by`."""
+    split_by: Literal["file", "content", "rows", "as_read"] = Field("as_read", title="It held out by")
+    """The job's `split_by`; `as_read` for a job of before that setting, which drew from the rows that were left after reading."""
     skip_bad_rows: bool = Field(False, title="It skipped bad rows")
     """The job's `skip_bad_rows`."""
 
