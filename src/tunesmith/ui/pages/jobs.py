@@ -63,6 +63,7 @@ def show_list(
     offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> HTMLResponse:
     """Jobs, newest first, with search, filters and sorting, as a list or as a table of runs; the queue above them."""
+    sort, order, group = runs.known(session, sort, order, group)
     asked = {
         "view": view, "status": status, "method": method, "tag": tag, "q": q, "dataset": dataset, "sort": sort, "order": order,
         "columns": ",".join(columns or []), "group": group if view else "", "where": where or [],
@@ -97,6 +98,7 @@ def show_list(
         ],
         methods=[(recipe.name, recipe.title) for recipe in RECIPES],
         sorts=SORTS,
+        sort_shown=by if by != "created" else "created" if descending else "oldest",
         list_url=address({**asked, "view": "", "columns": "", "group": "", "where": []}),
         table_url=address({**asked, "view": "table"}),
         clear_url=address({name: asked[name] for name in ("view", "columns", "group", "sort", "order")}),
