@@ -241,23 +241,13 @@ def test_rows_and_lines_that_cannot_be_used_are_counted_apart_and_never_are_all_
 ) -> None:
     rows = [{"question": f"Where is {n}?", "answer": f"At depot {n}."} for n in range(30)]
     lists = [{**row, "answer": [row["answer"], "Elsewhere."]} for row in rows]
-    text = ["\n".join(json.dumps(row) for row in some) for some in (lists[:2] + rows, rows, lists)]
-    mixed, lines, answers = (
-        upload(server, name, "some.jsonl", f"{one}\n{more}")
-        for name, one, more in (("mixed", text[0], "{no\n{json"), ("lines", text[1], "{no"), ("answers", text[2], ""))
-    )
+    text = ["\n".join(json.dumps(row) for row in some) for some in (lists[:2] + rows, lists)]
+    mixed = upload(server, "mixed", "mixed.jsonl", f"{text[0]}\n{{no\n{{json")
+    answers = upload(server, "answers", "answers.jsonl", text[1])
     panel, start = page.locator("#bad-rows"), page.locator(".nj-side [data-start]")
-    for dataset, said, words in (
-        (
-            mixed,
-            "2 rows cannot be used for training and 2 lines of the file could not be read",
-            "Skip 2 rows and start",
-        ),
-        (lines, "1 line of the file could not be read", "Start without these lines"),
-    ):
-        page.goto(f"{server.url}/jobs/new?dataset={dataset}&model={TINY}#dataset")
-        panel.get_by_text(said, exact=True).wait_for()
-        start.get_by_text(words).wait_for()
+    page.goto(f"{server.url}/jobs/new?dataset={mixed}&model={TINY}#dataset")
+    panel.get_by_text("2 rows cannot be used for training and 2 lines of the file could not be read").wait_for()
+    start.get_by_text("Skip 2 rows and start").wait_for()
     page.goto(f"{server.url}/jobs/new?dataset={answers}&model={TINY}#dataset")
     panel.get_by_text("No row can be used for training").wait_for()
     assert panel.get_by_role("button").all_inner_texts() == ["Keep the first answer of each row"]

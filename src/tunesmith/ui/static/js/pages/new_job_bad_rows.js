@@ -91,14 +91,14 @@ function draw(job, findings, refused, none, skip, repaired) {
   const problem = make("div", undefined, { hidden: "" }), buttons = make("div", undefined, { class: "row" });
   /** @param {string} name of an icon @param {string} text @param {(button: HTMLElement) => void} act */
   const add = (name, text, act) => {
-    const button = make("button", undefined, { class: "btn", "data-variant": buttons.childElementCount ? "outline" : "", type: "button" }, [icon(name), make("span", text)]);
+    const button = make("button", undefined, { class: "btn", "data-variant": buttons.childElementCount ? "outline" : "primary", type: "button" }, [icon(name), make("span", text)]);
     button.addEventListener("click", () => act(button));
     buttons.append(button);
   };
   if (rows.some(found => found.repair === "answer_lists")) add("wrench", "Keep the first answer of each row", button => void mend(job, { answer_lists: "first" }, "one answer in a row", button, problem, repaired));
   if (rows.length && !none) add("wrench", `Drop ${plural(countOf(rows), "row")} from the dataset`, button => void mend(job, { drop_bad_rows: true }, "these rows left out", button, problem, repaired));
   if (!none) add("skip-forward", `Skip ${both} in this job`, () => skip(true));
-  buttons.append(make("a", "Fix them by hand", { class: "btn", "data-variant": buttons.childElementCount ? "ghost" : "", href: `/datasets/${job.dataset_id}?tab=validation` }));
+  buttons.append(make("a", "Fix them by hand", { class: "btn", "data-variant": buttons.childElementCount ? "ghost" : "primary", href: `/datasets/${job.dataset_id}?tab=validation` }));
   return [make("p", undefined, { class: "bad-rows-title" }, [icon("triangle-alert"), make("strong", none ? `No row can be used for training${lines ? `, and ${plural(lines, "line")} of the file could not be read` : ""}` : said)]), list, buttons, problem];
 }
 
