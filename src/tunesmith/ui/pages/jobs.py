@@ -74,7 +74,6 @@ def show_list(
     }  # fmt: skip
     shown: dict[str, Any] = {"status": [JobStatus(status)] if status else (), **filters}
     by, descending = runs.order_of(sort, order)
-    drawn: dict[str, Any] = {}
     if view:
         drawn = runs.table(session, asked, by, descending, cursor, offset, shown)
     else:
@@ -98,7 +97,6 @@ def show_list(
         ],
         methods=[(recipe.name, recipe.title) for recipe in RECIPES],
         sorts=SORTS,
-        sort_shown=by if by != "created" else "created" if descending else "oldest",
         list_url=address({**asked, "view": "", "columns": "", "group": "", "where": []}),
         table_url=address({**asked, "view": "table"}),
         clear_url=address({name: asked[name] for name in ("view", "columns", "group", "sort", "order")}),

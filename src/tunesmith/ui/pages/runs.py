@@ -36,10 +36,14 @@ def order_of(sort: str, order: str) -> tuple[str, bool]:
 
 
 def known(session: Session, sort: str, order: str, group: str) -> tuple[str, str, str]:
-    """The same, without a value that no job has: an address that names one still shows the page, in the usual order."""
+    """The same, without a value that no job has, so that an address which names one still shows the page; and the order in
+    time by its own name, as the form has it."""
     has = RunRepository(session).has
     if sort != "oldest" and sort not in SORTS and not has(sort):
         sort, order = "created", ""
+    by, descending = order_of(sort, order)
+    if by == "created":
+        sort, order = "created" if descending else "oldest", ""
     return sort, order, group if group and has(group) else ""
 
 
