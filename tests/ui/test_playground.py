@@ -75,8 +75,9 @@ def test_a_finished_job_is_tried_beside_its_base_with_questions_from_the_data(se
     answers(page, 2)
     assert page.locator(".turn-user").all_inner_texts() == [asked[1]] * 2
     assert page.locator(".answer-foot progress").count() == 0
-    page.goto(f"{server.url}/playground?questions=999")  # its job is gone
-    expect(page.locator("[data-question]").first).to_have_text("What can you help me with?")
+    assert "What can you help me with?" in page.request.get(f"{server.url}/playground?questions=999").text(), (
+        "no such job"
+    )
     assert not page.alarms
 
 
