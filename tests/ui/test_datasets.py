@@ -158,6 +158,9 @@ def test_how_a_file_is_read_is_chosen_and_seen(server: ServerProcess, page: Any)
     assert (done["columns"], done["shape"], done["num_rows"]) == (["question", "answer"], "question_answer", 9)
     server.wait_for(f"/datasets/{other}", lambda found: found["status"] == "ready")
     page.goto(f"{server.url}/datasets/{other}?tab=columns")
+    page.locator("[data-option=columns] input").first.focus()
+    page.keyboard.press("Space")
+    expect(page.locator("[data-option=columns] input").first).to_be_focused()
     page.locator("[data-option=sheet]").select_option("S1")
     axe(page, include="main")
     page.get_by_role("button", name="Read the file again").click()
@@ -338,6 +341,15 @@ def test_the_list_is_searched_sorted_tagged_and_cleared(server: ServerProcess, p
     expect(page.locator("#datasets")).to_contain_text("No matches")
     left = [item["name"] for item in server.client.get("/datasets/", params={"q": "zoo"}).json()["items"]]
     assert left == ["zoo large"] and not page.alarms
+    page.goto(f"{server.url}/datasets?q=zoo")
+    page.clock.install()
+    page.get_by_role("button", name="Actions for zoo large").click()
+    page.get_by_role("button", name="Delete", exact=True).last.click()
+    undo = page.get_by_role("button", name="Undo")
+    undo.hover()  # a message stays while somebody is on it
+    with page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        page.clock.fast_forward(9000)
+    expect(undo).to_have_count(0)
 
 
 def test_what_people_write_is_shown_and_never_run(server: ServerProcess, page: Any) -> None:

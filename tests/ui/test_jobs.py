@@ -137,8 +137,18 @@ def test_runs_in_a_table_with_chosen_columns_and_saved_views(ground: ServerProce
 def test_jobs_are_found_selected_and_compared(ground: ServerProcess, page: Any) -> None:
     from playwright.sync_api import expect
 
-    page.goto(f"{ground.url}/jobs")
     rows = page.locator("tr[data-job]")
+    page.goto(f"{ground.url}/jobs?sort=created&order=asc")
+    expect(page.get_by_label("Order").locator(":checked")).to_have_text("Oldest first")
+    page.locator("#find [name=q]").fill("support")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("support one")
+    expect(rows.last).to_contain_text("not yet")
+    page.get_by_label("Order").select_option("created")
+    expect(rows.last).to_contain_text("support one")
+    page.goto(f"{ground.url}/jobs?view=table&sort=metric.nobody_has&group=param.nobody_has")
+    expect(rows).to_have_count(5)
+    page.goto(f"{ground.url}/jobs")
     expect(rows).to_have_count(5)
     expect(rows.first).to_contain_text(EVIL)
     for key in "jjx":
@@ -210,6 +220,12 @@ def test_a_failure_says_why_and_what_to_do_and_its_log_can_be_searched(ground: S
     expect(page.locator("#log .log-line")).to_have_count(1)
     expect(page.locator("#log")).to_contain_text(told["status_reason"])
     expect(page.locator("#log")).not_to_contain_text("a line before")
+    for wanted, marked in (("r ", ".log-level"), (told["created_at"][:10], ".log-time")):
+        page.get_by_label("Search the log").fill(wanted)
+        expect(page.locator(f"#log {marked} mark.is-here")).to_be_visible()
+    expect(page.locator("#log time")).to_have_count(0)  # those become "3 min ago"
+    expect(page.locator("#log .log-time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+    page.get_by_label("Search the log").fill("")
     page.get_by_label("Show").select_option("output")
     expect(page.locator("#log")).to_contain_text("a line before")
     expect(page.locator("#log .log-line")).to_have_count(0)

@@ -236,6 +236,28 @@ def test_problems_stand_at_their_fields_and_lead_there(server: ServerProcess, pa
     assert not unexpected(page)
 
 
+def test_rows_and_lines_that_cannot_be_used_are_counted_apart_and_never_are_all_skipped(
+    server: ServerProcess, page: Any
+) -> None:
+    rows = [{"question": f"Where is {n}?", "answer": f"At depot {n}."} for n in range(30)]
+    lists = [{**row, "answer": [row["answer"], "Elsewhere."]} for row in rows]
+    text = ["\n".join(json.dumps(row) for row in some) for some in (lists[:2] + rows, lists)]
+    mixed = upload(server, "mixed", "mixed.jsonl", f"{text[0]}\n{{no\n{{json")
+    answers = upload(server, "answers", "answers.jsonl", text[1])
+    panel, start = page.locator("#bad-rows"), page.locator(".nj-side [data-start]")
+    page.goto(f"{server.url}/jobs/new?dataset={mixed}&model={TINY}#dataset")
+    panel.get_by_text("2 rows cannot be used for training and 2 lines of the file could not be read").wait_for()
+    start.get_by_text("Skip 2 rows and start").wait_for()
+    page.goto(f"{server.url}/jobs/new?dataset={answers}&model={TINY}#dataset")
+    panel.get_by_text("No row can be used for training").wait_for()
+    assert panel.get_by_role("button").all_inner_texts() == ["Keep the first answer of each row"]
+    assert start.inner_text().strip() == "Start training"
+    panel.get_by_role("button").click()
+    panel.wait_for(state="hidden")
+    assert server.client.get(f"/datasets/{answers}").json()["num_rows"] == 30
+    assert server.client.get(f"/datasets/{answers}/validation").json()["valid"] and not unexpected(page)
+
+
 def test_it_starts_later_with_other_rows_held_out(server: ServerProcess, page: Any) -> None:
     first = server.client.post("/jobs/", json={"model": TINY, "dataset_id": 1, "start": "manual"}).json()["id"]
     page.goto(f"{server.url}/jobs/new?dataset=1")

@@ -67,12 +67,17 @@ def test_a_finished_job_is_tried_beside_its_base_with_questions_from_the_data(se
         "const old = window.fetch; window.fetch = async (...all) => {"
         " if (String(all[0]).includes('/models/chat')) await new Promise(done => setTimeout(done, 2600)); return old(...all); }; 0"  # else it would be called
     )
+    page.evaluate("document.querySelector('#system').value = 'Be brief.'")
     first.locator("[data-question]").nth(1).click()
+    assert page.locator("#system").input_value() == "Be brief.", "the question has no system message"
     expect(page.locator(".answer-foot progress")).to_have_count(2)
     expect(page.locator(".answer-foot").first).to_contain_text(re.compile("Waiting for its turn: [12]"))
     answers(page, 2)
     assert page.locator(".turn-user").all_inner_texts() == [asked[1]] * 2
     assert page.locator(".answer-foot progress").count() == 0
+    assert "What can you help me with?" in page.request.get(f"{server.url}/playground?questions=999").text(), (
+        "no such job"
+    )
     assert not page.alarms
 
 

@@ -37,7 +37,7 @@ def fill(home: Path) -> None:
                    "dataset_digest": f"{seed}" * 64}  # fmt: skip
         ground.model(
             seed, job_id=seed + 1, base_model="org/base", lineage=lineage, metrics={"eval_loss": loss, "training_s": 12.5},
-            hyperparameters={"learning_rate": 0.001 * (seed + 1), "lora": {"r": 8}}, notes=f"Try {seed} {EVIL}", tags=["a"],
+            hyperparameters={"learning_rate": 0.001 * (seed + 1), "lora": {"r": 8}, "skip_bad_rows": seed == 2}, notes=f"Try {seed} {EVIL}", tags=["a"],
         )  # fmt: skip
     ground.register(NewVersion(name="other", sources={"adapter": adapter(home / "made" / "a")}, kind="adapter"))
     with ground.database.unit_of_work() as session:
@@ -114,6 +114,9 @@ def test_versions_are_ticked_and_compared_and_one_says_what_it_is(server: Server
     assert "Against 1.1.0" in page.locator("main").inner_text()
     bleu = page.locator(".version-scores tr", has_text="Bleu").inner_text()
     assert "20 to 23" in bleu and "80" in bleu
+    page.get_by_role("button", name="Compress").click()
+    assert page.get_by_label("Skip rows that cannot be used").is_checked(), "as in the training"
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="Read every byte now").click()
     page.get_by_text("All 2 files are as they were registered.").wait_for()
     assert not page.alarms

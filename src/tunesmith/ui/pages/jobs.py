@@ -63,6 +63,7 @@ def show_list(
     offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> HTMLResponse:
     """Jobs, newest first, with search, filters and sorting, as a list or as a table of runs; the queue above them."""
+    sort, order, group = runs.known(session, sort, order, group)
     asked = {
         "view": view, "status": status, "method": method, "tag": tag, "q": q, "dataset": dataset, "sort": sort, "order": order,
         "columns": ",".join(columns or []), "group": group if view else "", "where": where or [],
@@ -73,7 +74,6 @@ def show_list(
     }  # fmt: skip
     shown: dict[str, Any] = {"status": [JobStatus(status)] if status else (), **filters}
     by, descending = runs.order_of(sort, order)
-    drawn: dict[str, Any] = {}
     if view:
         drawn = runs.table(session, asked, by, descending, cursor, offset, shown)
     else:

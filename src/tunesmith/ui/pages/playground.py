@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
+from tunesmith.core.errors import NotFound
 from tunesmith.features.catalog import service
 from tunesmith.features.jobs import before_after, files
 from tunesmith.features.jobs import service as jobs
@@ -54,14 +55,20 @@ CONTROLS = (
 def show(
     request: Request, state: State, session: DbSession, questions: Annotated[int | None, Query(ge=1, lt=2**63)] = None
 ) -> HTMLResponse:
-    """`questions`: a job whose held-out questions are offered, and whose base stands beside its model. Raises `NotFound`."""
+    """`questions`: a job whose held-out questions are offered, and whose base stands beside its model. Where
+    it is gone the usual questions are."""
     models = service.list_models(state.settings)
     names = {model.name for model in models}
     asked = list(dict.fromkeys(request.query_params.getlist("with")))[:SIDE_BY_SIDE]
     chosen = [name for name in asked if name in names or "/" in name or "@" in name]
     compared = BeforeAfter()
     if questions is not None:
-        compared = before_after.read(files.job_dir(state.settings, questions), jobs.read(jobs.get(session, questions)))
+        try:
+            compared = before_after.read(
+                files.job_dir(state.settings, questions), jobs.read(jobs.get(session, questions))
+            )
+        except NotFound:
+            questions = None
         if len(asked) == 1 and compared.base_model in names:
             chosen = [*chosen, compared.base_model]
     return page(

@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tunesmith.features.jobs import run_table
+from tunesmith.features.jobs.repository import SORTS
+from tunesmith.features.jobs.run_repository import RunRepository
 from tunesmith.features.jobs.run_table import NONE, title_of
 from tunesmith.schemas.runs import JobColumn, natural_order
 from tunesmith.storage.database import Session
@@ -31,6 +33,18 @@ def order_of(sort: str, order: str) -> tuple[str, bool]:
     if sort == "oldest":
         return "created", order == "desc"
     return sort, (order or natural_order(sort)) == "desc"
+
+
+def known(session: Session, sort: str, order: str, group: str) -> tuple[str, str, str]:
+    """The same, without a value that no job has, so that an address which names one still shows the page; and the order in
+    time by its own name, as the form has it."""
+    has = RunRepository(session).has
+    if sort != "oldest" and sort not in SORTS and not has(sort):
+        sort, order = "created", ""
+    by, descending = order_of(sort, order)
+    if by == "created":
+        sort, order = "created" if descending else "oldest", ""
+    return sort, order, group if group and has(group) else ""
 
 
 def address(asked: dict[str, Any], path: str = "/jobs") -> str:

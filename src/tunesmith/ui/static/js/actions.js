@@ -71,7 +71,7 @@ function hideRow(action, hidden) {
 function putOff(data, body, failed) {
   const action = /** @type {string} */ (data.action);
   if (putOffs.has(action)) return;
-  const stop = () => { clearTimeout(timer); putOffs.delete(action); };
+  const stop = () => { clearTimeout(timer); putOffs.delete(action); box.remove(); };
   const now = async (/** @type {RequestInit} */ options = {}) => {
     stop();
     try { after(data, await perform(action, body, options)); } catch (error) { hideRow(action, false); failed(error); }
@@ -79,7 +79,13 @@ function putOff(data, body, failed) {
   const timer = setTimeout(() => void now(), UNDO_MS);
   putOffs.set(action, now);
   hideRow(action, true);
-  toast(data.later ?? "", { action: "Undo", tone: "info", act: () => { stop(); hideRow(action, false); announce("Taken back."); } });
+  const takeBack = () => {
+    if (putOffs.get(action) !== now) return; // it has been done
+    stop();
+    hideRow(action, false);
+    announce("Taken back.");
+  };
+  const box = toast(data.later ?? "", { action: "Undo", tone: "info", act: takeBack });
 }
 
 /** @param {any} field an input, select or textarea @returns {unknown} undefined: leave it out */

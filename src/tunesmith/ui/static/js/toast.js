@@ -6,7 +6,7 @@ const SHOWN_MS = 5000, MOST = 4, KEPT = "tunesmith.toast";
 
 /** @typedef {{tone?: "good" | "bad" | "info", hint?: string, details?: string[], action?: string, act?: () => void, href?: string, link?: string}} More */
 
-/** @param {string} message @param {More} [more] */
+/** @param {string} message @param {More} [more] @returns {HTMLElement} the message, which goes by itself */
 export function toast(message, { tone = "good", hint = "", details = [], action = "", act, href = "", link = "" } = {}) {
   const place = $("toasts"), text = make("div", undefined, { class: "toast-text" }, [make("strong", message)]);
   const box = make("div", undefined, { class: "toast-box", "data-tone": tone, role: tone === "bad" ? "alert" : "status" }, [text]);
@@ -24,6 +24,7 @@ export function toast(message, { tone = "good", hint = "", details = [], action 
   place.append(box);
   while (place.childElementCount > MOST) place.firstElementChild.remove();
   if (tone !== "bad") leaveLater(box, act ? 2 * SHOWN_MS : SHOWN_MS);
+  return box;
 }
 
 /** Not while somebody reads it. @param {HTMLElement} box @param {number} wait ms */

@@ -62,11 +62,12 @@ function startReading(place) {
     return { ...data.layout, ...chosen, ...(isOther && options.header_row !== 0 ? { columns: [] } : {}) };
   };
   const draw = () => controls.replaceChildren(readingControls({ ...data, layout: layout() }, options, next => {
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement?.closest("[data-option]"))?.dataset.option;
+    const focused = /** @type {any} */ (document.activeElement), option = focused.closest("[data-option]")?.dataset.option;
     options = next;
     save.disabled = !data.newest || JSON.stringify(next) === JSON.stringify(data.options);
     draw();
-    if (focused) /** @type {HTMLElement | null} */ (controls.querySelector(`[data-option="${focused}"]`))?.focus();
+    const again = option && controls.querySelector(`[data-option="${option}"]`);
+    (again instanceof HTMLFieldSetElement ? again.querySelector(`input[value="${CSS.escape(focused.value)}"]`) : again)?.focus();
   }));
   draw();
   const form = make("form", undefined, { class: "stack" }, [controls, problem, make("div", undefined, { class: "row" }, [save])]);

@@ -92,6 +92,7 @@ function nothing() {
 
 document.addEventListener("change", event => {
   const box = /** @type {HTMLInputElement} */ (event.target);
+  if (box.matches("#find [name=sort]")) box.form?.querySelector("[name=order]")?.remove(); // what is chosen has an order of its own
   if (box.matches("[data-select-all]")) for (const one of boxes()) selected[box.checked ? "add" : "delete"](one.value);
   else if (box.matches("[data-select]")) selected[box.checked ? "add" : "delete"](box.value);
   else return;

@@ -7,7 +7,7 @@
 import { call } from "../api.js";
 import { $, debounce, make, throttle } from "../dom.js";
 import { toastError } from "../toast.js";
-import { bytes, number } from "../words.js";
+import { bytes, exact, number, timeOfDay } from "../words.js";
 
 const PIECE = 64 * 1024, MOST_PIECES = 10, MOST_LOOKS = 20, NEAR_PX = 600, LOOK_MS = 2000, MOST_MATCHES = 2000, END = 2 ** 52;
 /** Colours and other orders to a terminal. */
@@ -26,16 +26,35 @@ let wanted = "", /** @type {{offset: number}[]} */ matches = [], at = -1, isMore
 /** What a terminal would show. @param {string} text */
 const plain = text => text.replace(ORDERS, "").split("\n").map(line => line.slice(line.replace(/\r+$/, "").lastIndexOf("\r") + 1)).join("\n");
 
-/** Text with what is looked for marked. @param {string} text @returns {(string | HTMLElement)[]} */
-function marked(text) {
-  if (!wanted) return [text];
-  const lower = text.toLowerCase(), word = wanted.toLowerCase(), parts = [];
+/** Where what is looked for begins and ends in a text. @param {string} text @returns {[number, number][]} */
+function placesIn(text) {
+  if (!wanted) return [];
+  const lower = text.toLowerCase(), word = wanted.toLowerCase();
+  /** @type {[number, number][]} */
+  const places = [];
+  for (let i = lower.indexOf(word); i >= 0; i = lower.indexOf(word, i + word.length)) places.push([i, i + word.length]);
+  return places;
+}
+
+/** Text with these places marked. @param {string} text @param {[number, number][]} [places] @returns {(string | HTMLElement)[]} */
+function marked(text, places = placesIn(text)) {
+  const parts = [];
   let from = 0;
-  for (let i = lower.indexOf(word); i >= 0; i = lower.indexOf(word, from)) {
-    parts.push(text.slice(from, i), make("mark", text.slice(i, i + word.length)));
-    from = i + word.length;
+  for (const [start, end] of places) {
+    parts.push(text.slice(from, start), make("mark", text.slice(start, end)));
+    from = end;
   }
   return [...parts, text.slice(from)];
+}
+
+/** A line that the job wrote of itself; its time is marked as a whole, as the log holds it in UTC. @param {string} line @param {string[]} found what `LINE` finds in it */
+function drawLine(line, [, time, level, sentence]) {
+  const places = placesIn(line), moment = new Date(time), clock = timeOfDay(moment.getTime() / 1000);
+  const within = (/** @type {number} */ start, /** @type {number} */ length) => places.map(([from, to]) => /** @type {[number, number]} */ ([Math.max(from - start, 0), Math.min(to - start, length)])).filter(([from, to]) => from < to);
+  return make("span", undefined, { class: "log-line", "data-level": level.toLowerCase() }, [
+    make("span", undefined, { class: "log-time", title: exact(moment) }, [within(0, time.length).length ? make("mark", clock) : clock]), " ",
+    make("span", undefined, { class: "log-level" }, marked(level, within(time.length + 1, level.length))), " ",
+    ...marked(sentence, within(line.length - sentence.length, sentence.length))]);
 }
 
 /** @param {Piece} piece */
@@ -45,13 +64,10 @@ function draw(piece) {
   let printed = "";
   const flush = () => { if (printed) parts.push(...marked(printed)); printed = ""; };
   for (const line of plain(piece.text).split(/(?<=\n)/)) {
-    const found = LINE.exec(line.trimEnd());
+    const whole = line.trimEnd(), found = LINE.exec(whole);
     if (!found) { printed += line; continue; }
     flush();
-    const [, at, level, sentence] = found;
-    parts.push(make("span", undefined, { class: "log-line", "data-level": level.toLowerCase() }, [
-      make("time", new Date(at).toLocaleTimeString(), { datetime: at, title: new Date(at).toLocaleString(undefined, { timeZoneName: "short" }) }), " ",
-      make("span", level, { class: "log-level" }), " ", ...marked(sentence)]), "\n");
+    parts.push(drawLine(whole, found), "\n");
   }
   flush();
   piece.element.replaceChildren(...parts);

@@ -4,7 +4,7 @@ import { call, post, remove } from "../api.js";
 import { $, announce, clearProblem, debounce, make, showProblem } from "../dom.js";
 import { toast, toastError, toastNext } from "../toast.js";
 import { ago, bytes, plural } from "../words.js";
-import { labelStart, showBadRows, skippable } from "./new_job_bad_rows.js";
+import { areRows, labelStart, showBadRows, skipWords } from "./new_job_bad_rows.js";
 import { forget, keep, load, writeAddress } from "./new_job_draft.js";
 import * as fields from "./new_job_fields.js";
 import { placeOf, showEstimate, showProblems, timeOf } from "./new_job_plan.js";
@@ -16,7 +16,7 @@ const steps = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[data
 let { draft, restored } = load(start);
 /** @type {any} */
 let plan = null;
-let asked = 0, step = "dataset", startKey = "", numToSkip = 0;
+let asked = 0, step = "dataset", startKey = "", skipping = "", labeled = 0;
 /** What was picked, in words: a list that is searched may no longer show it. @type {Record<string, {words: string, note: string}>} */
 const picked = {};
 
@@ -175,8 +175,9 @@ function showUnplanned(details, job) {
 
 /** Rows that cannot be used: in the step about the dataset, and on the buttons that start. @param {any[]} details why the plan was refused */
 function showSkippable(details) {
-  numToSkip = unfinished(request()).length ? 0 : skippable(details);
-  labelStart(numToSkip);
+  const number = ++labeled, label = (/** @type {string} */ words) => { if (number === labeled) labelStart(skipping = words); };
+  label("");
+  if (!unfinished(request()).length) void skipWords(draft.job, details).then(label, () => { /* skipping is offered in the panel */ });
   void showBadRows(draft.job, details, setSkip, () => {
     delete draft.job.dataset_version;
     changed();
@@ -296,7 +297,7 @@ const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), byte
 /** @param {HTMLElement} button */
 async function startTraining(button) {
   if (button.getAttribute("aria-busy") === "true") return;
-  if (numToSkip) setSkip(true);
+  if (skipping) setSkip(true);
   const buttons = document.querySelectorAll("[data-start]"), job = request(), open = [...missing(job), ...unfinished(job)];
   if (open.length) {
     showProblems(asDetails(open), job, "");
@@ -313,7 +314,7 @@ async function startTraining(button) {
     location.href = `/jobs/${made.id}`;
   } catch (error) {
     const said = /** @type {any} */ (error), details = said.details ?? [];
-    showProblems(details, job, skippable(details) ? "" : said.hint ?? "");
+    showProblems(details, job, areRows(details) ? "" : said.hint ?? "");
     showSkippable(details);
     if (!details.length) showProblem($("trouble"), said);
     announce(said.message);

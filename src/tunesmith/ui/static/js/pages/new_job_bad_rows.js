@@ -1,5 +1,5 @@
 // @ts-check
-/** Rows of the chosen dataset that cannot be used for training: which they are, and two ways to go on. */
+/** Rows of the chosen dataset that cannot be used for training: which they are, and the ways to go on. */
 import { call, post } from "../api.js";
 import { $, announce, icon, make, showProblem, clearProblem } from "../dom.js";
 import { number, plural } from "../words.js";
@@ -20,15 +20,39 @@ function findingsOf(job) {
   return /** @type {Promise<any[]>} */ (reports.get(key));
 }
 
-/** How many rows stand in the way, where nothing else does. @param {any[]} details of a refused plan @returns {number} 0 where there is something else */
-export const skippable = details => details.length && details.every(detail => REFUSED.includes(detail.code)) ? details.reduce((sum, detail) => sum + (detail.count || 0), 0) || 1 : 0;
+/** @param {any[]} some findings or details of a plan @returns {number} */
+const countOf = some => some.reduce((sum, one) => sum + (one.count || 0), 0);
 
-/** Every button that starts the job says what a click does. @param {number} count of rows that have to be skipped */
-export function labelStart(count) {
+/** Whether nothing but rows and lines that cannot be used stands in the way. @param {any[]} details of a refused plan */
+export const areRows = details => details.length > 0 && details.every(detail => REFUSED.includes(detail.code));
+
+/** How many rows a dataset has, by dataset and version. @type {Map<string, Promise<number>>} */
+const sizes = new Map();
+
+/** Whether no row of a dataset of the job could be used. @param {Record<string, any>} job @param {string} loc @param {number} count of its bad rows */
+async function isAll(job, loc, count) {
+  const path = `/datasets/${job[loc]}/statistics${loc === "dataset_id" && job.dataset_version ? `?version=${job.dataset_version}` : ""}`;
+  if (!count) return false;
+  if (!sizes.has(path)) sizes.set(path, call(path).then(found => found.total_rows));
+  return count >= /** @type {number} */ (await sizes.get(path));
+}
+
+/** What a click on start would do besides, where it would help. @param {Record<string, any>} job @param {any[]} details why the plan was refused @returns {Promise<string>} the words of the button; empty where skipping does not do */
+export async function skipWords(job, details) {
+  if (!areRows(details)) return "";
+  for (const loc of ["dataset_id", "eval_dataset_id"]) {
+    if (await isAll(job, loc, countOf(details.filter(detail => detail.loc === loc)))) return "";
+  }
+  const count = countOf(details);
+  return count ? `Skip ${plural(count, "row")} and start` : "Start without these lines";
+}
+
+/** Every button that starts the job says what a click does. @param {string} text empty: as it is without bad rows */
+export function labelStart(text) {
   for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("button[data-start]"))) {
     const words = /** @type {HTMLElement} */ (button.querySelector("span"));
     button.dataset.words ??= words.textContent ?? "";
-    words.textContent = count ? `Skip ${plural(count, "row")} and start` : button.dataset.words;
+    words.textContent = text || button.dataset.words;
   }
 }
 
@@ -39,34 +63,43 @@ export async function showBadRows(job, details, skip, repaired) {
   place.dataset.asked = asked;
   if (!job.dataset_id) { place.hidden = true; return; }
   /** @type {any[]} */
-  let findings = [];
-  try { findings = await findingsOf(job); } catch { /* the plan says what is wrong with the dataset */ }
-  if (place.dataset.asked !== asked) return;
+  let findings = [], none = false;
   const refused = details.filter(detail => detail.code === "refused_by_template" && detail.loc === "dataset_id");
+  try {
+    findings = await findingsOf(job);
+    none = await isAll(job, "dataset_id", countOf([...findings.filter(isOfRows), ...refused]));
+  } catch { /* the plan says what is wrong with the dataset */ }
+  if (place.dataset.asked !== asked) return;
   place.hidden = !findings.length && !refused.length;
-  if (!place.hidden) place.replaceChildren(...draw(job, findings, refused, skip, repaired));
+  if (!place.hidden) place.replaceChildren(...draw(job, findings, refused, none, skip, repaired));
 }
 
-/** @param {Record<string, any>} job @param {any[]} findings @param {any[]} refused @param {(skip: boolean) => void} skip @param {() => void} repaired */
-function draw(job, findings, refused, skip, repaired) {
-  const rows = findings.filter(found => OF_ROWS.includes(found.code)), count = [...findings, ...refused].reduce((sum, found) => sum + found.count, 0);
-  const what = rows.length || refused.length ? "row" : "line", cannot = what === "row" ? "cannot be used for training" : "of the file could not be read";
-  const list = make("ul", undefined, { class: "bad-rows-list" }, [...findings.map(found => item(job, found.message, found.rows, OF_ROWS.includes(found.code))), ...refused.map(detail => item(job, detail.message, detail.rows, true))]);
-  if (job.hyperparameters.skip_bad_rows) {
+/** @param {any} found a finding */
+const isOfRows = found => OF_ROWS.includes(found.code);
+
+/** @param {Record<string, any>} job @param {any[]} findings @param {any[]} refused @param {boolean} none whether no row is left that could be used @param {(skip: boolean) => void} skip @param {() => void} repaired */
+function draw(job, findings, refused, none, skip, repaired) {
+  const rows = findings.filter(isOfRows), count = countOf([...rows, ...refused]), lines = countOf(findings) - countOf(rows);
+  const both = [count ? plural(count, "row") : "", lines ? plural(lines, "line") : ""].filter(Boolean).join(" and ");
+  const said = [count ? `${plural(count, "row")} cannot be used for training` : "", lines ? `${plural(lines, "line")} of the file could not be read` : ""].filter(Boolean).join(" and ");
+  const list = make("ul", undefined, { class: "bad-rows-list" }, [...findings.map(found => item(job, found.message, found.rows, isOfRows(found))), ...refused.map(detail => item(job, detail.message, detail.rows, true))]);
+  if (job.hyperparameters.skip_bad_rows && !none) {
     const undo = make("button", "Do not skip them", { class: "btn", "data-variant": "outline", "data-size": "sm", type: "button" });
     undo.addEventListener("click", () => skip(false));
-    return [make("p", undefined, { class: "bad-rows-title" }, [icon("check"), make("strong", `${plural(count, what)} will be skipped`)]), list, make("div", undefined, { class: "row" }, [undo])];
+    return [make("p", undefined, { class: "bad-rows-title" }, [icon("check"), make("strong", `${both} will be skipped`)]), list, make("div", undefined, { class: "row" }, [undo])];
   }
   const problem = make("div", undefined, { hidden: "" }), buttons = make("div", undefined, { class: "row" });
-  if (rows.length) {
-    const repair = make("button", undefined, { class: "btn", type: "button" }, [icon("wrench"), make("span", `Drop ${plural(rows.reduce((sum, found) => sum + found.count, 0), "row")} from the dataset`)]);
-    repair.addEventListener("click", () => void mend(job, repair, problem, repaired));
-    buttons.append(repair);
-  }
-  const leave = make("button", undefined, { class: "btn", "data-variant": rows.length ? "outline" : "", type: "button" }, [icon("skip-forward"), make("span", `Skip ${plural(count, what)} in this job`)]);
-  leave.addEventListener("click", () => skip(true));
-  buttons.append(leave, make("a", "Fix them by hand", { class: "btn", "data-variant": "ghost", href: `/datasets/${job.dataset_id}?tab=validation` }));
-  return [make("p", undefined, { class: "bad-rows-title" }, [icon("triangle-alert"), make("strong", `${plural(count, what)} ${cannot}`)]), list, buttons, problem];
+  /** @param {string} name of an icon @param {string} text @param {(button: HTMLElement) => void} act */
+  const add = (name, text, act) => {
+    const button = make("button", undefined, { class: "btn", "data-variant": buttons.childElementCount ? "outline" : "primary", type: "button" }, [icon(name), make("span", text)]);
+    button.addEventListener("click", () => act(button));
+    buttons.append(button);
+  };
+  if (rows.some(found => found.repair === "answer_lists")) add("wrench", "Keep the first answer of each row", button => void mend(job, { answer_lists: "first" }, "one answer in a row", button, problem, repaired));
+  if (rows.length && !none) add("wrench", `Drop ${plural(countOf(rows), "row")} from the dataset`, button => void mend(job, { drop_bad_rows: true }, "these rows left out", button, problem, repaired));
+  if (!none) add("skip-forward", `Skip ${both} in this job`, () => skip(true));
+  buttons.append(make("a", "Fix them by hand", { class: "btn", "data-variant": buttons.childElementCount ? "ghost" : "primary", href: `/datasets/${job.dataset_id}?tab=validation` }));
+  return [make("p", undefined, { class: "bad-rows-title" }, [icon("triangle-alert"), make("strong", none ? `No row can be used for training${lines ? `, and ${plural(lines, "line")} of the file could not be read` : ""}` : said)]), list, buttons, problem];
 }
 
 /** @param {Record<string, any>} job @param {string} message @param {number[]} rows @param {boolean} linked */
@@ -75,13 +108,13 @@ function item(job, message, rows, linked) {
   return make("li", undefined, {}, [make("span", message), make("span", undefined, { class: "row small" }, [make("span", linked ? "Rows" : "Lines", { class: "muted" }), ...shown])]);
 }
 
-/** The dataset gets a version without them, and the job is looked at again. @param {Record<string, any>} job @param {HTMLElement} button @param {HTMLElement} problem @param {() => void} repaired */
-async function mend(job, button, problem, repaired) {
+/** The dataset gets a repaired version, and the job is looked at again. @param {Record<string, any>} job @param {Record<string, unknown>} repairs @param {string} words what the version has @param {HTMLElement} button @param {HTMLElement} problem @param {() => void} repaired */
+async function mend(job, repairs, words, button, problem, repaired) {
   if (button.getAttribute("aria-busy") === "true") return;
   button.setAttribute("aria-busy", "true");
   clearProblem(problem);
   try {
-    await post(`/datasets/${job.dataset_id}/repair${job.dataset_version ? `?version=${job.dataset_version}` : ""}`, { drop_bad_rows: true });
+    await post(`/datasets/${job.dataset_id}/repair${job.dataset_version ? `?version=${job.dataset_version}` : ""}`, repairs);
     for (;;) {
       const now = await call(`/datasets/${job.dataset_id}`);
       if (now.status !== "processing") {
@@ -91,7 +124,8 @@ async function mend(job, button, problem, repaired) {
       await new Promise(resolve => setTimeout(resolve, LOOK_MS));
     }
     reports.clear();
-    announce("The dataset has a new version without these rows.");
+    sizes.clear();
+    announce(`The dataset has a new version with ${words}.`);
     repaired();
   } catch (error) {
     showProblem(problem, error);

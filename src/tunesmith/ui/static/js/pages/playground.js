@@ -14,7 +14,7 @@ const KEPT = "tunesmith.playground", MOST = Number($("play")?.dataset.most ?? 0)
 
 /** @type {Column[]} */
 let columns = [];
-let shown = 0, made = 0;
+let shown = 0, made = 0, filled = ""; // the last: what a question of the data put into the system prompt
 
 /** Text with fenced code set apart; never as markup. @param {HTMLElement} place @param {string} text */
 function showText(place, text) {
@@ -390,13 +390,13 @@ function askOf(question) {
   const turns = JSON.parse(question.dataset.turns ?? "[]");
   if (turns.length) {
     if (columns.some(column => column.asking)) return;
-    const system = turns[0].role === "system" ? turns[0].content : "";
-    if (system !== $("system").value.trim()) {
-      $("system").value = system;
+    const first = turns[0].role === "system" ? 1 : 0, system = first ? turns[0].content.trim() : "", typed = $("system").value.trim();
+    if (system !== typed && (system || typed === filled)) { // what somebody typed stays where the data says nothing
+      $("system").value = filled = system;
       changed();
       openSettings(innerWidth > 1000); // what is said besides the question is to be seen
     }
-    const before = turns.slice(system ? 1 : 0, -1);
+    const before = turns.slice(first, -1);
     for (const column of columns) if (before.length) column.show(before.map(turn => ({ ...turn, pace: "from the data" })));
   }
   $("message").value = turns.at(-1)?.content ?? question.textContent ?? "";
