@@ -54,7 +54,7 @@ def show_list(
     q: Annotated[str, Query(max_length=200)] = "",
     dataset: Annotated[int | Literal[""], Query(ge=1, lt=2**63)] = "",
     sort: Annotated[str, Query(pattern=SORT.replace("(created", "(created|oldest"))] = "created",
-    order: Annotated[Literal["asc", "desc", ""], Query()] = "",
+    order: Annotated[runs.Order, Query()] = "",
     view: Annotated[Literal["", "table"], Query()] = "",
     columns: Annotated[list[str] | None, Query(max_length=MAX_COLUMNS)] = None,
     group: Annotated[str, Query(pattern=f"{VALUE}|^$")] = "",

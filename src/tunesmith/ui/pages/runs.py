@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from tunesmith.features.jobs import run_table
@@ -28,6 +28,9 @@ USUAL = (
 KINDS = (("job", "Job"), ("metric", "Metrics"), ("parameter", "Parameters"))
 
 
+Order = Literal["asc", "desc", ""]
+
+
 def order_of(sort: str, order: str) -> tuple[str, bool]:
     """The value to sort by and whether the highest comes first."""
     if sort == "oldest":
@@ -35,7 +38,7 @@ def order_of(sort: str, order: str) -> tuple[str, bool]:
     return sort, (order or natural_order(sort)) == "desc"
 
 
-def known(session: Session, sort: str, order: str, group: str) -> tuple[str, str, str]:
+def known(session: Session, sort: str, order: Order, group: str) -> tuple[str, Order, str]:
     """The same, without a value that no job has, so that an address which names one still shows the page; and the order in
     time by its own name, as the form has it."""
     has = RunRepository(session).has
