@@ -249,3 +249,31 @@ def test_a_mapping_that_cannot_be_read_is_refused_with_its_place(text: str) -> N
     with pytest.raises(ValidationError) as caught:
         ReadOptions.model_validate({"mapping": text})
     assert [problem["loc"] for problem in caught.value.errors()] == [("mapping",)]
+
+
+@pytest.mark.parametrize("odd", [
+    {"columns": None, "index": [], "data": [["q", "a"]]},
+    {"columns": 5, "data": [["q"]]},
+    {"columns": ["q"], "index": None, "data": [["x"]]},
+])  # fmt: skip
+def test_json_that_is_nearly_what_pandas_writes_is_read_or_refused(ingest: Child, odd: dict[str, Any]) -> None:
+    found = ingest(json.dumps(odd), "x.json", ok=False)
+    assert found.code in (0, 2) and "Traceback" not in found.stderr
+
+
+def test_title_lines_of_a_list_are_named(ingest: Child) -> None:
+    found = ingest(json.dumps([["My data", None], ["question", "answer"], *PAIRS]), "x.json")
+    assert found.finding("title_lines") and found.frame.rows() == PAIRS
+
+
+def test_rows_without_a_split_are_counted_together(ingest: Child) -> None:
+    words = ["train"] * 16 + ["", None, "", None]
+    rows = [{**row, "fold": word} for row, word in zip(ROWS, words, strict=True)]
+    layout = ingest(json.dumps(rows), "x.json", options={"split": "fold"}).version["layout"]
+    assert (layout["splits"], layout["num_held_out"]) == ({"train": 16, "": 4}, 4)
+
+
+@pytest.mark.parametrize("name", ["unicode_escape", "raw-unicode-escape", "idna", "punycode"])
+def test_what_is_no_encoding_of_files_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="there is no encoding"):
+        ReadOptions.model_validate({"encoding": name})

@@ -272,3 +272,17 @@ def plain_loss(folder: Path, sample: dict[str, Any]) -> float:
     with torch.no_grad():
         logits = model(ids).logits[0].float().log_softmax(-1)
     return float(-np.sum([logits[i - 1, ids[0, i]] for i in range(start, ids.shape[1])]))
+
+
+def test_rows_that_a_job_drew_from_all_rows_are_found_again(ground: Ground) -> None:
+    """Two rows are too long to be learned: they count where the rows are drawn."""
+    rows = [
+        {**row, "answer": row["answer"] + " question" * (300 if number in (3, 9) else 0)}
+        for number, row in enumerate(PAIRS)
+    ]
+    held_out = {"job_id": 1, "share": 0.25, "seed": 7, "max_length": 128, "split_by": "rows"}
+    run = ground.run(rows, recipe="evaluate", held_out=held_out, **SHORT)
+    assert run.spec.dataset is not None
+    tokenizer = load_tokenizer(run.spec.model.path, offline=True)
+    material = load_material(run, run.spec.dataset, params_of(run), tokenizer)
+    assert {question.row for question in material.questions} <= set(split_rows(48, 0.25, 7)[1].tolist())

@@ -222,3 +222,14 @@ def test_few_steps_hold_few_rows_out(rows: int, given: dict[str, Any], held_out:
     choice = choose(LORA, given, facts(rows=rows))
     assert round(choice.params["validation_split"] * rows) == held_out
     assert choice.reasons["validation_split"].endswith(".")
+
+
+def test_what_a_file_holds_out_is_a_share_whatever_is_skipped() -> None:
+    """Of 100 rows, 90 of them for testing, 85 cannot be used; of three million rows one is for testing."""
+    few = choose(LORA, {}, facts(rows=15, num_held_out=90, num_file_rows=100))
+    assert few.params["validation_split"] == 0.9 and "90 of 100 rows" in few.reasons["validation_split"]
+    one = choose(LORA, {}, facts(rows=3_000_000, num_held_out=1))
+    assert 0 < one.params["validation_split"] < 1e-6
+    beside = choose(LORA, {}, facts(rows=100, num_held_out=20, has_eval_dataset=True))
+    assert beside.params["validation_split"] == 0.0 and "are left out" in beside.reasons["validation_split"]
+    assert beside.estimate == choose(LORA, {}, facts(rows=80, has_eval_dataset=True)).estimate

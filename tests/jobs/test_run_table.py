@@ -13,8 +13,10 @@ from tests.jobs.conftest import custom
 from tunesmith.core.clock import utc_now
 from tunesmith.core.events import EvaluationEvent, MetricsEvent, StepEvent
 from tunesmith.features.jobs.lifecycle import Lifecycle
+from tunesmith.features.jobs.run_table import address
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.live.bus import Bus
+from tunesmith.schemas.runs import RunTable
 
 RANKS = (8, 16, 8, None, "auto", 4, 16)
 NAMES = tuple(f"run {number}" for number in range(1, len(RANKS) + 1))
@@ -142,3 +144,18 @@ def test_a_view_is_saved_replaced_and_opened_by_its_address(client: TestClient) 
     assert client.post("/jobs/views", json={"name": "x", "view": {"sort": "nothing"}}).status_code == 422
     assert client.delete(f"/jobs/views/{made['id']}").status_code == 204
     assert client.get("/jobs/views").json() == []
+
+
+def test_a_name_that_reads_like_a_number_is_found(client: TestClient) -> None:
+    with state(client).database.unit_of_work() as session:
+        session.get(JobRow, 1).model = "2024"
+    for condition, number in (("model=2024", 1), ("param.lora_r=8", RANKS.index(8) + 1)):
+        found = client.get("/jobs/", params={"where": condition}).json()["items"]
+        assert number in [job["id"] for job in found]
+
+
+def test_an_address_keeps_the_order_and_no_jobs_have_no_groups(make_client: Callable[..., TestClient]) -> None:
+    view = RunTable(sort="metric.eval_loss.best", order="desc")
+    assert "order=desc" in address(view)
+    answer = make_client(cpu_slots=0).get("/jobs/groups", params={"group": "status"})
+    assert (answer.status_code, answer.json()["groups"]) == (200, [])

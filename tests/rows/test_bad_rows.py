@@ -22,6 +22,7 @@ from tunesmith.dataprep.bad_rows import bad_rows, bad_rows_of
 from tunesmith.dataprep.conversion import convert
 from tunesmith.dataprep.repair import repair
 from tunesmith.recipes.blocks.split import split_by_content, split_usable
+from tunesmith.recipes.row_check import known_bad_rows
 from tunesmith.schemas.datasets import RepairRequest
 
 PAIR = {"question": "question", "answer": "answer"}
@@ -142,3 +143,25 @@ def test_counts_are_spelled_as_people_do() -> None:
     )
     assert rows_named([4]) == "row 4" and rows_named([4, 9]) == "rows 4 and 9"
     assert rows_named(range(1, 8)) == "rows 1, 2, 3, 4, 5 and 2 more" and rows_named([4], 166) == "rows 4 and 165 more"
+
+
+@pytest.mark.parametrize(("lines", "named"), [([4], "line 4 of the file"), ([], "line 3 of the file")])
+def test_lines_that_became_no_rows_are_named_alone(lines: list[int], named: str) -> None:
+    finding = {
+        "level": "error",
+        "code": "bad_json",
+        "message": "1 line was left out",
+        "rows": [3],
+        "lines": lines,
+        "count": 1,
+    }
+    found = known_bad_rows([finding])
+    assert found is not None and found.count == 0
+    assert found.problem("x") == found.skipped("x") == f"1 line was left out ({named})."
+    assert rows_named([]) == ""
+
+
+@pytest.mark.parametrize("blank", ["\x1f", " \u3000\x1c ", ""])
+def test_what_is_blank_for_training_is_blank_for_the_report(tmp_path: Path, blank: str) -> None:
+    path = write(tmp_path / "x.parquet", {"question": ["q", blank, "q"], "answer": ["a", "b", "c"]})
+    assert bad_rows(path, "question_answer", PAIR).tolist() == [2]
