@@ -53,13 +53,14 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
         server = request.getfixturevalue("postgres_server")
         with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS schemathesis WITH (FORCE)")  # of a try before
             connection.execute("CREATE DATABASE schemathesis")
         base, _, query = server.partition("?")
         url = f"{base.rpartition('/')[0]}/schemathesis" + (f"?{query}" if query else "")
     home = tmp_path_factory.mktemp("home")
     app = create_app(Settings(home=home, database_url=url, hub_offline=True, custom_scripts=True))
     with serve(app) as host:
-        with httpx.Client(base_url=f"http://{host}/api/v1") as client:
+        with httpx.Client(base_url=f"http://{host}/api/v1", timeout=60) as client:
             fill(client)
         yield f"http://{host}"
     kill_processes_of(home)
