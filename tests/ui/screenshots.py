@@ -86,7 +86,7 @@ def account_pages(browser: Any, url: str) -> int:
                     page.fill("[name=username]", "ada")
                     page.fill("[name=password]", PASSWORD)
                     with page.expect_navigation():
-                        page.click("main form button")
+                        page.click("main form [type=submit]")
                 page.goto("about:blank")
                 take(page, url, path, PLACE / f"team-{name_of(path)}-{width}-{theme}.png")
                 count += 1

@@ -217,7 +217,7 @@ def test_a_viewer_sees_it_and_gets_no_buttons(tmp_path: Path, tiny_model: Path, 
         page.fill("[name=username]", "linus")
         page.fill("[name=password]", PASSWORD)
         with page.expect_navigation():
-            page.click("main form button")
+            page.click("main form [type=submit]")
         page.goto(f"{team.url}/deployments")
         assert not page.get_by_role("link", name="Deploy a model").count()
         page.get_by_role("link", name="bot", exact=True).click()
