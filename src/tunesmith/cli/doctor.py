@@ -1,4 +1,4 @@
-"""`tunesmith doctor`: what is wrong here, and how to mend it. Needs no server."""
+"""`tunesmith doctor`: what is wrong here, and how to fix it. Needs no server."""
 
 from __future__ import annotations
 

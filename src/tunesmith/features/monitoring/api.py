@@ -119,7 +119,7 @@ def run_cleanup(name: CleanupName, monitor: Monitoring) -> CleanupDone:
     return done
 
 
-@router.get("/doctor", summary="What is wrong, and how to mend it")
+@router.get("/doctor", summary="What is wrong, and how to fix it")
 @needs(Scope.ADMIN)
 def doctor(state: State) -> list[DoctorCheck]:
     """Every check, with a remedy where it is not well."""

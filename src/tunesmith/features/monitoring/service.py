@@ -1,4 +1,4 @@
-"""The machine and the server: what there is, what is used, what is wrong and how to mend it."""
+"""The machine and the server: what there is, what is used, what is wrong and how to fix it."""
 
 from __future__ import annotations
 

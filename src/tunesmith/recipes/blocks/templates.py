@@ -131,7 +131,7 @@ class Renderer:
         return JobFailure(
             FailureCode.BAD_DATA,
             f"The chat template of the model {name} {what} for one conversation.",
-            hint="Use another model, or mend chat_template.jinja or tokenizer_config.json in its folder.",
+            hint="Use another model, or fix chat_template.jinja or tokenizer_config.json in its folder.",
         )
 
 

@@ -53,8 +53,8 @@ HUB_SORTS = {
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3.1", "llama3.2", "llama3.3", "gemma", "cc-by-4.0", "openrail")
 OF_THE_RUN = {
     "training_s": "Training time",
-    "evaluation_s": "Time for evaluations",
-    "checkpoint_s": "Time for checkpoints",
+    "evaluation_s": "Evaluation time",
+    "checkpoint_s": "Checkpoint time",
     "train_steps": "Steps",
 }
 METRICS = {

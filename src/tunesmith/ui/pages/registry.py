@@ -38,8 +38,8 @@ NAMES = {
     "perplexity": "Perplexity on held-out rows",
     "check_perplexity": "Perplexity on the check text",
     "training_s": "Training time (s)",
-    "evaluation_s": "Time for evaluations (s)",
-    "checkpoint_s": "Time for checkpoints (s)",
+    "evaluation_s": "Evaluation time (s)",
+    "checkpoint_s": "Checkpoint time (s)",
 }
 LINEAGE = (
     "job_name", "method", "dataset_id", "dataset_name", "dataset_digest", "base_revision", "code_version", "parent_version",

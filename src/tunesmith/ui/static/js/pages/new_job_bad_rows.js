@@ -95,8 +95,8 @@ function draw(job, findings, refused, none, skip, repaired) {
     button.addEventListener("click", () => act(button));
     buttons.append(button);
   };
-  if (rows.some(found => found.repair === "answer_lists")) add("wrench", "Keep the first answer of each row", button => void mend(job, { answer_lists: "first" }, "one answer in a row", button, problem, repaired));
-  if (rows.length && !none) add("wrench", `Drop ${plural(countOf(rows), "row")} from the dataset`, button => void mend(job, { drop_bad_rows: true }, "these rows left out", button, problem, repaired));
+  if (rows.some(found => found.repair === "answer_lists")) add("wrench", "Keep the first answer of each row", button => void repairRows(job, { answer_lists: "first" }, "one answer in a row", button, problem, repaired));
+  if (rows.length && !none) add("wrench", `Drop ${plural(countOf(rows), "row")} from the dataset`, button => void repairRows(job, { drop_bad_rows: true }, "these rows left out", button, problem, repaired));
   if (!none) add("skip-forward", `Skip ${both} in this job`, () => skip(true));
   buttons.append(make("a", "Fix them by hand", { class: "btn", "data-variant": buttons.childElementCount ? "ghost" : "primary", href: `/datasets/${job.dataset_id}?tab=validation` }));
   return [make("p", undefined, { class: "bad-rows-title" }, [icon("triangle-alert"), make("strong", none ? `No row can be used for training${lines ? `, and ${plural(lines, "line")} of the file could not be read` : ""}` : said)]), list, buttons, problem];
@@ -109,7 +109,7 @@ function item(job, message, rows, linked) {
 }
 
 /** The dataset gets a repaired version, and the job is looked at again. @param {Record<string, any>} job @param {Record<string, unknown>} repairs @param {string} words what the version has @param {HTMLElement} button @param {HTMLElement} problem @param {() => void} repaired */
-async function mend(job, repairs, words, button, problem, repaired) {
+async function repairRows(job, repairs, words, button, problem, repaired) {
   if (button.getAttribute("aria-busy") === "true") return;
   button.setAttribute("aria-busy", "true");
   clearProblem(problem);
