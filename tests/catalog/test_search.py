@@ -14,8 +14,8 @@ from tests.catalog.ground import make_base, stand_in_hub
 from tunesmith.app import create_app
 from tunesmith.features.catalog import hub
 from tunesmith.features.catalog.memory import needs, usual_shape
-from tunesmith.recipes.auto import Machine
 from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.planning import Machine
 from tunesmith.settings import Settings
 
 

@@ -14,10 +14,11 @@ from tunesmith.core.job_spec import JobSpec, ModelRef, ResourceRequest
 from tunesmith.features.jobs.planning import find_pace
 from tunesmith.features.jobs.submission import Checked
 from tunesmith.features.jobs.tables import JobRow
-from tunesmith.recipes.auto import Choice, Facts, Machine, flop_per_token
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.duration import GUESSED, SAME, SIMILAR
 from tunesmith.recipes.model_info import read_model_info
+from tunesmith.recipes.planning import Facts, Machine, Plan
+from tunesmith.recipes.sft_plan import flop_per_token
 from tunesmith.schemas.jobs import JobCreate
 from tunesmith.storage.database import Database, Session
 
@@ -51,7 +52,7 @@ def finished(session: Session, folder: Path, **changes: Any) -> None:
 def wanted(method: str, model: Path, device: str = "cpu") -> Checked:
     facts = Facts(machine=Machine(device, 2**34), model=read_model_info(model), num_rows=10)
     ref = ModelRef(name="tests/tiny", path=str(model))
-    return Checked(get_recipe(method), ref, None, None, Choice({}, {}, {}), ResourceRequest(), facts, JobCreate())
+    return Checked(get_recipe(method), ref, None, None, Plan({}, {}, {}), ResourceRequest(), facts, JobCreate())
 
 
 def test_the_nearest_job_counts_and_none_is_a_guess(session: Session, tiny_model: Path) -> None:

@@ -8,11 +8,12 @@ from tests.jobs.test_auto import LORA, QLORA, STANDARD, facts
 from tests.parameters import PAGE, page
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.recipe import Recipe
-from tunesmith.recipes.auto import Lengths, choose
 from tunesmith.recipes.catalog import RECIPES
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.describing import GROUPS, Setting, describe
 from tunesmith.recipes.duration import Pace, duration, guessed_pace
+from tunesmith.recipes.planning import Lengths
+from tunesmith.recipes.sft_plan import choose
 
 
 def test_the_page_of_settings_is_what_the_classes_say() -> None:

@@ -149,7 +149,7 @@ def read_config(path: Path) -> TrainConfig:
 def check_settings(config: TrainConfig) -> None:
     """Raise `InvalidInput` for parameters that the method does not have, or that have wrong values."""
     recipe = get_recipe(config.method)
-    needed = {"model": recipe.needs_model, "training_data": recipe.needs_dataset}
+    needed = {"model": recipe.needs_model, "training_data": recipe.data.is_needed}
     if missing := [name for name, is_needed in needed.items() if is_needed and getattr(config, name) is None]:
         details = [{"loc": name, "message": f"method {recipe.name} needs it"} for name in missing]
         raise InvalidInput(f"The file has no {' and no '.join(missing)}.", details=details)

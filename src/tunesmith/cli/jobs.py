@@ -92,7 +92,7 @@ def create(
 ) -> None:
     """Make a training job. What is left out is chosen from model, data and machine."""
     recipe = get_recipe(method)
-    needed = {"--model": recipe.needs_model and model is None, "--dataset": recipe.needs_dataset and dataset is None}
+    needed = {"--model": recipe.needs_model and model is None, "--dataset": recipe.data.is_needed and dataset is None}
     if missing := [flag for flag, is_missing in needed.items() if is_missing]:
         raise InvalidInput(f"Method {method} needs {' and '.join(missing)}.", hint="See: tunesmith jobs create --help")
     resources = {"num_gpus": gpus, "cpu_threads": cpu_threads, "memory_bytes": memory_bytes}

@@ -20,9 +20,10 @@ from tunesmith.core.errors import Conflict, InvalidInput, NotFound, TunesmithErr
 from tunesmith.core.job_dir import JobDir, read_new_events, write_atomic
 from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, ModelRef
 from tunesmith.core.words import plural
-from tunesmith.recipes.auto import Facts, Lengths, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.planning import Facts, Lengths, read_machine
+from tunesmith.recipes.planning import plan as plan_of
 from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, checks, known_bad_rows, rated_problem
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings
@@ -85,7 +86,7 @@ def prepare(config: TrainConfig, folder: Path, *, resume: bool) -> tuple[JobDir,
         machine=read_machine(), model=info, num_rows=data.num_rows - (bad.count if bad and skips else 0), lengths=lengths,
         num_held_out=data.num_held_out, num_file_rows=data.num_rows,
     )  # fmt: skip
-    choice = choose(recipe, config.settings(), facts, auto=config.auto)
+    choice = plan_of(recipe, config.settings(), facts, auto=config.auto)
     refuse_harm(recipe.name, data.shape, rows, choice.params)
     spec = JobSpec(
         job_id=0, name=config.name or folder.name, recipe=recipe.name, params=choice.params, model=model, dataset=data,
@@ -233,7 +234,7 @@ def read_data(config: TrainConfig, folder: Path) -> tuple[DatasetRef, Lengths | 
     report = json.loads((out / "report.json").read_bytes())
     missing = [f["message"] for f in report["findings"] if f["code"] == "missing_column"]
     recipe = get_recipe(config.method)
-    if missing or about["shape"] not in recipe.shapes:
+    if missing or about["shape"] not in recipe.data.shapes:
         raise InvalidInput(
             missing[0]
             if missing

@@ -8,10 +8,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, computed_field, model_validator
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_status import JobStatus, Phase
+
+BESIDE = frozenset({"loss", "perplexity", "metrics"})
+"""Numbers that also stand beside `values`."""
 
 
 class _Event(BaseModel):
@@ -41,17 +44,40 @@ class ProgressEvent(_Event):
     unit: str = "rows"
 
 
-class StepEvent(_Event):
-    """One optimizer step, or several averaged over `logging_steps`."""
+class _Measured(_Event):
+    """What carries the numbers that a recipe's metrics name."""
+
+    values: dict[str, float]
+    """By the names of the recipe's metrics (`core.recipe.MetricSpec`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, given: Any) -> Any:
+        """Events of before had the numbers beside the rest; there they are still written, for programs that read them."""
+        if not isinstance(given, dict):
+            return given
+        found = {name: value for name, value in given.items() if name not in BESIDE}
+        if "values" not in found and (given.keys() & BESIDE):
+            found["values"] = {name: given[name] for name in ("loss", "perplexity") if given.get(name) is not None}
+            found["values"] |= given.get("metrics") or {}
+        return found
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def loss(self) -> float | None:
+        """`values["loss"]`, for programs that know no other."""
+        return self.values.get("loss")
+
+
+class StepEvent(_Measured):
+    """One step, or several averaged over `logging_steps`."""
 
     type: Literal["step"] = "step"
     step: int
     total_steps: int
-    epoch: float
+    epoch: float = 0.0
     """Passes over the training rows so far, fractional."""
-    loss: float
-    """Mean cross-entropy over supervised tokens since the last such event, nats."""
-    learning_rate: float
+    learning_rate: float | None = None
     grad_norm: float | None = None
     """Global norm before clipping."""
     tokens_per_s: float | None = None
@@ -65,15 +91,24 @@ class StepEvent(_Event):
     remaining_s: float | None = None
 
 
-class EvaluationEvent(_Event):
-    """Scores on the held-out split."""
+class EvaluationEvent(_Measured):
+    """Scores on the held-out rows."""
 
     type: Literal["evaluation"] = "evaluation"
     step: int
-    loss: float
-    perplexity: float | None = None
-    metrics: dict[str, float] = Field(default_factory=dict)
     is_best: bool = False
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def perplexity(self) -> float | None:
+        """`values["perplexity"]`, likewise."""
+        return self.values.get("perplexity")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What else was measured, likewise."""
+        return {name: value for name, value in self.values.items() if name not in ("loss", "perplexity")}
 
 
 class CheckpointEvent(_Event):

@@ -23,6 +23,8 @@ class ModelRef(_Frozen):
     path: str
     """A folder with safetensors and tokenizer files, or a hub id for the worker to resolve through the hub cache."""
     revision: str | None = None
+    kind: str = ""
+    """The name of its `ModelKind`, where that is known."""
     adapter_path: str | None = None
     """A LoRA adapter to merge into the model before training starts: continuing from a tuned model."""
 

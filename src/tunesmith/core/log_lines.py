@@ -31,6 +31,8 @@ PHASES = {
     Phase.STARTING: "Starting", Phase.LOADING: "Loading the model", Phase.TOKENIZING: "Tokenizing", Phase.COMPILING: "Compiling",
     Phase.TRAINING: "Training", Phase.EVALUATING: "Evaluating", Phase.SAVING: "Saving",
 }  # fmt: skip
+MOST_NUMBERS = 6
+"""Of one line."""
 REASONS = {
     "schedule": "on schedule", "request": "as asked for", "pause": "to pause", "best": "the best so far", "final": "the last step",
 }  # fmt: skip
@@ -58,9 +60,8 @@ def sentence_of(event: Any) -> tuple[Level, str] | None:
     if isinstance(event, StepEvent):
         return "info", _step(event)
     if isinstance(event, EvaluationEvent):
-        perplexity = f", perplexity {_short(event.perplexity)}" if event.perplexity is not None else ""
         best = ", the best so far" if event.is_best else ""
-        return "info", f"Evaluation at step {event.step:,}: held-out loss {_short(event.loss)}{perplexity}{best}."
+        return "info", f"Evaluation at step {event.step:,}: held-out {_numbers(event.values)}{best}."
     if isinstance(event, CheckpointEvent):
         size = f"{event.size_bytes / 1e6:,.1f} MB"
         return "info", f"Checkpoint of step {event.step:,} written to {event.path}, {size} ({REASONS[event.reason]})."
@@ -79,10 +80,16 @@ def same_again(sentence: str) -> str:
 
 
 def _step(event: StepEvent) -> str:
-    text = f"Step {event.step:,} of {event.total_steps:,}: loss {_short(event.loss)}"
-    if event.learning_rate or event.epoch:  # a script of one's own need not tell
+    text = f"Step {event.step:,} of {event.total_steps:,}: {_numbers(event.values)}"
+    if event.learning_rate is not None:
         text += f", learning rate {_short(event.learning_rate, 3)}"
     return f"{text}; {event.tokens_per_s:,.0f} tokens/s." if event.tokens_per_s else f"{text}."
+
+
+def _numbers(values: dict[str, float]) -> str:
+    """`loss 1.934, token accuracy 0.61`"""
+    told = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in list(values.items())[:MOST_NUMBERS]]
+    return ", ".join(told)
 
 
 def _short(number: float, digits: int = 4) -> str:

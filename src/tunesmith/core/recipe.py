@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,13 +14,58 @@ from pydantic import BaseModel
 
 from tunesmith.core import credentials
 from tunesmith.core.acting import Scope
+from tunesmith.core.completion import Finished, Result
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Control, JobSpec
+from tunesmith.core.model_kind import ModelKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """One number that a recipe reports. On steps its curve has the metric's name, on held-out rows `eval_<name>`."""
+
+    name: str
+    """The key in `values` of step and evaluation events."""
+    title: str
+    unit: str = ""
+    better: Literal["lower", "higher"] | None = "lower"
+    """None where neither is."""
+    is_primary: bool = False
+    """Whether it stands for the run: it chooses the best checkpoint, and is what lists, comparisons and gates look at."""
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Whether `value` beats what was the best so far. What is no number beats nothing."""
+        if than is None or self.better is None:
+            return math.isfinite(value)
+        return value < than if self.better == "lower" else value > than
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataContract:
+    """The rows that a recipe takes."""
+
+    shapes: tuple[str, ...] = ()
+    """Row shapes it can learn from, as in `tunesmith.dataprep.shapes`; empty: any."""
+    modality: Literal["text", "table", "image", "audio", "video"] = "text"
+    is_needed: bool = True
+    """Whether a job must have a dataset."""
+    most_sources: int = 1
+    """Datasets that one job may mix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One thing that a completed job leaves under `artifacts/`."""
+
+    type: Literal["model", "dataset", "scores", "index", "files"]
+    folder: str
+    kinds: tuple[ModelKind, ...] = ()
+    """Of a model: what it can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to train. Importing it must not import torch."""
+    """One way to make something of data. Importing it must not import torch."""
 
     name: str
     title: str
@@ -30,14 +77,22 @@ class Recipe:
     """`module:function`, imported by the worker only; called as `train(params, run)`."""
     permission: Scope
     """What whoever runs it must be allowed; a recipe that does not say cannot be made, and the server does not start."""
+    tasks: tuple[str, ...]
+    """What its models do, in the field's own words: names of `core.tasks.TASKS`. The first is the usual one."""
+    data: DataContract
+    metrics: tuple[MetricSpec, ...] = ()
+    outputs: tuple[Output, ...] = ()
     kind: Literal["training", "evaluation", "compression"] = "training"
     """What the job is for; only training makes something new out of data."""
-    produces: str
-    """Folder name under `artifacts/`, e.g. `lora_model`; empty when the recipe makes no model."""
-    shapes: tuple[str, ...] = ()
-    """Row shapes it can learn from."""
     needs_model: bool = True
-    needs_dataset: bool = True
+    """Whether a job starts from a model."""
+    base_tasks: tuple[str, ...] = ("text-generation",)
+    """What the model that it starts from may have been made for; empty: anything."""
+    plan: Callable[[Recipe, Mapping[str, Any], Any, bool], Any] | None = None
+    """`plan(recipe, given, facts, auto)`: complete settings, why each was chosen, and what the run takes
+    (`recipes.planning.Plan`); None only checks what is given."""
+    on_completed: Callable[[Finished], Sequence[Result]] | None = None
+    """What becomes of what a completed job has left; None registers its models."""
     unavailable_reason: Callable[[], str | None] = lambda: None
     """Why this machine cannot run it, with the alternative named; None when it can."""
     switch: str = ""
@@ -47,6 +102,38 @@ class Recipe:
     confines_itself: bool = False
     """Whether it keeps what it runs apart by namespaces. Its worker stays outside of the domain of `core/confinement.py`, in
     which nobody can make any."""
+
+    def __post_init__(self) -> None:
+        if sum(metric.is_primary for metric in self.metrics) > 1:
+            raise ValueError(f"Recipe {self.name} has more than one primary metric.")
+
+    @property
+    def task(self) -> str:
+        return self.tasks[0]
+
+    @property
+    def primary(self) -> MetricSpec | None:
+        """The metric that stands for a run."""
+        return next((metric for metric in self.metrics if metric.is_primary), None)
+
+    @property
+    def model_output(self) -> Output | None:
+        """The model that it makes, if it makes one."""
+        return next((output for output in self.outputs if output.type == "model"), None)
+
+    @property
+    def produces(self) -> str:
+        """The first folder under `artifacts/` that others use; empty when there is none."""
+        return next((output.folder for output in self.outputs if output.type != "scores"), "")
+
+    @property
+    def guide(self) -> str:
+        """`guide.md` beside its `train`: what it is for, the rows it takes with examples, what to expect; Markdown."""
+        package = self.train.partition(":")[0].rpartition(".")[0]
+        try:
+            return (resources.files(package) / "guide.md").read_text()
+        except (FileNotFoundError, ModuleNotFoundError):
+            return ""
 
 
 class RunContext(Protocol):

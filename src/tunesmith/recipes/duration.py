@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.core.recipe import Recipe
-from tunesmith.recipes.auto import Facts, flop_per_token, guessed_flops
+from tunesmith.recipes.planning import Facts, guessed_flops
+from tunesmith.recipes.sft_plan import flop_per_token
 
 SAME, SIMILAR, GUESSED = 1.25, 2.0, 4.0
 """How far off an estimate may be, as a factor: from the same model and method, from another model, from no job at all."""

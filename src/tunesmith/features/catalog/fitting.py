@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.features.catalog.memory import LENGTH_TOKENS, least_params, usual_shape
-from tunesmith.recipes.auto import (
+from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.gguf import GgufInfo
+from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.planning import USABLE, Facts, Machine
+from tunesmith.recipes.sft_plan import (
     FOUR_BIT_BYTES,
     HEAD_CHUNK_TOKENS,
     OPTIMIZER_BYTES,
     PROCESS_BYTES,
-    USABLE,
-    Facts,
-    Machine,
     memory_parts,
     trained_weights,
 )
-from tunesmith.recipes.catalog import get_recipe
-from tunesmith.recipes.gguf import GgufInfo
-from tunesmith.recipes.model_info import ModelInfo
 from tunesmith.schemas.models import MemoryPart, MemoryUse, Way
 
 METHODS: dict[Way, str] = {"lora": "lora", "qlora": "qlora", "full": "standard"}

@@ -6,9 +6,10 @@ import math
 from functools import cache
 from typing import Any
 
-from tunesmith.recipes.auto import USABLE, Facts, Machine, memory_parts
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.planning import USABLE, Facts, Machine
+from tunesmith.recipes.sft_plan import memory_parts
 from tunesmith.schemas.models import MemoryNeed
 
 METHODS = ("lora", "qlora", "standard")

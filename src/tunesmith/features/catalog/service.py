@@ -16,8 +16,8 @@ from tunesmith.features.catalog.library import WHOLE_MODEL_FILE, made_model
 from tunesmith.features.catalog.memory import needs
 from tunesmith.features.registry import service as registry
 from tunesmith.features.registry.naming import parse_ref
-from tunesmith.recipes.auto import Machine
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
+from tunesmith.recipes.planning import Machine
 from tunesmith.schemas.models import ModelRead, ModelSort
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session

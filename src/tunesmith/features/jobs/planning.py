@@ -10,9 +10,9 @@ from tunesmith.features.catalog import service as catalog
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.submission import Checked, check
 from tunesmith.features.jobs.tables import JobRow
-from tunesmith.recipes.auto import flop_per_token
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.duration import SAME, SIMILAR, Pace, duration, guessed_pace
+from tunesmith.recipes.sft_plan import flop_per_token
 from tunesmith.schemas.jobs import JobCreate, JobPlan, PlanCheck
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session

@@ -246,10 +246,10 @@ def methods(settings: Settings) -> list[MethodRead]:
                 sentence=recipe.sentence,
                 fields=[MethodField.model_validate(setting._asdict()) for setting in describe(recipe.params)],
                 json_schema=json_schema(recipe.params),
-                shapes=list(recipe.shapes),
+                shapes=list(recipe.data.shapes),
                 kind=recipe.kind,
                 needs_model=recipe.needs_model,
-                needs_dataset=recipe.needs_dataset,
+                needs_dataset=recipe.data.is_needed,
                 permission=recipe.permission,
                 why_not=permission.why_not(settings, recipe),
             )

@@ -26,9 +26,10 @@ from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.training_data import TrainingData, find_data
 from tunesmith.live.bus import Bus
-from tunesmith.recipes.auto import Choice, Facts, choose, read_machine
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
+from tunesmith.recipes.planning import Facts, Plan, read_machine
+from tunesmith.recipes.planning import plan as plan_of
 from tunesmith.recipes.row_check import SKIP_REMEDY, Remark, RowFacts, checks, rated_problem, skipped
 from tunesmith.schemas.jobs import FollowUp, JobClone, JobCreate
 from tunesmith.settings import Settings
@@ -45,7 +46,7 @@ class Checked(NamedTuple):
     model: ModelRef | None
     data: TrainingData | None
     eval_data: TrainingData | None
-    choice: Choice
+    choice: Plan
     resources: ResourceRequest
     facts: Facts
     """What the choice rests on."""
@@ -113,9 +114,9 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
         num_file_rows=data.ref.num_rows if data else 0,
         num_eval_rows=eval_data.ref.num_rows if eval_data else 0,
     )
-    choice = Choice({}, {}, {})
+    choice = Plan({}, {}, {})
     try:
-        choice = choose(recipe, body.hyperparameters, facts, auto=body.auto)
+        choice = plan_of(recipe, body.hyperparameters, facts, auto=body.auto)
     except InvalidInput as error:
         problems.add_error("hyperparameters", error)
     remarks = _row_problems(recipe, data, rows, choice, problems)
@@ -128,7 +129,7 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
 
 
 def _row_problems(
-    recipe: Recipe, data: TrainingData | None, rows: RowFacts | None, choice: Choice, problems: Problems
+    recipe: Recipe, data: TrainingData | None, rows: RowFacts | None, choice: Plan, problems: Problems
 ) -> list[Remark]:
     """What the model makes of the rows; what goes too far is added to `problems`."""
     if data and (rated := rated_problem(data.ref.shape, choice.params, recipe.name)):
@@ -312,7 +313,7 @@ def _data(
 ) -> TrainingData | None:
     """The rows, in a shape that `recipe` learns from."""
     if dataset_id is None:
-        if recipe.needs_dataset:
+        if recipe.data.is_needed:
             problems.add(loc, f"{recipe.name} needs a dataset", "Choose one from the list of datasets.")
         return None
     try:
@@ -320,10 +321,10 @@ def _data(
     except TunesmithError as error:
         problems.add_error(loc, error)
         return None
-    if recipe.shapes and data.ref.shape not in recipe.shapes:
+    if recipe.data.shapes and data.ref.shape not in recipe.data.shapes:
         problems.add(
             loc,
-            f"its rows are of shape {data.ref.shape or 'unknown'}; {recipe.name} learns from {', '.join(recipe.shapes)}",
+            f"its rows are of shape {data.ref.shape or 'unknown'}; {recipe.name} learns from {', '.join(recipe.data.shapes)}",
             "Tell which columns hold what: PATCH the dataset with a shape and a mapping.",
         )
     return data

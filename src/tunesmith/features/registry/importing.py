@@ -22,14 +22,15 @@ from tunesmith.core.errors import BadData, InvalidInput, NotFound, TooLarge
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.recipe import Outcome
 from tunesmith.features.accounts import quotas
-from tunesmith.features.registry import describing, service
+from tunesmith.features.registry import service
 from tunesmith.features.registry.exporting import ABOUT
 from tunesmith.features.registry.naming import check_name, is_name, number_of
 from tunesmith.features.registry.service import NewVersion
 from tunesmith.features.registry.signing import FILE_NAME
 from tunesmith.features.registry.store import Store
 from tunesmith.features.registry.tables import VersionRow
-from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.catalog import get_recipe, kind_of
+from tunesmith.recipes.language_models import base_of_adapter
 from tunesmith.schemas.registry import ImportCreate
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
@@ -119,10 +120,12 @@ def _register(settings: Settings, database: Database, new: NewVersion) -> Versio
 
 
 def _of_path(path: Path, body: ImportCreate, within: Path | None) -> NewVersion:
-    kind = describing.kind_of(path)
+    kind = kind_of(path)
     name = body.name or _as_name(path.stem if path.is_file() else path.name)
-    base = body.base_model or (describing.base_of_adapter(path) if kind == "adapter" else None)
-    return _with(body, name, NewVersion(name=name, sources={kind: path}, kind=kind, base_model=base, within=within))
+    base = body.base_model or (base_of_adapter(path) if kind.needs_base else None)
+    return _with(
+        body, name, NewVersion(name=name, sources={kind.name: path}, kind=kind.name, base_model=base, within=within)
+    )
 
 
 def _of_job(settings: Settings, job_id: int, body: ImportCreate) -> NewVersion:
@@ -133,7 +136,7 @@ def _of_job(settings: Settings, job_id: int, body: ImportCreate) -> NewVersion:
     folder = job_dir.artifacts / get_recipe(spec.recipe).produces if spec else None
     if spec is None or folder is None or folder == job_dir.artifacts or not folder.is_dir():
         raise NotFound(f"Job {job_id} has no finished model.", hint="Wait until it is completed.")
-    kind = describing.kind_of(folder)
+    kind = kind_of(folder).name
     sources = {kind: folder} | {
         part: job_dir.artifacts / part for part in ("report", "base_model") if (job_dir.artifacts / part).is_dir()
     }

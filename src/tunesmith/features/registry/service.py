@@ -13,8 +13,8 @@ from tunesmith.core.acting import current
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.model_kind import Description
 from tunesmith.core.version import VERSION
-from tunesmith.features.registry import describing
 from tunesmith.features.registry.naming import (
     LATEST,
     RESERVED,
@@ -35,11 +35,11 @@ from tunesmith.features.registry.repository import (
 )
 from tunesmith.features.registry.store import Store, Told, digest_of
 from tunesmith.features.registry.tables import RegisteredRow, RegistryEventRow, VersionRow
+from tunesmith.recipes.catalog import get_kind
 from tunesmith.recipes.model_info import CODE_SUFFIXES, PICKLE_SUFFIXES
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
-KINDS = ("adapter", "model", "gguf")
 CHAMPION = "champion"
 LEFT_OUT = (*PICKLE_SUFFIXES, *CODE_SUFFIXES)
 MAX_NAMES = 1000
@@ -58,7 +58,7 @@ class NewVersion:
     """What belongs to it → folder or file. The one called like the kind is the model itself and lies at the top of the
     version's folder; others, such as `report`, or the `base_model` of an adapter over a merged base, in folders of their own."""
     kind: str
-    """`adapter`, `model` or `gguf`."""
+    """The name of its `ModelKind`."""
     job_id: int | None = None
     base_model: str | None = None
     """As the user knows it."""
@@ -84,7 +84,7 @@ class Prepared(NamedTuple):
     """Its files, in the store already."""
 
     files: dict[str, Any]
-    description: describing.Description
+    description: Description
     left_out: list[str]
     """Files that were there and are not kept: code, and formats that can run it."""
 
@@ -92,14 +92,11 @@ class Prepared(NamedTuple):
 def prepare(settings: Settings, new: NewVersion, told: Told = lambda _bytes: None) -> Prepared:
     """Check a model's files and copy them into the store. Slow for large models, and touches no database: call it outside of
     a transaction. Raises `InvalidInput`, `UnsupportedFormat`, `BadData` or `NotFound` naming what cannot be used."""
-    if new.kind not in KINDS or new.kind not in new.sources:
-        raise InvalidInput(
-            f"{new.kind!r} is no kind of model that can be registered.", hint=f"One of {', '.join(KINDS)}."
-        )
+    kind, source = get_kind(new.kind), new.sources[new.kind]
     check_name(new.name)
     base = new.sources.get("base_model") or new.lineage.get("base_path")
     base_path = Path(base) if base and Path(base).is_dir() else None
-    description = describing.describe(new.kind, new.sources[new.kind], base_path)
+    description = kind.describe(source, base_path)
     store = Store(settings)
     found = {name: path for part, source in new.sources.items() for name, path in _files(part, source, new)}
     left_out = sorted(name for name in found if name.lower().endswith(LEFT_OUT))
@@ -148,9 +145,9 @@ def register(settings: Settings, session: Session, new: NewVersion, prepared: Pr
     if prepared.left_out:
         lineage["left_out"] = prepared.left_out
     row = VersionRow(
-        name=new.name, version=version, number=number, kind=new.kind, framework=describing.FRAMEWORKS[new.kind],
+        name=new.name, version=version, number=number, kind=new.kind, framework=get_kind(new.kind).framework,
         job_id=new.job_id, base_model=new.base_model, lineage={"job_id": new.job_id, "base_model": new.base_model, **lineage},
-        architecture=prepared.description.architecture, hyperparameters=storable(dict(new.hyperparameters)),
+        architecture=_architecture(new, prepared.description), hyperparameters=storable(dict(new.hyperparameters)),
         num_parameters=prepared.description.num_parameters, files=prepared.files, digest=digest_of(prepared.files),
         size_bytes=sum(about["size_bytes"] for about in prepared.files.values()), metrics=storable(dict(new.metrics)), scores={},
         stage="none", tags=tags, notes=new.notes, created_at=utc_now(),
@@ -159,6 +156,14 @@ def register(settings: Settings, session: Session, new: NewVersion, prepared: Pr
     versions.add(row)
     record(session, row.name, row.version, "registered", {"kind": row.kind, "job_id": row.job_id}, by=new.owner)
     return row
+
+
+def _architecture(new: NewVersion, found: Description) -> dict[str, Any]:
+    """What is known of the model besides its files: its task, what it tells apart, what it takes."""
+    told: dict[str, Any] = {"task": found.task or get_kind(new.kind).tasks[0]}
+    told |= {"labels": list(found.labels)} if found.labels else {}
+    told |= {"inputs": [dict(column) for column in found.inputs]} if found.inputs else {}
+    return {**found.architecture, **told}
 
 
 def _named(names: NameRepository, new: NewVersion) -> RegisteredRow:
@@ -287,15 +292,16 @@ def model_ref(settings: Settings, row: VersionRow, find_base: Callable[[str], Mo
     folder. `find_base` tells where a base model is by its name. Raises what it raises, and `Conflict`."""
     folder = verified_folder(settings, row)
     name = f"{row.name}@{row.version}"
-    if row.kind == "gguf":
-        return ModelRef(name=name, path=str(gguf_file(folder)))
-    if row.kind == "model":
-        return ModelRef(name=name, path=str(folder))
+    kind = get_kind(row.kind)
+    if not kind.needs_base:
+        return ModelRef(name=name, path=str(kind.opens(folder)), kind=kind.name)
     merged, known = folder / "base_model", row.lineage.get("base_path")
     if merged.is_dir():
-        return ModelRef(name=name, path=str(merged), adapter_path=str(folder))
+        return ModelRef(name=name, path=str(merged), kind=kind.name, adapter_path=str(folder))
     if known and Path(known).is_dir():
-        return ModelRef(name=name, path=known, revision=row.lineage.get("base_revision"), adapter_path=str(folder))
+        return ModelRef(
+            name=name, path=known, revision=row.lineage.get("base_revision"), kind=kind.name, adapter_path=str(folder)
+        )
     if not row.base_model:
         raise NotFound(
             f"{name} is an adapter, and nobody has said over which model.", hint="Import it with a base_model."
@@ -305,15 +311,7 @@ def model_ref(settings: Settings, row: VersionRow, find_base: Callable[[str], Mo
         raise NotFound(
             f"The model under {name} is itself an adapter and not kept with it.", hint="Register the merged model."
         )
-    return base.model_copy(update={"name": name, "adapter_path": str(folder)})
-
-
-def gguf_file(folder: Path) -> Path:
-    """The file of a GGUF version. Raises `NotFound`."""
-    found = sorted(folder.glob("*.gguf"))
-    if not found:
-        raise NotFound("The version has no GGUF file.", hint="Register it again.")
-    return found[0]
+    return base.model_copy(update={"name": name, "kind": kind.name, "adapter_path": str(folder)})
 
 
 # -- what is added later ----------------------------------------------------------------------------------------------

@@ -339,7 +339,7 @@ class Loop:
                 step=step,
                 total_steps=self.total_steps,
                 epoch=step / self.steps_per_epoch,
-                loss=since["loss"] / since["steps"],
+                values={"loss": since["loss"] / since["steps"]},
                 learning_rate=learning_rate,
                 grad_norm=norm,
                 tokens_seen=tokens_seen,
@@ -405,9 +405,10 @@ class Loop:
         self.run.report(
             EvaluationEvent(
                 step=self.state.step,
-                loss=scores["eval_loss"],
-                perplexity=scores["perplexity"],
-                metrics={"token_accuracy": scores["token_accuracy"]},
+                values={
+                    "loss": scores["eval_loss"],
+                    **{name: scores[name] for name in ("perplexity", "token_accuracy")},
+                },
                 is_best=better,
             )
         )

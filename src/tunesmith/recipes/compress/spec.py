@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tunesmith.core.acting import Scope
-from tunesmith.core.recipe import Recipe
+from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.hyperparameters import about
+from tunesmith.recipes.language_models import GGUF, LANGUAGE_MODEL
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 Format = Literal[
@@ -128,7 +129,7 @@ RECIPE = Recipe(
     train="tunesmith.recipes.compress.train:train",
     permission=Scope.TRAIN,
     kind="compression",
-    produces="compressed",
-    shapes=CAUSAL_LM_SHAPES,
-    needs_dataset=False,
+    tasks=("text-generation",),
+    data=DataContract(shapes=CAUSAL_LM_SHAPES, is_needed=False),
+    outputs=(Output(type="model", folder="compressed", kinds=(GGUF, LANGUAGE_MODEL)),),
 )

@@ -138,15 +138,13 @@ class ScriptOutput:
         step = int(numbers.pop("step")) if 0 <= numbers.get("step", -1.0) < MAX_STEP else None
         total_steps = int(numbers.pop("total_steps")) if 0 <= numbers.get("total_steps", -1.0) < MAX_STEP else 0
         if step is not None and "loss" in numbers:
-            values: dict[str, Any] = {"epoch": 0.0, "learning_rate": 0.0}
-            values |= {name: numbers.pop(name) for name in STEP_FIELDS if name in numbers}
-            self._run.report(
-                StepEvent(step=step, total_steps=max(step, total_steps), loss=numbers.pop("loss"), **values)
-            )
+            fields: dict[str, Any] = {name: numbers.pop(name) for name in STEP_FIELDS if name in numbers}
+            values = {"loss": numbers.pop("loss")}
+            self._run.report(StepEvent(step=step, total_steps=max(step, total_steps), values=values, **fields))
         if step is not None and "eval_loss" in numbers:
-            self._run.report(
-                EvaluationEvent(step=step, loss=numbers["eval_loss"], perplexity=numbers.get("perplexity"))
-            )
+            values = {"loss": numbers["eval_loss"]}
+            values |= {"perplexity": numbers["perplexity"]} if "perplexity" in numbers else {}
+            self._run.report(EvaluationEvent(step=step, values=values))
         rest = dict(list(numbers.items())[:MAX_VALUES])
         for name, value in rest.items():
             if name in self.metrics or len(self.metrics) < MAX_VALUES:

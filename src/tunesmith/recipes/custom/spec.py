@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.core.acting import Scope
-from tunesmith.core.recipe import Recipe
+from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.custom import isolation
 from tunesmith.recipes.hyperparameters import about
 
@@ -36,9 +36,10 @@ RECIPE = Recipe(
     params=CustomParams,
     train="tunesmith.recipes.custom.train:train",
     permission=Scope.ADMIN,
-    produces="custom_model",
+    tasks=("custom",),
+    data=DataContract(is_needed=False),
+    outputs=(Output(type="files", folder="custom_model"),),
     needs_model=False,
-    needs_dataset=False,
     unavailable_reason=isolation.why_not,
     switch="custom_scripts",
     credentials=lambda spec: set(),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tunesmith.core.acting import Scope
 from tunesmith.core.credentials import of_job
 from tunesmith.core.job_spec import JobSpec
-from tunesmith.core.recipe import Recipe
+from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.hyperparameters import about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
@@ -161,7 +161,7 @@ RECIPE = Recipe(
     permission=Scope.TRAIN,
     kind="evaluation",
     credentials=credentials,
-    produces="",
-    shapes=CAUSAL_LM_SHAPES,
-    needs_dataset=False,
+    tasks=("text-generation",),
+    data=DataContract(shapes=CAUSAL_LM_SHAPES, is_needed=False),
+    outputs=(Output(type="scores", folder="evaluation"),),
 )

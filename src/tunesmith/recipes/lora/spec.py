@@ -5,8 +5,10 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from tunesmith.core.acting import Scope
-from tunesmith.core.recipe import Recipe
+from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.hyperparameters import LoraFields, about
+from tunesmith.recipes.language_models import ADAPTER, LANGUAGE_METRICS
+from tunesmith.recipes.sft_plan import choose
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 
@@ -30,6 +32,9 @@ RECIPE = Recipe(
     params=LoraParams,
     train="tunesmith.recipes.lora.train:train",
     permission=Scope.TRAIN,
-    produces="lora_model",
-    shapes=CAUSAL_LM_SHAPES,
+    tasks=("text-generation",),
+    data=DataContract(shapes=CAUSAL_LM_SHAPES),
+    metrics=LANGUAGE_METRICS,
+    outputs=(Output(type="model", folder="lora_model", kinds=(ADAPTER,)),),
+    plan=choose,
 )

@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pydantic import model_validator
 
 from tunesmith.core.acting import Scope
-from tunesmith.core.recipe import Recipe
+from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.hyperparameters import LoraFields
+from tunesmith.recipes.language_models import ADAPTER, LANGUAGE_METRICS
+from tunesmith.recipes.sft_plan import choose
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 
@@ -38,7 +40,10 @@ RECIPE = Recipe(
     params=QloraParams,
     train="tunesmith.recipes.qlora.train:train",
     permission=Scope.TRAIN,
-    produces="qlora_model",
-    shapes=CAUSAL_LM_SHAPES,
+    tasks=("text-generation",),
+    data=DataContract(shapes=CAUSAL_LM_SHAPES),
+    metrics=LANGUAGE_METRICS,
+    outputs=(Output(type="model", folder="qlora_model", kinds=(ADAPTER,)),),
+    plan=choose,
     unavailable_reason=why_not,
 )

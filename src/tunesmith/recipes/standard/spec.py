@@ -5,8 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from tunesmith.core.acting import Scope
-from tunesmith.core.recipe import Recipe
+from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.hyperparameters import SftParams, about
+from tunesmith.recipes.language_models import LANGUAGE_METRICS, LANGUAGE_MODEL
+from tunesmith.recipes.sft_plan import choose
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 
@@ -24,6 +26,9 @@ RECIPE = Recipe(
     params=StandardParams,
     train="tunesmith.recipes.standard.train:train",
     permission=Scope.TRAIN,
-    produces="standard_model",
-    shapes=CAUSAL_LM_SHAPES,
+    tasks=("text-generation",),
+    data=DataContract(shapes=CAUSAL_LM_SHAPES),
+    metrics=LANGUAGE_METRICS,
+    outputs=(Output(type="model", folder="standard_model", kinds=(LANGUAGE_MODEL,)),),
+    plan=choose,
 )

@@ -18,8 +18,8 @@ from tunesmith.features.catalog.search import search
 from tunesmith.features.chat import ratings
 from tunesmith.features.registry import service as registry
 from tunesmith.http.session import AppState, State
-from tunesmith.recipes.auto import read_machine
 from tunesmith.recipes.catalog import RECIPES
+from tunesmith.recipes.planning import read_machine
 from tunesmith.schemas.models import (
     Category,
     DownloadRead,

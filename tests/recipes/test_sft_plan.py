@@ -10,20 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.core.errors import InvalidInput
-from tunesmith.recipes.auto import (
-    GIB,
-    USABLE,
-    Facts,
-    Lengths,
-    Machine,
-    choose,
-    flop_per_token,
-    guessed_flops,
-    memory_parts,
-)  # fmt: skip
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.planning import GIB, USABLE, Facts, Lengths, Machine, guessed_flops
+from tunesmith.recipes.sft_plan import choose, memory_parts
 
 LORA, STANDARD, QLORA = get_recipe("lora"), get_recipe("standard"), get_recipe("qlora")
 

@@ -1,4 +1,4 @@
-"""Chooses the settings that a user left out, and says why. Pure but for `read_machine` and the number of cores; imports no torch.
+"""The plan of supervised fine-tuning: chooses the settings that a user left out, and says why. Pure; imports no torch.
 
 The rules: smaller models bear larger learning rates, small data sets need more passes, and the batch must fit the memory
 that is there.
@@ -7,19 +7,17 @@ that is there.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.words import plural
 from tunesmith.recipes.cadence import Work, cadence
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
+from tunesmith.recipes.planning import GIB, USABLE, Facts, Plan, guessed_flops
 
-GIB = 1024**3
 LEARNING_RATES = ((7e9, 1e-5, 5e-5), (1e9, 5e-5, 2e-4), (0.0, 1e-4, 5e-4))
 """From so many weights on: lowest and highest rate for adapters. All-weight training takes a tenth."""
 SIZE_SPANS = ((7e9, 70e9), (1e9, 7e9), (0.1e9, 1e9))
@@ -30,8 +28,6 @@ FOUR_BIT_BYTES = 0.57
 """A weight in NF4 with doubly quantised scales (arXiv:2305.14314, 4.127 bits), and its share of buffers."""
 PROCESS_BYTES = 700 * 1024**2
 """Python, torch and its libraries before any weight is loaded."""
-USABLE = 0.8
-"""Share of the memory that a job is planned to use."""
 HEAD_CHUNK_TOKENS = 512
 """Positions whose logits exist at the same time (`engine/loss.py`)."""
 MAX_EVAL_ROWS = 2000
@@ -39,75 +35,22 @@ MOST_HELD_OUT = 0.999999
 """Share of the rows that a file may hold out itself."""
 LEAST_EVAL_ROWS = 20
 """Held out of a long data set, however few steps learn from it."""
-CORE_FLOPS = 30e9
-"""What a core of a current CPU does in fp32 while training, operations a second; a guess until a job has finished here."""
 LAYER_S = 0.002
 """What a layer takes with one micro-batch, forward and backward, however small it is."""
-GPU_FLOPS = 60e12
-"""The same of a current GPU in bf16."""
 
 
-class Machine(NamedTuple):
-    """Where a job would run."""
-
-    device: str
-    """`cpu` or `cuda`."""
-    memory_bytes: int
-    """Of one device; of the machine for `cpu`."""
-    fast_bf16: bool = False
-
-
-class Lengths(NamedTuple):
-    """Tokens in a row, over the data set."""
-
-    median: int
-    p99: int
-    longest: int
-    mean: float = 0.0
-    """0 where it is not known."""
-    is_counted: bool = False
-    """Counted with the model's own tokenizer and template; else estimated from characters."""
-    whose: str = "rows"
-    """Which rows were counted, in words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """All that the choice rests on; what is unknown is None."""
-
-    machine: Machine
-    model: ModelInfo | None = None
-    num_rows: int = 0
-    lengths: Lengths | None = None
-    has_eval_dataset: bool = False
-    num_held_out: int = 0
-    """Rows that the data itself holds out."""
-    num_file_rows: int = 0
-    """Rows of the dataset with those that the job skips; 0 when it skips none."""
-    num_eval_rows: int = 0
-    """Rows of the dataset that is for evaluation alone."""
-
-
-class Choice(NamedTuple):
-    """Complete settings, why each was chosen, and what the run will take."""
-
-    params: dict[str, Any]
-    reasons: dict[str, str]
-    estimate: dict[str, Any]
-
-
-def choose(recipe: Recipe, given: Mapping[str, Any], facts: Facts, *, auto: bool = True) -> Choice:
+def choose(recipe: Recipe, given: Mapping[str, Any], facts: Facts, auto: bool = True) -> Plan:
     """Fill in what `given` leaves out. Raises `InvalidInput` naming every bad value of `given` at once."""
     given = dict(given)
     checked = check_params(recipe, given)
-    if not facts.num_rows or "learning_rate" not in recipe.params.model_fields:
-        return Choice(checked.model_dump(mode="json"), {}, {})
+    if not facts.num_rows:
+        return Plan(checked.model_dump(mode="json"), {}, {})
     picker = _Picker(recipe, given, checked.model_dump(), facts)
     picker.own_split()
     if auto:
         picker.pick_all()
     params = check_params(recipe, {**given, **picker.picked}).model_dump(mode="json")
-    return Choice(params, picker.reasons, estimate(recipe, params, picker.facts))
+    return Plan(params, picker.reasons, estimate(recipe, params, picker.facts))
 
 
 class _Picker:
@@ -365,28 +308,6 @@ def estimate(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dict[st
         "fits": None if facts.model is None else parts["total"] <= facts.machine.memory_bytes,
         "disk_bytes": disk,
     }
-
-
-def guessed_flops(device: str) -> float:
-    """Operations a second in training, before any job has finished here."""
-    return GPU_FLOPS if device == "cuda" else CORE_FLOPS * (os.cpu_count() or 1)
-
-
-def read_machine() -> Machine:
-    """The first GPU's memory, else the memory that this process may use (a container's limit counts)."""
-    import psutil
-
-    from tunesmith.core.devices import read_gpus
-    from tunesmith.core.processor import read_processor
-
-    gpus = [gpu for gpu in read_gpus() if gpu.memory_total_bytes]
-    if gpus:
-        return Machine("cuda", min(gpu.memory_total_bytes or 0 for gpu in gpus), fast_bf16=True)
-    limits = [psutil.virtual_memory().total]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(path).read_text().strip() if Path(path).is_file() else ""
-        limits += [int(text)] if text.isdigit() else []
-    return Machine("cpu", min(limits), fast_bf16=read_processor().multiplies_bf16)
 
 
 def _gib(size_bytes: float) -> str:
