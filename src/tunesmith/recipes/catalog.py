@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.metrics import MetricSpec
 from tunesmith.core.model_kind import ModelKind
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.compress.spec import RECIPE as COMPRESS
@@ -83,6 +84,11 @@ def get_recipe(name: str) -> Recipe:
         hint=f"Choose one of: {', '.join(r.name for r in RECIPES)}.",
         details=[{"loc": "method", "message": f"unknown method {name!r}"}],
     )
+
+
+def metrics_of(name: str) -> tuple[MetricSpec, ...]:
+    """What jobs of a recipe report; nothing for one that is here no more."""
+    return next((recipe.metrics for recipe in RECIPES if recipe.name == name), ())
 
 
 def get_kind(name: str) -> ModelKind:

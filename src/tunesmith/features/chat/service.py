@@ -40,7 +40,7 @@ def partner_of_job(settings: Settings, session: Session, job_id: int) -> Partner
         raise Conflict(
             f"Job {job_id} is {job.status}, so its model cannot talk yet.", hint="Wait until it is completed."
         )
-    if job.method == "custom" or not get_recipe(job.method).produces:
+    if get_recipe(job.method).model_output is None:
         raise Conflict(f"Job {job_id} made no language model to talk to.")
     return partner(settings, session, f"job:{job_id}")
 

@@ -13,6 +13,7 @@ from tunesmith.core.acting import Scope
 from tunesmith.core.credentials import of_job
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.recipe import DataContract, Output, Recipe
+from tunesmith.recipes.evaluate.result import on_completed
 from tunesmith.recipes.hyperparameters import about
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
@@ -162,6 +163,7 @@ RECIPE = Recipe(
     kind="evaluation",
     credentials=credentials,
     tasks=("text-generation",),
-    data=DataContract(shapes=CAUSAL_LM_SHAPES, is_needed=False),
+    data=DataContract(shapes=CAUSAL_LM_SHAPES, is_needed=False, falls_back_to_held_out=True),
     outputs=(Output(type="scores", folder="evaluation"),),
+    on_completed=on_completed,
 )
