@@ -12,6 +12,7 @@ from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import JobStatus, Phase, Priority
 from tunesmith.schemas.before_after import Turn
 from tunesmith.schemas.common import Wire
+from tunesmith.schemas.methods import MethodMetric
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -343,6 +344,8 @@ class Curve(BaseModel):
 
 class JobMetrics(BaseModel):
     curves: dict[str, Curve]
+    metrics: list[MethodMetric] = Field(default_factory=list)
+    """What the method says of its curves: titles, units, and which way is better."""
     num_steps: int
     """Steps recorded, before thinning."""
     last_seq: int

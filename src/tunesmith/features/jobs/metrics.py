@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.catalog import metrics_of
 from tunesmith.schemas.jobs import Curve, JobMetrics, JobResources, JobTimeline, TimeCurve, TimelineSpan
+from tunesmith.schemas.methods import MethodMetric
 from tunesmith.storage.database import Session
 
 Path = tuple[str | int, ...]
@@ -52,7 +54,8 @@ def metrics(
     prints = [body for body in jobs.bodies(job_id, "metrics", after=after) if body["step"] is not None]
     found |= {name: curve for name, curve in of_prints(_between(prints, steps), points).items() if name not in found}
     wanted = {name: curve for name, curve in found.items() if not only or name in only}
-    return JobMetrics(curves=wanted, num_steps=len({row[0] for row in rows}), last_seq=last_seq)
+    told = [MethodMetric.model_validate(asdict(metric)) for metric in metrics_of(row.method)]
+    return JobMetrics(curves=wanted, metrics=told, num_steps=len({row[0] for row in rows}), last_seq=last_seq)
 
 
 def _step_paths(jobs: JobRepository, row: JobRow) -> dict[str, Path]:

@@ -64,7 +64,9 @@ def primary(row: JobRow) -> RunMetric | None:
     scores = row.scores or {}
     name = next((name for name in (f"{HELD_OUT}{spec.name}", spec.name) if name in scores), None) if spec else None
     if spec is None or name is None:
-        return None
+        if spec is None or spec.name != "loss" or row.eval_loss is None:
+            return None
+        name, scores = "eval_loss", {"eval_loss": (row.eval_loss, row.best_eval_loss)}  # a job of before
     last, best = scores[name]
     title = title_of(name, (spec,))
     return RunMetric(name=name, title=title, unit=spec.unit, better=spec.better, last=last, best=best)
