@@ -77,8 +77,9 @@ class Plan(NamedTuple):
 
 def plan(recipe: Recipe, given: Mapping[str, Any], facts: Facts, *, auto: bool = True) -> Plan:
     """What a job of `recipe` would be. Raises `InvalidInput` naming every bad value of `given` at once."""
+    checked = check_params(recipe, dict(given))
     if recipe.plan is None:
-        return Plan(check_params(recipe, dict(given)).model_dump(mode="json"), {}, {})
+        return Plan(checked.model_dump(mode="json"), {}, {})
     made: Plan = recipe.plan(recipe, given, facts, auto)
     return made
 
