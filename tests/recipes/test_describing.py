@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.jobs.test_auto import LORA, QLORA, STANDARD, facts
+from tests.recipes.test_sft_plan import LORA, QLORA, STANDARD, facts
 from tests.parameters import PAGE, page
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.recipe import Recipe
