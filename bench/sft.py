@@ -97,7 +97,7 @@ class Bench:
         if tokens_seen != expected:
             sys.exit(
                 "Tunesmith took its rows in another order than this bench gives to the others: "
-                "bring row_order in bench/peers/rows.py in line with recipes/blocks/loop.py."
+                "bring row_order in bench/peers/rows.py in line with recipes/blocks/row_order.py."
             )
         return timeline
 

@@ -3,7 +3,7 @@
     python bench/sizes.py [--sizes 135m,1b,8b] [--length 4096] [--rows 2] [--steps 12] [--variants eager,compiled,fp8]
 
 Meant for GPUs; a CPU shows with `--sizes 135m --length 256` that it runs. Variants take turns, one step each. A step is forward,
-backward, clipping and AdamW, as `recipes/blocks/loop.py` does it; time is read once a step, after the device is done. MFU counts
+backward, clipping and AdamW, as `recipes/blocks/trainer.py` does it; time is read once a step, after the device is done. MFU counts
 four operations a weight and token, and two more for weights that are learnt, against the device's dense bf16 rate.
 """
 

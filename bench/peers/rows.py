@@ -80,7 +80,7 @@ def read_tokens(home: Path, run: Path) -> TokenisedRows:
 
 
 def row_order(num_rows: int, digest: str) -> list[int]:
-    """Tunesmith's order in the first pass, as `recipes/blocks/loop.py` has it."""
+    """Tunesmith's order in the first pass, as `recipes/blocks/row_order.py` has it."""
     order = np.random.default_rng([SEED, 0, int(digest[:16], 16)]).permutation(num_rows)
     return [int(row) for row in order]
 

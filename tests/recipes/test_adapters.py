@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import SIZES, make_tokenizer, tiny_config
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.engine.lora import lora_layers
-from tunesmith.recipes.blocks.adapter import save_adapter
+from tunesmith.recipes.blocks.adapter import add_adapter, save_adapter, tell_frozen_experts
 from tunesmith.recipes.blocks.loading import load_causal_lm
 from tunesmith.recipes.blocks.merging import write_merged
-from tunesmith.recipes.blocks.sft import add_adapter, tell_frozen_experts
 from tunesmith.recipes.lora.spec import LoraParams
 
 ROW = torch.tensor([[5, 9, 40, 7, 3, 200]])
@@ -56,7 +55,7 @@ def load(folder: Path) -> Any:
 def tuned(base: Path, folder: Path) -> Any:
     """A model with an adapter of ours that has learned something, saved as a job saves it."""
     params, model = LoraParams(lora_r=4), load(base).eval()
-    add_adapter(model, params)
+    add_adapter(model, params, params.seed)
     torch.manual_seed(4)
     with torch.no_grad():
         for _, layer in lora_layers(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.recipes.ground import Ground, events, train
-from tunesmith.recipes.blocks.loop import Loop
+from tunesmith.recipes.blocks.trainer import Trainer
 from tunesmith.worker.run import Run
 
 
@@ -15,13 +15,13 @@ def told(run: Run) -> dict[str, float]:
 
 def test_the_last_evaluation_is_not_computed_again(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated: list[int] = []
-    evaluate = Loop.evaluate
+    evaluate = Trainer.evaluate
 
-    def counted(loop: Loop) -> dict[str, float]:
-        evaluated.append(loop.state.step)
-        return evaluate(loop)
+    def counted(trainer: Trainer) -> dict[str, float]:
+        evaluated.append(trainer.state.step)
+        return evaluate(trainer)
 
-    monkeypatch.setattr(Loop, "evaluate", counted)
+    monkeypatch.setattr(Trainer, "evaluate", counted)
     run = ground.run(max_steps=3, batch_size=4, max_length=64, eval_steps=1, save_steps=3, learning_rate=0.5)
     assert train(run) == "completed" and evaluated == [1, 2, 3]
     found = {event.step: event.loss for event in events(run, "evaluation")}

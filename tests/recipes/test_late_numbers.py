@@ -15,7 +15,7 @@ from tunesmith.core.errors import JobFailure
 from tunesmith.core.events import StepEvent
 from tunesmith.core.job_dir import read_new_events, write_atomic
 from tunesmith.core.job_spec import Control
-from tunesmith.recipes.blocks import loop
+from tunesmith.recipes.blocks import trainer
 from tunesmith.worker.run import Run
 
 PARAMS: dict[str, Any] = {"max_steps": 7, "batch_size": 4, "eval_steps": 3, "save_steps": 2, "logging_steps": 2,
@@ -41,7 +41,7 @@ def pause_at(run: Run, step: int) -> None:
 def test_late_numbers_tell_the_same_story(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, late, paused = (ground.run(**PARAMS) for _ in range(3))
     assert train(at_once) == "completed"
-    monkeypatch.setattr(loop, "reads_late", lambda device, params: True)
+    monkeypatch.setattr(trainer, "reads_late", lambda device, params: True)
     assert train(late) == "completed"
     assert told(late) == told(at_once)
     adapters = [run.dir.artifacts / "lora_model" / "adapter_model.safetensors" for run in (late, at_once)]
@@ -65,7 +65,7 @@ def test_a_loss_that_is_none_fails_at_its_step_and_is_never_kept(
     ground = Ground(tmp_path, model)
     found = []
     for is_late in (False, True):
-        monkeypatch.setattr(loop, "reads_late", lambda device, params, is_late=is_late: is_late)
+        monkeypatch.setattr(trainer, "reads_late", lambda device, params, is_late=is_late: is_late)
         run = ground.run(rows, **{**PARAMS, "save_steps": 1, "max_steps": 13, "validation_split": 0.0})
         with pytest.raises(JobFailure, match="The loss became nan at step") as failure:
             train(run)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tests.recipes.ground import Ground, events, losses, train
-from tunesmith.recipes.blocks import sft
+from tunesmith.recipes.blocks import preparation, sft
 from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, kept_bytes, layers_to_recompute
 
 PARAMS: dict[str, Any] = {"max_steps": 3, "batch_size": 4, "lora_r": 4, "lora_dropout": 0.1}
@@ -38,16 +38,17 @@ def test_some_layers_or_all_are_recomputed_when_memory_is_short(
         needs.append((layer_bytes, input_bytes))
         return layers_to_recompute(num_layers, layer_bytes, input_bytes, room_bytes)
 
-    def look(run: Any, params: Any, model: Any, loop: Any) -> None:
+    def look(run: Any, params: Any, trainer: Any) -> None:
+        model = trainer.model
         recomputed[:] = [m.gradient_checkpointing for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     def learn(free: float) -> tuple[list[float], list[str]]:
-        monkeypatch.setattr(sft, "free_bytes", lambda device: free)
+        monkeypatch.setattr(preparation, "free_bytes", lambda device: free)
         run = ground.run(**PARAMS)
         assert train(run) == "completed"
         return losses(run), [e.message for e in events(run, "notice") if "recomputed" in e.message]
 
-    monkeypatch.setattr(sft, "layers_to_recompute", decide)
+    monkeypatch.setattr(preparation, "layers_to_recompute", decide)
     monkeypatch.setattr(sft, "use_compiling", look)
     plain, notices = learn(1e12)
     assert recomputed == [False, False] and not notices

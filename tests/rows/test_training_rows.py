@@ -21,8 +21,8 @@ from tunesmith.core.errors import JobFailure
 from tunesmith.dataprep.repair import repair
 from tunesmith.recipes.blocks.chat import learned_end_ids
 from tunesmith.recipes.blocks.endings import ends_in
+from tunesmith.recipes.blocks.held_out import load_split
 from tunesmith.recipes.blocks.loading import load_tokenizer
-from tunesmith.recipes.blocks.sft import load_split
 from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_by_content, split_rows
 from tunesmith.schemas.datasets import RepairRequest
 

@@ -1,4 +1,4 @@
-"""Saving an adapter so that plain PEFT loads it."""
+"""An adapter: put on a model, and saved so that plain PEFT loads it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,62 @@ import torch
 from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
+from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import JobSpec
-from tunesmith.engine.lora import lora_layers, peft_state
-from tunesmith.recipes.hyperparameters import LoraFields
+from tunesmith.core.recipe import RunContext
+from tunesmith.engine.fp8 import to_fp8
+from tunesmith.engine.fusing import fuse
+from tunesmith.engine.lora import add_lora, expert_share, linear_names, lora_layers, peft_state
+from tunesmith.recipes.hyperparameters import AdapterFields
 
 
-def save_adapter(model: Any, folder: Path, spec: JobSpec, params: LoraFields) -> None:
+def target_names(model: Any, targets: str | list[str]) -> list[str]:
+    """Full names of the layers that `targets` means. Raises `JobFailure` naming those that exist."""
+    everything = linear_names(model)
+    if not everything:
+        raise JobFailure(
+            FailureCode.UNSUPPORTED,
+            "The model has no linear layers that an adapter could stand beside.",
+            hint="Use method standard.",
+        )
+    found = [name for name in everything if name.rpartition(".")[2] in targets or name in targets]
+    missing = [
+        t
+        for t in targets
+        if targets != "all-linear" and not any(name == t or name.rpartition(".")[2] == t for name in everything)
+    ]
+    if missing:
+        known = sorted({name.rpartition(".")[2] for name in everything})
+        raise JobFailure(
+            FailureCode.INVALID_SETTINGS,
+            f"The model has no linear layer named {', '.join(missing)}.",
+            hint=f"target_modules can be all-linear, or some of: {', '.join(known)}.",
+        )
+    return everything if targets == "all-linear" else found
+
+
+def add_adapter(model: Any, params: AdapterFields, seed: int, *, in_fp8: bool = False) -> None:
+    """Put LoRA on `model`, initialised from `seed`, beside frozen layers as they are or `in_fp8`."""
+    torch.manual_seed(seed)
+    names = target_names(model, params.target_modules)
+    add_lora(model, names, params.lora_r, params.lora_alpha, params.lora_dropout)
+    if in_fp8:
+        to_fp8(model)
+    fuse(model)
+
+
+def tell_frozen_experts(run: RunContext, model: Any) -> None:
+    """Say what share of a mixture of experts an adapter cannot reach."""
+    if share := expert_share(model):
+        run.notice(
+            f"The experts of this model, {share:.0%} of its weights, stay frozen: the adapter stands beside attention and other "
+            "linear layers, and experts are none.",
+            code="frozen_experts",
+            hint="Use method standard to train the experts as well.",
+        )
+
+
+def save_adapter(model: Any, folder: Path, spec: JobSpec, params: AdapterFields) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` to `folder`."""
     from peft import LoraConfig
 

@@ -33,7 +33,7 @@ from tunesmith.recipes.blocks.loading import load_causal_lm
 from tunesmith.recipes.blocks.memory import SHARE_OF_FREE_MEMORY, free_bytes
 from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.blocks.validate import Finished
-from tunesmith.recipes.hyperparameters import SftParams
+from tunesmith.recipes.hyperparameters import LanguageParams
 
 NAME = "before_after"
 """Of the artifact; its one file is this with `.json`."""
@@ -86,7 +86,7 @@ class Watch(StoppingCriteria):
         return torch.full((len(input_ids),), is_over, dtype=torch.bool, device=input_ids.device)
 
 
-def questions(run: RunContext, params: SftParams, tokenizer: Any, numbers: np.ndarray) -> list[Question]:
+def questions(run: RunContext, params: LanguageParams, tokenizer: Any, numbers: np.ndarray) -> list[Question]:
     """One of each of the held-out rows `numbers` (from 0) that can be asked: the first few, which are the same for every job
     that holds out the same."""
     data = run.spec.eval_dataset or run.spec.dataset
@@ -136,7 +136,7 @@ def _cut(number: int, example: Example, ids: np.ndarray, learn: np.ndarray, toke
     )
 
 
-def _with_system(question: Question, params: SftParams, example: Example) -> Question:
+def _with_system(question: Question, params: LanguageParams, example: Example) -> Question:
     has_own = example.text is not None or (question.turns and question.turns[0]["role"] == "system")
     if not params.system_prompt or has_own:
         return question
@@ -150,7 +150,7 @@ def _text_of(message: dict[str, Any]) -> str:
 
 
 def compare(
-    run: RunContext, params: SftParams, finished: Finished, asked: Sequence[Question], trained_s: float, device: torch.device
+    run: RunContext, params: LanguageParams, finished: Finished, asked: Sequence[Question], trained_s: float, device: torch.device
 ) -> dict[str, Any]:  # fmt: skip
     """What `before_after.json` holds. Gives up `finished.model` where the base must be loaded in its place."""
     data, base = run.spec.eval_dataset or run.spec.dataset, run.spec.model

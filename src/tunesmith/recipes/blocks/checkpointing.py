@@ -27,7 +27,8 @@ class State:
     peak_learning_rate: float = 0.0
     learning_rate_seq: int = 0
     checkpoint_seq: int = 0
-    best_loss: float | None = None
+    best_score: float | None = None
+    """Of the task's primary metric."""
     best_step: int | None = None
     evaluations_without_gain: int = 0
     tokens_seen: int = 0
@@ -79,6 +80,8 @@ class Checkpoints:
         tensors = load_file(folder / "optimizer.safetensors")
         load_optimizer(self.optimizer, unflatten_state(told["optimizer"], tensors))
         set_random_states(load_file(folder / "random.safetensors"), self.device)
+        if "best_loss" in told["state"]:  # a checkpoint of before
+            told["state"]["best_score"] = told["state"].pop("best_loss")
         state = State(**told["state"])
         self._last_step = state.step
         return state

@@ -25,7 +25,7 @@ from tunesmith.recipes.blocks.lessons import encode, read_batches, read_examples
 from tunesmith.recipes.blocks.templates import Renderer
 from tunesmith.recipes.blocks.token_rows import Row, TokenRows, write_rows
 from tunesmith.recipes.blocks.tokenizer import opening
-from tunesmith.recipes.hyperparameters import SftParams
+from tunesmith.recipes.hyperparameters import LanguageParams, SftParams
 from tunesmith.recipes.row_check import SKIP_REMEDY, Tally, note_cut, remarks
 
 CODE_VERSION = 5
@@ -104,9 +104,11 @@ def _tell_skipped(run: RunContext, data: DatasetRef, skipped: Sequence[int]) -> 
         )  # fmt: skip
 
 
-def options_of(params: SftParams) -> Options:
-    """What a job's settings say about conversations."""
-    return Options(params.train_on, params.system_prompt, params.tool_calls, params.rewritten_turns)
+def options_of(params: LanguageParams) -> Options:
+    """What a job's settings say about conversations; methods that compare whole answers learn no turn apart."""
+    if isinstance(params, SftParams):
+        return Options(params.train_on, params.system_prompt, params.tool_calls, params.rewritten_turns)
+    return Options("completions", params.system_prompt, params.tool_calls, "skip")
 
 
 def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams, numbers: np.ndarray | None) -> str:

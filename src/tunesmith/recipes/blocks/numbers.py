@@ -22,16 +22,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """Loss (nats a token) and gradient norm of one step."""
+    """Loss, what else is measured, and gradient norm of one step."""
 
     place: Place
     _values: torch.Tensor
     _copied: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, place: Place, loss: torch.Tensor, norm: torch.Tensor) -> StepNumbers:
-        """Begin to bring them over; on a GPU nobody waits for it until `read`."""
-        values = torch.stack((loss.double(), norm.to(loss.device).double()))
+    def of(cls, place: Place, values: torch.Tensor, norm: torch.Tensor) -> StepNumbers:
+        """Begin to bring them over; on a GPU nobody waits for it until `read`. `values` (1 + others,): the loss first."""
+        values = torch.cat((values.double(), norm.to(values.device).double().reshape(1)))
         if values.device.type != "cuda":
             return cls(place, values, None)
         copied = torch.cuda.Event()
@@ -40,16 +40,16 @@ class StepNumbers:
         copied.record(torch.cuda.current_stream(values.device))
         return cls(place, host, copied)
 
-    def read(self) -> tuple[float, float]:
-        """`(loss, norm)`."""
+    def read(self) -> tuple[list[float], float]:
+        """`(loss and others, norm)`."""
         if self._copied is not None:
             self._copied.synchronize()
-        loss, norm = self._values.tolist()
-        return loss, norm
+        *values, norm = self._values.tolist()
+        return values, norm
 
     def check(self, *, norm_too: bool = True) -> None:
         """Raises `JobFailure` when the loss, or the norm, is not a number."""
-        loss, norm = self.read()
-        for name, value in (("loss", loss), ("gradients", norm))[: 1 + norm_too]:
+        values, norm = self.read()
+        for name, value in (("loss", values[0]), ("gradients", norm))[: 1 + norm_too]:
             if not math.isfinite(value):
                 raise JobFailure(FailureCode.NAN_LOSS, f"The {name} became {value} at step {self.place.step}.")

@@ -11,7 +11,7 @@ from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.packing import IGNORE
 from tunesmith.recipes.blocks.data import find_bad, load_rows
-from tunesmith.recipes.blocks.sft import within_context
+from tunesmith.recipes.blocks.held_out import within_context
 from tunesmith.recipes.blocks.split import contents_of, split_rows, split_usable
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.evaluate.spec import EvaluateParams

@@ -8,9 +8,9 @@ from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine import fp8
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
-from tunesmith.recipes.blocks.adapter import save_adapter
+from tunesmith.recipes.blocks.adapter import add_adapter, save_adapter
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer, loading_device
-from tunesmith.recipes.blocks.sft import add_adapter, fit
+from tunesmith.recipes.blocks.sft import fit
 from tunesmith.recipes.lora.spec import RECIPE, LoraParams
 
 
@@ -30,7 +30,7 @@ def train(params: LoraParams, run: RunContext) -> str:
     def load() -> Any:
         home = loading_device(device, params.sharding)
         model = load_causal_lm(base, dtype=dtype, device=home, offline=run.spec.offline)
-        add_adapter(model, params, in_fp8=params.fp8)
+        add_adapter(model, params, params.seed, in_fp8=params.fp8)
         return model
 
     # 3) Train, then leave behind what others can use

@@ -8,9 +8,9 @@ from transformers import BitsAndBytesConfig
 
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
-from tunesmith.recipes.blocks.adapter import save_adapter
+from tunesmith.recipes.blocks.adapter import add_adapter, save_adapter
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
-from tunesmith.recipes.blocks.sft import add_adapter, fit
+from tunesmith.recipes.blocks.sft import fit
 from tunesmith.recipes.qlora.spec import RECIPE, QloraParams
 
 
@@ -30,7 +30,7 @@ def train(params: QloraParams, run: RunContext) -> str:
 
     def load() -> Any:
         model = load_causal_lm(base, dtype=dtype, device=device, offline=run.spec.offline, quantization=nf4)
-        add_adapter(model, params)
+        add_adapter(model, params, params.seed)
         return model
 
     # 3) Train, then leave behind what others can use

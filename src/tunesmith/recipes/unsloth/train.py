@@ -9,8 +9,9 @@ import torch
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.precision import pick_device
+from tunesmith.recipes.blocks.adapter import target_names
 from tunesmith.recipes.blocks.loading import load_tokenizer
-from tunesmith.recipes.blocks.sft import fit, target_names
+from tunesmith.recipes.blocks.sft import fit
 from tunesmith.recipes.unsloth.spec import RECIPE, UnslothParams, why_not
 
 
