@@ -6,7 +6,6 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -89,7 +88,7 @@ def test_texts_are_classified(client: Any, served: tuple[str, Records]) -> None:
     (best,) = client("text-classification").text_classification("the question", top_k=1)
     assert best == found[0]
     row = served[1].rows[-1]
-    assert (row["path"], row["status"], row["input_chars"], row["caller"]) == ("/models", 200, 12, "anonymous")
+    assert (row["path"], row["status"], row["input_chars"], row["caller"]) == ("/models", 200, 12, "system")
     assert row["completion_tokens"] is None and row["latency_s"] > 0 and row["messages"] is None
     many = httpx.post(
         f"{served[0]}/models/text-classification", json={"inputs": ["the question", "x"]}, trust_env=False
@@ -100,12 +99,14 @@ def test_texts_are_classified(client: Any, served: tuple[str, Records]) -> None:
 def test_tables_are_read_by_their_columns(client: Any, served: tuple[str, Records]) -> None:
     table = {"age": [20, 60, None], "city": ["Rome", "Oslo", "Rome"]}
     assert client("tabular-classification").tabular_classification(table) == ["young", "old", "old"]
-    assert client("tabular-regression").tabular_regression({"age": [20, 60]}) == [60.0, 180.0]
+    # this release of the client has no regression for servers of one's own, so it is asked as the client would
+    numbers = httpx.post(f"{served[0]}/models/tabular-regression", json={"table": {"age": [20, 60]}}, trust_env=False)
+    assert numbers.json() == [60.0, 180.0]
     for inputs in ({"data": table}, [{"age": 20}, {"age": 60}, {}], {"age": [20, 60, 40]}):
         answer = httpx.post(f"{served[0]}/models/tabular-classification", json={"inputs": inputs}, trust_env=False)
         assert answer.json()[:2] == ["young", "old"] and len(answer.json()) == 3, answer.text
     with pytest.raises(BadRequestError, match="columns of the same length"):
-        client("tabular-regression").tabular_regression({"age": [20, 60], "city": ["Rome"]})
+        client("tabular-classification").tabular_classification({"age": [20, 60], "city": ["Rome"]})
 
 
 def test_every_other_task_has_the_form_that_the_client_reads(client: Any) -> None:
@@ -147,7 +148,7 @@ def test_chat_models_go_on_with_a_text_and_chat(client: Any) -> None:
 def test_what_is_wrong_is_said_in_the_clients_form(client: Any, served: tuple[str, Records]) -> None:
     with pytest.raises(HfHubHTTPError, match="There is no deployment 'nobody'"):
         client("nobody").text_classification("x")
-    with pytest.raises(BadRequestError, match="inputs.0 is no text"):
+    with pytest.raises(BadRequestError, match=r"inputs\.0 is no text"):
         client("text-classification").text_classification(3)
     url = f"{served[0]}/models"
     for name, body, said in (
@@ -161,7 +162,9 @@ def test_what_is_wrong_is_said_in_the_clients_form(client: Any, served: tuple[st
     ):
         answer = httpx.post(f"{url}/{name}", json=body, trust_env=False)
         assert answer.status_code == 400 and said in answer.json()["error"], answer.text
-    assert httpx.post(f"{url}/bot", content=b"[1", trust_env=False).json()["error"].startswith("The request is not JSON")
+    assert (
+        httpx.post(f"{url}/bot", content=b"[1", trust_env=False).json()["error"].startswith("The request is not JSON")
+    )
     chat = {"model": "text-classification", "messages": [{"role": "user", "content": "x"}]}
     refused = httpx.post(f"{served[0]}/v1/chat/completions", json=chat, trust_env=False)
     assert refused.status_code == 400 and "/models/text-classification" in refused.json()["error"]["message"]

@@ -43,11 +43,15 @@ def test_a_folder_with_a_head_for_labels_is_a_text_classifier(folder: Path, tmp_
     ranker = make_classifier(tmp_path / "ranker", ["score"])
     with pytest.raises(UnsupportedFormat, match="one output"):
         kind_of(ranker).describe(ranker, None)
-    two = make_classifier(tmp_path / "two", ["LABEL_0", "LABEL_1"])  # transformers leaves these names out of config.json
+    two = make_classifier(
+        tmp_path / "two", ["LABEL_0", "LABEL_1"]
+    )  # transformers leaves these names out of config.json
     assert kind_of(two).describe(two, None).labels == ("LABEL_0", "LABEL_1")
 
 
-def test_scores_are_those_of_transformers_whatever_stands_beside_a_text(folder: Path, classifier: TextClassifier) -> None:
+def test_scores_are_those_of_transformers_whatever_stands_beside_a_text(
+    folder: Path, classifier: TextClassifier
+) -> None:
     from transformers import pipeline
 
     reference = pipeline("text-classification", model=str(folder), top_k=None)
@@ -76,7 +80,9 @@ def test_parameters_choose_what_is_told(folder: Path, classifier: TextClassifier
         classifier.predict(["x"], {"top_k": 0, "wanted": 3})
     assert {one["loc"] for one in wrong.value.details} == {"parameters.top_k", "parameters.wanted"}
     assert "unsure_below" in wrong.value.hint
-    multi = load(make_classifier(tmp_path / "m", problem_type="multi_label_classification", tunesmith_unsure_below=1.0), 1)
+    multi = load(
+        make_classifier(tmp_path / "m", problem_type="multi_label_classification", tunesmith_unsure_below=1.0), 1
+    )
     (found,) = multi.predict(["the question"], {})
     assert found[0]["label"] == "unsure" and sum(one["score"] for one in found[1:]) != pytest.approx(1.0, abs=1e-3)
 
@@ -126,7 +132,13 @@ def test_what_waits_is_computed_together_and_a_bad_request_spoils_no_other() -> 
 def test_the_endpoints_say_what_is_wrong() -> None:
     class Damaged(RowModel):
         def _one(self, number: int, row: Any) -> Any:
-            return [{"label": "x", "score": math.nan}] if row == "nan" else 1 / 0 if row == "crash" else super()._one(number, row)
+            return (
+                [{"label": "x", "score": math.nan}]
+                if row == "nan"
+                else 1 / 0
+                if row == "crash"
+                else super()._one(number, row)
+            )
 
     with predict_engine(Damaged(40, "tabular-classification"), "tabular-classification") as endpoint:
         headers = {"Authorization": f"Bearer {endpoint.token}"}
@@ -136,7 +148,11 @@ def test_the_endpoints_say_what_is_wrong() -> None:
             good = client.post("/predict", json={"inputs": [{"age": 50}]}).json()
             assert good["outputs"][0][0]["label"] == "old"
             many = client.post("/predict", json={"inputs": [{}] * (MOST_INPUTS + 1)})
-            assert many.status_code == 400 and "1,001 inputs" in many.json()["message"] and "1,000" in many.json()["message"]
+            assert (
+                many.status_code == 400
+                and "1,001 inputs" in many.json()["message"]
+                and "1,000" in many.json()["message"]
+            )
             bad = client.post("/predict", json={"inputs": [{"age": 1}, {"age": "x"}]})
             assert bad.status_code == 400 and bad.json()["details"][0]["loc"] == "inputs.1.age"
             assert client.post("/predict", json={"inputs": []}).status_code == 400

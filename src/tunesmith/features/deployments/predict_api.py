@@ -10,6 +10,8 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.core.acting import Scope, current
 from tunesmith.core.errors import Conflict, TunesmithError
+from tunesmith.features.chat.predict_api import Column
+from tunesmith.features.chat.prediction_file import BODY, FILE, answered, receive
 from tunesmith.features.deployments import predictions, service
 from tunesmith.features.deployments.api import NOT_HERE, TAKEN, DeploymentId
 from tunesmith.features.deployments.dialects import huggingface
@@ -43,6 +45,20 @@ async def predict(
     response.headers.update(found.headers)
     about = found.call.variant.about
     return PredictAnswer(model=found.call.variant.model, task=about.task if about else "", outputs=found.outputs)
+
+
+@api.post(
+    "/deployments/{deployment_id}/predict-file", responses={**NOT_HERE, **TAKEN, **FILE}, response_class=Response,
+    openapi_extra=BODY, summary="Ask a deployed model about each row of a file",
+)  # fmt: skip
+async def predict_file(
+    deployment_id: DeploymentId, request: Request, state: State, gateway: GatewayState, column: Column = None
+) -> Response:
+    """A CSV with a row of names, sent as the body; it comes back with the answer beside each row, and an `error` where a row
+    cannot be read."""
+    name = await run_in_threadpool(_name_of, state, deployment_id)
+    about, ask = await predictions.asker(gateway, PREDICT, name)
+    return await answered(await receive(request, state.settings), about, column, ask)
 
 
 def _name_of(state: State, deployment_id: int) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tunesmith.core.acting import current
-from tunesmith.core.errors import TunesmithError
+from tunesmith.core.errors import TooMany, TunesmithError
 from tunesmith.core.inference import PredictAsk
 from tunesmith.core.prediction import check_inputs, outputs_of
 from tunesmith.features.deployments.gateway import Call, Gateway
+from tunesmith.recipes.model_about import ModelAbout
+
+BUSY_S, BUSY_TRIES = 0.5, 60
+"""How long and how often a file waits for its turn where too many wait already."""
 
 
 class Predicted(NamedTuple):
@@ -37,6 +42,27 @@ async def predict(
     if copy := gateway.copy_of(call):
         gateway.start(_copied(gateway, copy))
     return await _whole(gateway, call)
+
+
+async def asker(
+    gateway: Gateway, path: str, name: str
+) -> tuple[ModelAbout, Callable[[Sequence[Any]], Awaitable[list[Any]]]]:
+    """Asks one model of the deployment `name` many times, as for the rows of a file: let in once, written down each time. Raises
+    as `Gateway.begin`."""
+    first = await gateway.begin(path, PredictAsk(name, ()), current(), "", {})
+    assert first.variant.about is not None
+
+    async def ask(inputs: Sequence[Any]) -> list[Any]:
+        check_inputs(inputs, {})
+        call = Call(path, PredictAsk(name, tuple(inputs)), first.route, first.variant, first.who, "")
+        for _ in range(BUSY_TRIES):
+            try:
+                return (await _whole(gateway, call)).outputs
+            except TooMany:  # others ask too; a file has time
+                await asyncio.sleep(BUSY_S)
+        return (await _whole(gateway, call)).outputs
+
+    return first.variant.about, ask
 
 
 async def _copied(gateway: Gateway, copy: Call) -> None:
