@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+PREDICT = "predict"
+"""The engine of every kind that does not chat: it loads `ModelKind.load` and asks the `Predictor`."""
+
 
 class Description(NamedTuple):
     """What a model's files say about it."""
@@ -59,3 +62,8 @@ class ModelKind:
     """Formats that it can be turned into."""
     usage: str = ""
     """Python that loads a downloaded copy and asks it once; `{folder}` and `{base}` are filled in."""
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it is asked by `predict`, and not to chat."""
+        return self.engines[:1] == (PREDICT,)

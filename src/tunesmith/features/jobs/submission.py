@@ -294,7 +294,7 @@ def _model(
     try:
         found = catalog.resolve_model(settings, session, body.model)
         if recipe.kind == "training":
-            catalog.check_trainable(found)
+            catalog.check_trainable(found, recipe.base_tasks)
         existence.check(settings, found.path, found.revision)
     except TunesmithError as error:
         problems.add_error("model", error)
