@@ -92,13 +92,19 @@ def has_numbers_only(answer: Any) -> bool:
 
 def example_of(task: str, columns: Sequence[Mapping[str, Any]] = ()) -> Any:
     """An input that any model for the task can answer, to try whether it does; None for a task that is not known. Of a row's
-    `columns` those with choices get the first, the others are missing."""
+    `columns` those with choices get the first, others a value of their type."""
     asked = TASKS[task].asked if task in TASKS else ""
     if asked == "row":
-        return {str(column["name"]): next(iter(column.get("choices") or ()), None) for column in columns}
+        return {str(column["name"]): _example_value(column) for column in columns}
     if asked == "texts":
         return {"query": SENTENCE, "texts": [SENTENCE]}
     return {"text": SENTENCE, "image": BLACK, "audio": _silence()}.get(asked)
+
+
+def _example_value(column: Mapping[str, Any]) -> Any:
+    if "example" in column or column.get("choices"):
+        return column.get("example", next(iter(column.get("choices") or ()), None))
+    return {"number": 0, "text": SENTENCE, "date": "2025-01-01"}.get(str(column.get("type")))
 
 
 def _silence() -> str:
