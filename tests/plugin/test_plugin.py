@@ -86,6 +86,14 @@ def test_a_package_of_somebody_else_goes_through_every_room(house: ServerProcess
     assert up["status"] == "ready", up
     answer = ask.post(f"/deployments/{made['id']}/predict", json={"inputs": {"x": 10}}).raise_for_status().json()
     assert answer["task"] == "tabular-regression" and answer["outputs"][0]["value"] == pytest.approx(21, abs=0.2)
+    body = {"method": "evaluate", "model": f"job:{job}", "dataset_id": data["id"], "hyperparameters": {"target": "y"}}
+    answered = ask.post("/jobs/", json=body)
+    assert answered.status_code == 201, answered.text
+    measured = answered.json()["id"]
+    ended = house.wait_for(f"/jobs/{measured}", lambda j: j["status"] in ("completed", "failed"))
+    assert ended["status"] == "completed", (ended["status_reason"], ended["hint"])
+    assert ended["metrics"]["r2"] == pytest.approx(1, abs=0.01) and ended["metrics"]["rmse"] < 1
+    house.wait_for(f"/registry/{version['name']}/versions", lambda found: found["items"][0]["scores"])
     packed = ask.get(f"/jobs/{job}/download")
     with tarfile.open(fileobj=io.BytesIO(packed.content)) as archive:
         (line,) = [name for name in archive.getnames() if name.endswith("line_model/line.json")]

@@ -22,6 +22,8 @@ class Description(NamedTuple):
     """What it does, a name of `core.tasks.TASKS`; empty: the first task of its kind."""
     labels: tuple[str, ...] = ()
     """Of a classifier: what it tells apart."""
+    target: str = ""
+    """Of a model that takes rows of a table: the column that it was trained to fill."""
     inputs: tuple[Mapping[str, Any], ...] = ()
     """Of a model that takes rows of a table: each column with `name`, `type` (`number`, `category`, `text`, `date`), and, where
     there are few, the `choices`."""

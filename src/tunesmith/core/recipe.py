@@ -124,6 +124,8 @@ class RunContext(Protocol):
     dir: JobDir
     spec: JobSpec
     attempt: int
+    model_kind: ModelKind | None
+    """Of the model that the job starts from, where it is on this machine."""
     is_main: bool
     """Rank 0: the only one that writes events, checkpoints and artifacts."""
 

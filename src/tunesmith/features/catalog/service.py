@@ -17,7 +17,7 @@ from tunesmith.features.catalog.library import WHOLE_MODEL_FILE, made_model
 from tunesmith.features.catalog.memory import needs
 from tunesmith.features.registry import service as registry
 from tunesmith.features.registry.naming import parse_ref
-from tunesmith.recipes.catalog import find_kind
+from tunesmith.recipes.catalog import find_kind, kind_of_ref
 from tunesmith.recipes.model_about import about
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
 from tunesmith.recipes.planning import Machine
@@ -178,8 +178,12 @@ def find_base(settings: Settings, name: str) -> Path | None:
 
 
 def model_info(ref: ModelRef) -> ModelInfo | None:
-    """The base model's architecture; None while it is still to be fetched. Raises as `read_model_info`."""
+    """The base model's architecture; None while it is still to be fetched, and for models that are no networks of transformers.
+    Raises as `read_model_info`."""
     path = Path(ref.path)
+    kind = kind_of_ref(ref)
+    if kind is not None and kind.framework not in ("transformers", "peft"):
+        return None
     return read_model_info(path) if path.is_absolute() and path.is_dir() else None
 
 

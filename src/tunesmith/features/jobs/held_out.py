@@ -52,7 +52,9 @@ def _job_of(session: Session, model: str, given: dict[str, Any]) -> JobRow | Non
         return None
     if job is None or job.dataset_id is None:
         return None
-    return job if "validation_split" in get_recipe(job.method).params.model_fields else None
+    recipe = get_recipe(job.method)  # others draw their held-out rows in ways of their own
+    is_found_again = recipe.task == "text-generation" and "validation_split" in recipe.params.model_fields
+    return job if is_found_again else None
 
 
 def _registered_from(session: Session, model: str) -> int | None:
