@@ -16,6 +16,7 @@ from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.classifiers import TEXT_CLASSIFIER
 from tunesmith.recipes.compress.spec import RECIPE as COMPRESS
 from tunesmith.recipes.custom.spec import RECIPE as CUSTOM
+from tunesmith.recipes.encoders import TEXT_ENCODER
 from tunesmith.recipes.evaluate.spec import RECIPE as EVALUATE
 from tunesmith.recipes.lora.spec import RECIPE as LORA
 from tunesmith.recipes.qlora.spec import RECIPE as QLORA
@@ -70,7 +71,7 @@ PLUGINS = find_plugins()
 RECIPES: tuple[Recipe, ...] = (*OURS, *(plugin.recipe for plugin in PLUGINS if plugin.recipe))
 TRAINING = tuple(recipe for recipe in RECIPES if recipe.kind == "training")
 """Those that make a model out of data."""
-KNOWN_KINDS: tuple[ModelKind, ...] = (TEXT_CLASSIFIER,)
+KNOWN_KINDS: tuple[ModelKind, ...] = (TEXT_CLASSIFIER, TEXT_ENCODER)
 """Kinds that can be imported and served whether or not a recipe makes them."""
 MODEL_KINDS: dict[str, ModelKind] = {kind.name: kind for kind in KNOWN_KINDS} | {
     kind.name: kind for recipe in reversed(RECIPES) for output in recipe.outputs for kind in output.kinds

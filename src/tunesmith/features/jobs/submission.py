@@ -26,7 +26,7 @@ from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.training_data import TrainingData, find_data
 from tunesmith.live.bus import Bus
-from tunesmith.recipes.catalog import get_recipe, kind_of_ref
+from tunesmith.recipes.catalog import RECIPES, get_recipe, kind_of_ref
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.planning import Facts, Plan, read_machine
 from tunesmith.recipes.planning import plan as plan_of
@@ -327,9 +327,15 @@ def _data(
         problems.add(
             loc,
             f"its rows are of shape {data.ref.shape or 'unknown'}; {recipe.name} learns from {', '.join(recipe.data.shapes)}",
-            "Tell which columns hold what: PATCH the dataset with a shape and a mapping.",
+            _hint_for_rows(recipe, data.ref.shape),
         )
     return data
+
+
+def _hint_for_rows(recipe: Recipe, shape: str) -> str:
+    others = [one.name for one in RECIPES if one.kind == recipe.kind and shape in one.data.shapes]
+    other = f" Methods for such rows: {', '.join(others)}." if others else ""
+    return f"Say which columns hold what: PATCH the dataset with a shape and a mapping.{other}"
 
 
 def _resources(settings: Settings, body: JobCreate, problems: Problems) -> ResourceRequest:

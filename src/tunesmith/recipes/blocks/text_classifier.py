@@ -45,7 +45,7 @@ class TextClassifier:
         self.labels = labels_of({"id2label": model.config.id2label})
         self.is_multi = model.config.problem_type == MULTI_LABEL
         self.unsure_below: float | None = getattr(model.config, UNSURE_BELOW, None)
-        self.most_tokens = _context_of(model, tokenizer)
+        self.most_tokens = context_of(model, tokenizer)
 
     def predict(self, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
         """For each text its labels (`core.tasks.ANSWERS["labels"]`). Raises `InvalidInput` naming the input or parameter."""
@@ -53,7 +53,7 @@ class TextClassifier:
         rows, is_cut = self._rows(inputs, told)
         scores: list[list[float]] = [[] for _ in rows]
         is_sigmoid = self.is_multi if told.function_to_apply is None else told.function_to_apply == "sigmoid"
-        for places in _batches([len(row["input_ids"]) for row in rows]):
+        for places in batches([len(row["input_ids"]) for row in rows]):
             for place, found in zip(places, self._scores([rows[p] for p in places], is_sigmoid), strict=True):
                 scores[place] = found
         return [self._answer(found, told, cut) for found, cut in zip(scores, is_cut, strict=True)]
@@ -110,7 +110,7 @@ def load(path: Path, threads: int) -> TextClassifier:
     return TextClassifier(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
 
-def _context_of(model: Any, tokenizer: Any) -> int:
+def context_of(model: Any, tokenizer: Any) -> int:
     """Tokens that the model can read, special ones counted: RoBERTa and its like begin to count positions behind the padding."""
     config = model.config
     limit = int(getattr(config, "max_position_embeddings", None) or NO_LIMIT)
@@ -120,7 +120,7 @@ def _context_of(model: Any, tokenizer: Any) -> int:
     return int(min(limit, tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else limit))
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Places of rows that are computed together: of like length, the longest first, so that what does not fit shows at once."""
     places: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):

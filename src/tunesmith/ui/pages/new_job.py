@@ -10,8 +10,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from tunesmith.core.job_status import JobStatus, Priority
+from tunesmith.core.tasks import TASKS
 from tunesmith.features.catalog import collection, hub
 from tunesmith.features.catalog import service as catalog
+from tunesmith.features.catalog.cards import card_html
 from tunesmith.features.catalog.search import search
 from tunesmith.features.catalog.starter import STARTER_MODEL
 from tunesmith.features.datasets.service import Datasets
@@ -111,6 +113,7 @@ def show(
     start = prefilled(session, copied_from, dataset, model, method)
     if copied_from and fix:
         start |= fixed(session, start["job"], copied_from, fix)
+    methods = [method for method in jobs.methods(state.settings) if method.kind == "training"]
     start["defaults"] = {} if copied_from else defaults(state.settings)
     return page(
         request,
@@ -126,7 +129,9 @@ def show(
         hub_problem=hub_problem,
         hub_offline=state.settings.hub_offline,
         machine=machine,
-        methods=[method for method in jobs.methods(state.settings) if method.kind == "training"],
+        methods=methods,
+        guides={method.name: card_html(method.guide) for method in methods},
+        tasks=TASKS,
         groups=GROUPS,
         fields=all_fields(),
         saving_groups=SAVING_GROUPS,

@@ -7,6 +7,7 @@ import { ago, bytes, plural } from "../words.js";
 import { areRows, labelStart, showBadRows, skipWords } from "./new_job_bad_rows.js";
 import { forget, keep, load, writeAddress } from "./new_job_draft.js";
 import * as fields from "./new_job_fields.js";
+import { methodFor, needsModel, showFit } from "./new_job_methods.js";
 import { placeOf, showEstimate, showProblems, timeOf } from "./new_job_plan.js";
 import { showTexts, showWords, startTabs } from "./new_job_review.js";
 
@@ -42,8 +43,12 @@ function takeField(field) {
   if (field.type === "radio" && !field.checked) return;
   if (value === undefined) delete draft.job[name];
   else draft.job[name] = value;
-  if (name === "method") fields.dropForeign(draft.job.hyperparameters, draft.job.method);
+  if (name === "dataset_id") draft.job.method = methodFor(shapeChosen(), draft.job.method);
+  if (name === "method" || name === "dataset_id") fields.dropForeign(draft.job.hyperparameters, draft.job.method);
 }
+
+/** The shape of the rows that were chosen; empty where the list does not show them. */
+const shapeChosen = () => controls().find(field => field.dataset.field === "dataset_id" && field.checked)?.dataset.shape ?? "";
 
 /** The form shows what the draft holds. */
 function showDraft() {
@@ -69,6 +74,7 @@ function showDraft() {
     copy.disabled = copy.value === "";
   }
   fields.showMethod(job.method);
+  showFit(shapeChosen());
   showSettings();
   showPicked();
 }
@@ -122,6 +128,7 @@ function note(key, text) {
 /** The request as it is sent. @returns {Record<string, any>} */
 function request() {
   const { hyperparameters, ...rest } = draft.job;
+  if (!needsModel(rest.method) && rest.method !== "custom") delete rest.model;
   return Object.keys(hyperparameters).length ? { ...rest, hyperparameters } : rest;
 }
 
