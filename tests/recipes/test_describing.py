@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.recipes.test_sft_plan import LORA, QLORA, STANDARD, facts
 from tests.parameters import PAGE, page
+from tests.recipes.test_sft_plan import LORA, QLORA, STANDARD, facts
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.catalog import RECIPES

@@ -13,6 +13,7 @@ from tunesmith.core.model_kind import ModelKind
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.compress.spec import RECIPE as COMPRESS
 from tunesmith.recipes.custom.spec import RECIPE as CUSTOM
+from tunesmith.recipes.dpo.spec import RECIPE as DPO
 from tunesmith.recipes.evaluate.spec import RECIPE as EVALUATE
 from tunesmith.recipes.lora.spec import RECIPE as LORA
 from tunesmith.recipes.qlora.spec import RECIPE as QLORA
@@ -21,7 +22,7 @@ from tunesmith.recipes.unsloth.spec import RECIPE as UNSLOTH
 
 log = logging.getLogger(__name__)
 GROUP = "tunesmith.recipes"
-OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, CUSTOM, EVALUATE, COMPRESS)
+OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, DPO, CUSTOM, EVALUATE, COMPRESS)
 
 
 class Plugin(NamedTuple):

@@ -21,6 +21,7 @@ from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks import before_after
 from tunesmith.recipes.blocks.adapter import tell_frozen_experts
 from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
+from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.endings import join_ends, write_ends
 from tunesmith.recipes.blocks.held_out import load_split, within_context
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
@@ -57,14 +58,18 @@ def fit(
         give_tools(tokenizer)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
-        rows, train, held_out, known = load_split(run, params, tokenizer)
+        rows, train, held_out, known = load_split(run, params, tokenizer, load_rows)
         model = loading.result()
     torch.manual_seed(params.seed)
     forward = prepared_forward(run, params, model, device, packing=params.packing)
     task = TokenTask(forward, rows, train, held_out, graphs=params.cuda_graphs)
     trainer = Trainer(run, params, task, device, ranks)
-    noise = params.neftune_noise_alpha
-    outcome = run_trainer(run, trainer, (lambda: apply_neftune(model, noise)) if noise else None)
+    make_ready(run, trainer)
+    stop_noise = apply_neftune(model, params.neftune_noise_alpha) if params.neftune_noise_alpha else None
+    with tracked(run, params.report_to, params.model_dump(mode="json")):
+        outcome = trainer.fit()
+    if stop_noise:
+        stop_noise()
     if outcome != Outcome.COMPLETED:
         return outcome
     metrics = final_metrics(trainer)
@@ -98,21 +103,11 @@ def prepared_forward(
     return forward
 
 
-def run_trainer(run: RunContext, trainer: Trainer, begin: Callable[[], Callable[[], None]] | None = None) -> str:
-    """Make the model ready, train, and tell the trackers. Returns an `Outcome`.
-
-    `begin()` is called right before the first step; what it returns is called after the last.
-    """
-    params = trainer.params
-    use_checkpointing(run, params, trainer)
+def make_ready(run: RunContext, trainer: Trainer) -> None:
+    """Everything between a trainer and its first step."""
+    use_checkpointing(run, trainer.params, trainer)
     trainer.take_up()
-    use_compiling(run, params, trainer)
-    end = begin() if begin else None
-    with tracked(run, params.report_to, params.model_dump(mode="json")):
-        outcome = trainer.fit()
-    if end:
-        end()
-    return outcome
+    use_compiling(run, trainer.params, trainer)
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:
