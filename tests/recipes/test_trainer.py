@@ -134,7 +134,9 @@ def test_a_checkpoint_of_before_is_read(ground: Ground, monkeypatch: pytest.Monk
     assert made.fit() == "completed"
     assert '"best_loss"' in (made.run.dir.latest_checkpoint() / "state.json").read_text()  # type: ignore[operator]
     again = trainer(ground.again(made.run))  # type: ignore[arg-type]
-    assert again.checkpoints.resume() == made.state and made.state.best_score is not None
+    found = again.checkpoints.resume()
+    assert found and (found.best_score, found.best_step) == (made.state.best_score, made.state.best_step)
+    assert found.best_score is not None
 
 
 def test_memory_that_runs_out_halves_the_micro_batch(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
