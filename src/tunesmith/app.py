@@ -30,11 +30,14 @@ from tunesmith.features.catalog.api import router as models
 from tunesmith.features.catalog.downloads import Downloads
 from tunesmith.features.catalog.downloads_api import router as downloads_router
 from tunesmith.features.chat.api import router as chat
+from tunesmith.features.chat.predict_api import router as predict_with_job
 from tunesmith.features.datasets.api import router as datasets
 from tunesmith.features.datasets.processing import Processing
 from tunesmith.features.deployments.api import router as deployments
 from tunesmith.features.deployments.gateway import Gateway
 from tunesmith.features.deployments.gateway_api import router as gateway
+from tunesmith.features.deployments.predict_api import api as predict
+from tunesmith.features.deployments.predict_api import hub as inference
 from tunesmith.features.deployments.repository import RevisionRepository
 from tunesmith.features.deployments.supervisor import Supervisor
 from tunesmith.features.evaluations import gate
@@ -182,13 +185,14 @@ def _describe() -> tuple[list[BaseRoute], Policies]:
             downloads_router,
             models,
             chat,
+            predict_with_job,
         ),
-        *(evaluations, deployments, system_live, system),
+        *(evaluations, deployments, predict, system_live, system),
     ):
         router.include_router(part, prefix="/api/v1")
     router.add_api_route("/api/docs", needs(Scope.READ)(_to_reference), include_in_schema=False)
     router.add_api_route("/openapi.json", needs(Scope.READ)(_described), include_in_schema=False)
-    for part in (gateway, oidc, ui):
+    for part in (gateway, inference, oidc, ui):
         router.include_router(part)
     return router.routes, Policies(policies(router))
 

@@ -158,6 +158,9 @@ def test_no_job_enters_the_queue_in_a_name_that_may_not_run_it() -> None:
 
 def test_a_recipe_that_does_not_say_cannot_be_made() -> None:
     custom = next(recipe for recipe in RECIPES if recipe.name == "custom")
-    said = {name: getattr(custom, name) for name in ("name", "title", "sentence", "params", "train", "tasks", "data", "outputs")}
+    said = {
+        name: getattr(custom, name)
+        for name in ("name", "title", "sentence", "params", "train", "tasks", "data", "outputs")
+    }
     with pytest.raises(TypeError, match="permission"):
         Recipe(**said)

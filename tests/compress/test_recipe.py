@@ -16,7 +16,7 @@ from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_spec import ModelRef
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
-from tunesmith.recipes.compress.report import entries_of
+from tunesmith.recipes.compress.result import entries_of
 
 QUIET = {"OMP_NUM_THREADS": "1"}
 

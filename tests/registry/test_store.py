@@ -31,7 +31,7 @@ def test_a_registered_model_says_what_it_is_and_is_found_by_every_name(both: Gro
     first = both.model(1, metrics={"eval_loss": 1.5}, tags=["a", "a", "b"])
     second = both.model(2, lineage={"method": "standard"})
     assert (first.version, second.version) == ("1.0.0", "1.1.0") and first.tags == ["a", "b"]
-    assert first.architecture == {"family": "llama", "num_layers": 1, "hidden_size": 8, "num_heads": 2,
+    assert first.architecture == {"task": "text-generation", "family": "llama", "num_layers": 1, "hidden_size": 8, "num_heads": 2,
                                   "num_kv_heads": 1, "vocab_size": 32, "context_length": 128}  # fmt: skip
     assert first.num_parameters == 64 and second.lineage["parent_version"] == "1.0.0"
     with both.database.unit_of_work() as session:

@@ -16,6 +16,7 @@ from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.serving_process import Endpoint
 from tunesmith.features.deployments.gateway import Gateway
 from tunesmith.features.deployments.gateway_api import router
+from tunesmith.features.deployments.predict_api import hub
 from tunesmith.features.deployments.routing import Route, Routes, Variant
 from tunesmith.http.errors import install_error_handlers
 from tunesmith.schemas.deployments import LocalSettings
@@ -85,6 +86,7 @@ def gateway_over(*routes: Route) -> Iterator[tuple[str, Records]]:
     app = FastAPI()
     install_error_handlers(app)
     app.include_router(router)
+    app.include_router(hub)
     app.state.gateway = Gateway(known, records)  # type: ignore[arg-type]
     with running(app) as url:
         yield url, records

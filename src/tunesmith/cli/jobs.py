@@ -17,6 +17,7 @@ from tunesmith.core.job_status import JobStatus
 from tunesmith.core.log_lines import LogFilter
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.schemas.before_after import BeforeAfter
+from tunesmith.schemas.jobs import JobProgress
 from tunesmith.sdk.client import Client
 from tunesmith.sdk.jobs import Job
 
@@ -185,13 +186,22 @@ def show_(job_id: Id) -> None:
     rows: list[tuple[str, Any]] = [
         ("name", job.info.name), ("status", f"{job.info.status} {job.info.status_reason}"), ("model", job.info.model),
         ("method", job.info.method), ("step", f"{status.step} of {status.total_steps}"), ("loss", status.loss),
-        ("held-out loss", status.eval_loss), ("elapsed", duration(status.elapsed_s)), ("left", duration(status.remaining_s)),
+        *_metric(status), ("elapsed", duration(status.elapsed_s)), ("left", duration(status.remaining_s)),
         ("waiting for", status.waiting_for), ("hint", job.info.hint),
     ]  # fmt: skip
     rows += [(key, setting) for key, setting in job.info.hyperparameters.items() if setting is not None]
     show(value, table(("field", "value"), [row for row in rows if row[1] not in (None, "")]))
     if job.info.status == JobStatus.COMPLETED and not Output.as_json:
         _say_before_after(compared)
+
+
+def _metric(status: JobProgress) -> list[tuple[str, Any]]:
+    """What stands for the job, where that is another number than the loss of its steps."""
+    metric = status.metric
+    if metric is None or metric.name == "loss":
+        return []
+    best = "" if metric.best is None or metric.best == metric.last else f" (best {metric.best:.4g})"
+    return [(metric.title.lower(), f"{metric.last:.4g}{best}" if metric.last is not None else None)]
 
 
 def _say_before_after(compared: BeforeAfter) -> None:
@@ -228,6 +238,8 @@ def methods(name: Annotated[str | None, typer.Argument(help="One method, with ea
         (f["name"], "" if f["default"] is None else json.dumps(f["default"]), f["unit"], usual_range(f), f["doc"])
         for f in chosen["fields"]
     ]
+    if chosen["guide"] and not Output.as_json:
+        say(chosen["guide"])
     show(chosen, table(("setting", "default", "unit", "usual", "meaning"), settings))
 
 

@@ -14,6 +14,7 @@ from tunesmith.cli.compress import compress
 from tunesmith.cli.demo import demo
 from tunesmith.cli.doctor import doctor
 from tunesmith.cli.output import Output, complain
+from tunesmith.cli.predict import predict
 from tunesmith.cli.serve import up
 from tunesmith.cli.train import train
 from tunesmith.core.errors import InvalidInput, TunesmithError
@@ -42,6 +43,7 @@ app.add_typer(accounts.keys, name="keys")
 app.add_typer(accounts.users, name="users")
 app.add_typer(audit.app, name="audit")
 app.command()(talk.chat)
+app.command()(predict)
 app.command()(train)
 app.command()(compress)
 app.command()(evaluations.evaluate)

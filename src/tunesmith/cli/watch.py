@@ -13,8 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tunesmith.cli.output import Output, duration, err, say
 from tunesmith.core.errors import TunesmithError
+from tunesmith.core.metrics import values_of
 from tunesmith.core.plain_text import one_line
 
+MOST_NUMBERS = 3
+"""Of a line."""
 ASK_EVERY_S = 2.0
 
 
@@ -82,7 +85,7 @@ def _show_wait(bar: Progress, task: Any, waiting_for: Callable[[], str], began: 
 def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:
     kind = event["type"]
     if kind == "step":
-        numbers = [f"loss {float(event['loss']):.3f}"]
+        numbers = [_measured(event)]
         if event.get("tokens_per_s"):
             numbers.append(f"{event['tokens_per_s']:.0f} tokens/s")
         if event.get("remaining_s") is not None:
@@ -93,12 +96,18 @@ def _show(bar: Progress, task: Any, event: dict[str, Any]) -> None:
     elif kind == "phase" and event["phase"] not in ("training", "evaluating"):
         bar.update(task, numbers=event["phase"])
     elif kind == "evaluation":
-        bar.console.print(f"step {event['step']}: held-out loss {float(event['loss']):.3f}", style="dim")
+        bar.console.print(f"step {event['step']}: held-out {_measured(event)}", style="dim")
     elif kind == "notice":
         style = {"warning": "yellow", "error": "red"}.get(event["level"], "dim")
         bar.console.print(f"{event['message']} {event.get('hint', '')}".strip(), style=style, markup=False)
     elif kind == "status" and event["new"] == "queued":
         bar.update(task, numbers=one_line(event.get("reason") or "waiting for its turn"))
+
+
+def _measured(event: dict[str, Any]) -> str:
+    """`loss 1.234, accuracy 0.912`"""
+    few = list(values_of(event).items())[:MOST_NUMBERS]
+    return ", ".join(f"{name.replace('_', ' ')} {float(value):.3f}" for name, value in few)
 
 
 def say_end(status: dict[str, Any]) -> None:

@@ -32,8 +32,13 @@ class RegisterModel:
     """Folders that are kept with it, by the name they get there."""
     suffix: str = ""
     """Goes behind the name: the format of a compressed model, say."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    tags: Sequence[str] = ()
+    metrics: Mapping[str, float] | None = None
+    """Those of the job when absent."""
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What was measured on → the scores, each with `value` and what is known of it: `low`, `high`, `num_samples`,
+    `higher_is_better`, `title`, `unit`."""
+    tags: Sequence[str] | None = None
+    """Those of the job when absent."""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """What is known of where it comes from, besides the job, its data and its base."""
     hyperparameters: Mapping[str, Any] | None = None

@@ -102,6 +102,21 @@ class EmbeddingAsk:
         return "\n".join(each for each in self.inputs if isinstance(each, str))
 
 
+@dataclass(frozen=True)
+class PredictAsk:
+    """Inputs for a model that does not chat; see `core/tasks.py` for their form."""
+
+    model: str
+    inputs: tuple[Any, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    user: str = ""
+
+    @property
+    def text(self) -> str:
+        """The inputs that are texts."""
+        return "\n".join(each for each in self.inputs if isinstance(each, str))
+
+
 @dataclass
 class Usage:
     """Tokens that were read and written."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+PREDICT = "predict"
+"""The engine of every kind that does not chat: it loads `ModelKind.load` and asks the `Predictor`."""
+
 
 class Description(NamedTuple):
     """What a model's files say about it."""
@@ -19,6 +22,8 @@ class Description(NamedTuple):
     """What it does, a name of `core.tasks.TASKS`; empty: the first task of its kind."""
     labels: tuple[str, ...] = ()
     """Of a classifier: what it tells apart."""
+    target: str = ""
+    """Of a model that takes rows of a table: the column that it was trained to fill."""
     inputs: tuple[Mapping[str, Any], ...] = ()
     """Of a model that takes rows of a table: each column with `name`, `type` (`number`, `category`, `text`, `date`), and, where
     there are few, the `choices`."""
@@ -59,3 +64,8 @@ class ModelKind:
     """Formats that it can be turned into."""
     usage: str = ""
     """Python that loads a downloaded copy and asks it once; `{folder}` and `{base}` are filled in."""
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it is asked by `predict`, and not to chat."""
+        return self.engines[:1] == (PREDICT,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,27 +16,8 @@ from tunesmith.core.acting import Scope
 from tunesmith.core.completion import Finished, Result
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import Control, JobSpec
+from tunesmith.core.metrics import MetricSpec
 from tunesmith.core.model_kind import ModelKind
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricSpec:
-    """One number that a recipe reports. On steps its curve has the metric's name, on held-out rows `eval_<name>`."""
-
-    name: str
-    """The key in `values` of step and evaluation events."""
-    title: str
-    unit: str = ""
-    better: Literal["lower", "higher"] | None = "lower"
-    """None where neither is."""
-    is_primary: bool = False
-    """Whether it stands for the run: it chooses the best checkpoint, and is what lists, comparisons and gates look at."""
-
-    def is_better(self, value: float, than: float | None) -> bool:
-        """Whether `value` beats what was the best so far. What is no number beats nothing."""
-        if than is None or self.better is None:
-            return math.isfinite(value)
-        return value < than if self.better == "lower" else value > than
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +29,8 @@ class DataContract:
     modality: Literal["text", "table", "image", "audio", "video"] = "text"
     is_needed: bool = True
     """Whether a job must have a dataset."""
+    falls_back_to_held_out: bool = False
+    """Whether a job without a dataset takes the rows that the training of its model held out."""
     most_sources: int = 1
     """Datasets that one job may mix."""
 
@@ -142,6 +124,8 @@ class RunContext(Protocol):
     dir: JobDir
     spec: JobSpec
     attempt: int
+    model_kind: ModelKind | None
+    """Of the model that the job starts from, where it is on this machine."""
     is_main: bool
     """Rank 0: the only one that writes events, checkpoints and artifacts."""
 

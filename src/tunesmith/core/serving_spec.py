@@ -16,9 +16,13 @@ class ServingSpec(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     engine: str = "transformers"
-    """`llama.cpp`, `vllm` or `transformers`."""
+    """`llama.cpp`, `vllm`, `transformers` or `predict`."""
+    kind: str = ""
+    """Of engine `predict`: the name of the `ModelKind` that loads it."""
+    task: str = ""
+    """Of engine `predict`: what the model does, a name of `core.tasks.TASKS`."""
     base_path: str
-    """A folder with safetensors, a GGUF file, or a hub id."""
+    """A folder with safetensors, a GGUF file, or a hub id; of engine `predict` what the kind `opens`."""
     revision: str | None = None
     adapters: tuple[str, ...] = ()
     """Folders of LoRA adapters; a request names one by its place here."""

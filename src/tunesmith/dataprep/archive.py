@@ -18,10 +18,9 @@ import pyarrow as pa
 from tunesmith.core.errors import BadData, TooLarge
 from tunesmith.core.words import plural
 from tunesmith.dataprep.shapes import SPLITS
-from tunesmith.dataprep.source import DAMAGED_ZIP, open_zip
+from tunesmith.dataprep.source import DAMAGED_ZIP, MAX_ENTRIES, open_zip
 from tunesmith.dataprep.tables import FileReading, tables
 
-MAX_ENTRIES = 1_000_000
 MAX_RATIO = 200
 FREE_BYTES = 64 * 1024**2
 """What any archive may grow to, whatever the ratio."""
@@ -45,7 +44,7 @@ def check_archive(archive: zipfile.ZipFile, max_bytes: int, size_bytes: int) -> 
     max_bytes = min(max_bytes, max(FREE_BYTES, size_bytes * MAX_RATIO))
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
-        raise TooLarge(f"The archive has {len(entries)} entries; {MAX_ENTRIES} are read.")
+        raise TooLarge(f"The archive has {len(entries):,} entries; {MAX_ENTRIES:,} are read.", hint="Split it.")
     seen: set[str] = set()
     total = 0
     files = []

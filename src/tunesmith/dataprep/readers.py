@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tunesmith.core.errors import BadData
+from tunesmith.core.errors import BadData, TooLarge
 from tunesmith.dataprep.csv_files import read_csv
 from tunesmith.dataprep.json_files import read_json, read_jsonl
 from tunesmith.dataprep.source import Source
 from tunesmith.dataprep.tables import BATCH_ROWS, FileReading, Kinds, as_text, tables
 from tunesmith.dataprep.workbooks import read_xlsx
+
+MAX_FOOTER_BYTES = 96 << 20
+"""Of a Parquet file: Arrow's own reader gives up beyond 100 MB."""
 
 
 def read_tables(source: Source, reading: FileReading) -> Iterator[pa.Table]:
@@ -33,8 +37,20 @@ def read_tables(source: Source, reading: FileReading) -> Iterator[pa.Table]:
     return readers[source.format](source.path, reading)
 
 
+def _footer_bytes(path: Path) -> int:
+    """How much of a Parquet file its description takes, as its last bytes say."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
+
+
 def read_parquet(path: Path, reading: FileReading) -> Iterator[pa.Table]:
     """Numbers, text and booleans as they are; nested columns as JSON text."""
+    if (size := _footer_bytes(path)) > MAX_FOOTER_BYTES:
+        raise TooLarge(
+            f"The Parquet file describes its columns in {size >> 20} MB; {MAX_FOOTER_BYTES >> 20} MB are read.",
+            hint="Write it with fewer columns, or with larger row groups.",
+        )
     try:
         file = pq.ParquetFile(path)
         names = reading.column_names(file.schema_arrow.names)

@@ -47,6 +47,10 @@ REFUSED = {
     b"\x28\xb5\x2f\xfd": ("The file is compressed twice.", "Unpack it once and upload it again."),
 }
 """First bytes of what is known and not read."""
+MAX_ENTRIES = 200_000
+"""Of a ZIP archive."""
+END_BYTES = 66_000
+"""At the end of an archive, where the number of its entries stands."""
 DAMAGED_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -131,8 +135,23 @@ def _is_xlsx(path: Path) -> bool:
         return "xl/workbook.xml" in archive.namelist()
 
 
+def _num_entries(path: Path) -> int:
+    """As the end of the archive says, which may lie; 0 where it says nothing. The directory itself would be long to read."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        tail = file.read()
+    end, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
+    if large >= 0 and len(tail) >= large + 40:
+        return int.from_bytes(tail[large + 32 : large + 40], "little")
+    return int.from_bytes(tail[end + 10 : end + 12], "little") if end >= 0 else 0
+
+
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The archive with its directory read. Raises `BadData` when it is damaged."""
+    """The archive with its directory read. Raises `BadData` when it is damaged, `TooLarge` for more than `MAX_ENTRIES`."""
+    if (count := _num_entries(path)) > MAX_ENTRIES:
+        raise TooLarge(
+            f"The archive has {count:,} entries; {MAX_ENTRIES:,} are read.", hint="Split it into several archives."
+        )
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGED_ZIP:

@@ -116,8 +116,22 @@ def openai_answer(error: TunesmithError) -> JSONResponse:
     return JSONResponse(openai_error(error), status_code=status, headers=headers)
 
 
+HUGGING_FACE_PATHS = "/models/"
+"""Where errors have the form that Hugging Face's clients read."""
+
+
+def hugging_face_answer(error: TunesmithError) -> JSONResponse:
+    """The sentence as `error`, with the rest beside; what cannot be used is 400 here."""
+    status = 400 if error.status == 422 else error.status
+    told = {"error": f"{error.message} {error.hint}".strip(), "error_code": error.code, "details": error.details}
+    headers = {"Retry-After": "1"} if status in (429, 503) else None
+    return JSONResponse(told, status_code=status, headers=headers)
+
+
 def error_answer(path: str, error: TunesmithError) -> JSONResponse:
     """In the form of the API that `path` belongs to."""
+    if path.startswith(HUGGING_FACE_PATHS):
+        return hugging_face_answer(error)
     if path.startswith(OPENAI_PATHS):
         return openai_answer(error)
     return JSONResponse(error.body(), status_code=error.status, headers=retry_after(error))

@@ -12,7 +12,7 @@ from tunesmith.core.errors import TooLarge
 MAX_BODY_BYTES = 32 * 1024**2
 STREAMED = re.compile(
     r"POST /api/v1/datasets/|PUT /api/v1/datasets/upload|PATCH /api/v1/datasets/uploads/[^/]+|"
-    r"PUT /api/v1/registry/import/upload|(GET|HEAD|OPTIONS) .*",
+    r"PUT /api/v1/registry/import/upload|POST /api/v1/(jobs|deployments)/[0-9]+/predict-file|(GET|HEAD|OPTIONS) .*",
     re.S,
 )
 """Requests whose body is read as it comes, or that have none."""

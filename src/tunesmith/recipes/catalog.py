@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.metrics import MetricSpec
 from tunesmith.core.model_kind import ModelKind
 from tunesmith.core.recipe import Recipe
+from tunesmith.recipes.classifiers import TEXT_CLASSIFIER
 from tunesmith.recipes.compress.spec import RECIPE as COMPRESS
 from tunesmith.recipes.custom.spec import RECIPE as CUSTOM
 from tunesmith.recipes.dpo.spec import RECIPE as DPO
@@ -68,7 +71,9 @@ PLUGINS = find_plugins()
 RECIPES: tuple[Recipe, ...] = (*OURS, *(plugin.recipe for plugin in PLUGINS if plugin.recipe))
 TRAINING = tuple(recipe for recipe in RECIPES if recipe.kind == "training")
 """Those that make a model out of data."""
-MODEL_KINDS: dict[str, ModelKind] = {
+KNOWN_KINDS: tuple[ModelKind, ...] = (TEXT_CLASSIFIER,)
+"""Kinds that can be imported and served whether or not a recipe makes them."""
+MODEL_KINDS: dict[str, ModelKind] = {kind.name: kind for kind in KNOWN_KINDS} | {
     kind.name: kind for recipe in reversed(RECIPES) for output in recipe.outputs for kind in output.kinds
 }
 """By name; of two of the same name the first recipe's stays."""
@@ -86,6 +91,11 @@ def get_recipe(name: str) -> Recipe:
     )
 
 
+def metrics_of(name: str) -> tuple[MetricSpec, ...]:
+    """What jobs of a recipe report; nothing for one that is here no more."""
+    return next((recipe.metrics for recipe in RECIPES if recipe.name == name), ())
+
+
 def get_kind(name: str) -> ModelKind:
     """Raises `InvalidInput` naming those that exist."""
     if name in MODEL_KINDS:
@@ -93,12 +103,24 @@ def get_kind(name: str) -> ModelKind:
     raise InvalidInput(f"There is no kind of model {name!r}.", hint=f"One of {', '.join(MODEL_KINDS)}.")
 
 
+def find_kind(path: Path) -> ModelKind | None:
+    """What a folder or file holds, or None where it holds no model."""
+    known = sorted(MODEL_KINDS.values(), key=lambda kind: kind.name == "model")  # its mark is the least particular
+    return next((kind for kind in known if kind.matches(path)), None)
+
+
+def kind_of_ref(ref: ModelRef) -> ModelKind | None:
+    """The kind of a model that is on this machine; None for one that is not, or that is none."""
+    if ref.kind in MODEL_KINDS:
+        return MODEL_KINDS[ref.kind]
+    path = Path(ref.adapter_path or ref.path)
+    return find_kind(path) if path.is_absolute() and path.exists() else None
+
+
 def kind_of(path: Path) -> ModelKind:
     """What a folder or file holds. Raises `InvalidInput` for a path that holds no model."""
-    known = sorted(MODEL_KINDS.values(), key=lambda kind: kind.name == "model")  # its mark is the least particular
-    for kind in known:
-        if kind.matches(path):
-            return kind
+    if kind := find_kind(path):
+        return kind
     raise InvalidInput(
         f"{path.name} holds no model.",
         hint="A model is a folder with config.json and .safetensors files, an adapter with adapter_config.json, or a GGUF file.",

@@ -74,7 +74,7 @@ def _walk(
 ) -> Iterator[Setting]:
     docs, required = field_docs(params), schema.get("required", ())
     for name, told in schema["properties"].items():
-        own_group = told.get("group", group)
+        own_group = told.get("group", group) if told.get("group", group) in GROUPS else "basic"
         nested = params.model_fields[name].annotation
         if "$ref" in told and isinstance(nested, type) and issubclass(nested, BaseModel):
             inner = defs[told["$ref"].removeprefix(REFERENCE)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.core.job_spec import DatasetRef
+from tunesmith.core.model_kind import ModelKind
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
@@ -61,6 +62,8 @@ class Facts:
     """Rows of the dataset with those that the job skips; 0 when it skips none."""
     num_eval_rows: int = 0
     """Rows of the dataset that is for evaluation alone."""
+    kind: ModelKind | None = None
+    """Of the model that the job starts from, where it is on this machine."""
     dataset: DatasetRef | None = None
     """The rows themselves. A plan may read what is at hand at once, such as a file's schema or one column."""
 
@@ -77,8 +80,9 @@ class Plan(NamedTuple):
 
 def plan(recipe: Recipe, given: Mapping[str, Any], facts: Facts, *, auto: bool = True) -> Plan:
     """What a job of `recipe` would be. Raises `InvalidInput` naming every bad value of `given` at once."""
+    checked = check_params(recipe, dict(given))
     if recipe.plan is None:
-        return Plan(check_params(recipe, dict(given)).model_dump(mode="json"), {}, {})
+        return Plan(checked.model_dump(mode="json"), {}, {})
     made: Plan = recipe.plan(recipe, given, facts, auto)
     return made
 

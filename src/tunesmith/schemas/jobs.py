@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from tunesmith.core.acting import Scope, Visibility
+from tunesmith.core.acting import Visibility
 from tunesmith.core.job_spec import ResourceRequest
 from tunesmith.core.job_status import JobStatus, Phase, Priority
 from tunesmith.schemas.before_after import Turn
 from tunesmith.schemas.common import Wire
+from tunesmith.schemas.methods import MethodMetric
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -106,6 +107,18 @@ class QueueMove(Wire):
     before_job_id: int | None = Field(None, ge=1, lt=2**63)
 
 
+class RunMetric(BaseModel):
+    """The number that stands for a job."""
+
+    name: str
+    """Of its curve: `eval_loss`, `eval_accuracy`."""
+    title: str
+    unit: str
+    better: Literal["lower", "higher"] | None
+    last: float | None
+    best: float | None
+
+
 class JobRead(BaseModel):
     """A job."""
 
@@ -156,11 +169,13 @@ class JobRead(BaseModel):
     eval_loss: float | None
     """The last held-out loss."""
     best_eval_loss: float | None
+    metric: RunMetric | None = None
+    """What stands for the job, as its method says; null before it was measured."""
     elapsed_s: float
     """Training time over all attempts."""
     remaining_s: float | None
     sparkline: list[float]
-    """The loss over the whole run, in few points."""
+    """The loss, or the method's main metric, over the whole run in few points."""
     values: dict[str, Any] | None = None
     """Of a list: the values that `columns` asks for."""
     created_at: datetime
@@ -185,6 +200,8 @@ class JobProgress(BaseModel):
     loss: float | None
     eval_loss: float | None
     best_eval_loss: float | None
+    metric: RunMetric | None = None
+    """What stands for the job, as its method says."""
     learning_rate: float | None
     grad_norm: float | None
     tokens_per_s: float | None
@@ -327,6 +344,8 @@ class Curve(BaseModel):
 
 class JobMetrics(BaseModel):
     curves: dict[str, Curve]
+    metrics: list[MethodMetric] = Field(default_factory=list)
+    """What the method says of its curves: titles, units, and which way is better."""
     num_steps: int
     """Steps recorded, before thinning."""
     last_seq: int
@@ -400,54 +419,6 @@ class JobComparison(BaseModel):
     jobs: list[ComparedJob]
     settings: list[ComparedValue]
     scores: list[ComparedValue]
-
-
-class MethodField(BaseModel):
-    """One parameter of a method."""
-
-    name: str
-    """Dotted when it is part of another: `early_stopping.patience`."""
-    title: str
-    doc: str
-    group: str
-    """basic, batching, optimizer, adapter, data, precision, saving, tracking or script."""
-    kind: Literal["number", "integer", "boolean", "choice", "choices", "names", "text", "long_text", "object"]
-    """`choices` is any of several; `names` one of `choices`, or a list of names of your own."""
-    unit: str
-    default: Any
-    required: bool
-    nullable: bool
-    """Whether it may be null, which means that it is chosen, or not used."""
-    minimum: float | None
-    maximum: float | None
-    above: float | None
-    """It must be more than this."""
-    below: float | None
-    """It must be less than this."""
-    usual: tuple[float, float] | None
-    """What is commonly tried: lowest, highest."""
-    choices: list[str]
-
-
-class MethodRead(BaseModel):
-    """One way to train."""
-
-    name: str
-    title: str
-    sentence: str
-    fields: list[MethodField]
-    json_schema: dict[str, Any]
-    """JSON Schema of the hyperparameters."""
-    shapes: list[str]
-    """Row shapes it can learn from."""
-    kind: Literal["training", "evaluation", "compression"] = "training"
-    """Only training makes a new model out of data."""
-    needs_model: bool
-    needs_dataset: bool
-    permission: Scope
-    """What whoever runs it must be allowed."""
-    why_not: str
-    """Why this machine or who asks cannot run it, with the alternative named; empty when they can."""
 
 
 class ChatMessage(Wire):

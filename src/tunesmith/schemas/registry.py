@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from tunesmith.schemas.common import Wire
 
 Stage = Literal["none", "staging", "production", "archived"]
-Kind = Literal["adapter", "model", "gguf"]
 Bump = Literal["major", "minor", "patch"]
 
 
@@ -23,7 +22,8 @@ class VersionRead(BaseModel):
     """Semantic: `1.2.0`."""
     ref: str
     """`support-bot@1.2.0`: use it as `model` of a job, a chat or a deployment."""
-    kind: Kind
+    kind: str
+    """What it is: `adapter`, `model`, `gguf`, or a kind that another method makes."""
     """An adapter over a base model, a whole model, or a GGUF file."""
     framework: str
     job_id: int | None

@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints
 
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.metrics import better_of
 from tunesmith.schemas.common import Wire
 from tunesmith.schemas.jobs import JobRead
 
 MAX_COLUMNS = 30
-HIGHER_IS_BETTER = ("accuracy", "f1", "bleu", "rouge", "exact_match", "tokens_per_s", "samples_per_s", "mfu")
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
-"""Ends of names of scores of which one is the best. Steps, times and counts are no contest."""
 NAME = r"(status|method|model|dataset|owner|(metric|param)\.[^,]{1,190})"
 VALUE = f"^{NAME}$"
 """The name of a value of a job."""
@@ -87,6 +85,6 @@ class JobGroups(BaseModel):
 def natural_order(name: str) -> Literal["asc", "desc"]:
     """The order in which the best, the newest or the first by name comes first."""
     kind = name.partition(".")[0]
-    if kind == "created" or (kind == "metric" and not name.removesuffix(".best").endswith(LOWER_IS_BETTER)):
+    if kind == "created" or (kind == "metric" and better_of(name.removesuffix(".best")) != "lower"):
         return "desc"
     return "asc"

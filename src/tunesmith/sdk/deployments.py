@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tunesmith.core.errors import NotFound, Unavailable
@@ -16,6 +17,8 @@ from tunesmith.schemas.deployments import (
     RevisionRead,
     TargetRead,
 )
+from tunesmith.schemas.predictions import PredictAnswer
+from tunesmith.sdk import predictions
 from tunesmith.sdk.connection import Connection, json_of, pages
 
 LOOK_EVERY_S = 0.5
@@ -132,6 +135,17 @@ class Deployments:
         """Recorded conversations as a dataset."""
         body = {"name": name, "rating": rating}
         return DatasetRead.model_validate(self._connection.post(f"{self._path(deployment)}/dataset", body))
+
+    def predict(self, deployment: int | str, inputs: Any, **parameters: Any) -> PredictAnswer:
+        """Ask a model that does not chat: one input, or a list. Keyword arguments are the model's own, such as `top_k`."""
+        return predictions.predict(self._connection, self._path(deployment), inputs, parameters)
+
+    def predict_file(
+        self, deployment: int | str, source: str | Path, target: str | Path, *, column: str | None = None
+    ) -> Path:
+        """The same about each row of a CSV file; the answers are written to `target`, beside the rows."""
+        path = self._path(deployment)
+        return predictions.predict_file(self._connection, path, Path(source), Path(target), column)
 
     def _path(self, deployment: int | str) -> str:
         if isinstance(deployment, str) and not deployment.isdigit():

@@ -20,7 +20,9 @@ from tunesmith.schemas.jobs import (
     JobRead,
     LogMatch,
 )
+from tunesmith.schemas.predictions import PredictAnswer
 from tunesmith.schemas.runs import JobColumn, JobGroup, JobViewRead
+from tunesmith.sdk import predictions
 from tunesmith.sdk.connection import Connection, Progress, pages
 from tunesmith.sdk.stream import Messages, ask, follow
 
@@ -88,6 +90,15 @@ class Jobs:
     def methods(self) -> Sequence[dict[str, Any]]:
         """Ways to train, with their settings."""
         return tuple(self._connection.get("/jobs/methods"))
+
+    def predict(self, job_id: int, inputs: Any, **parameters: Any) -> PredictAnswer:
+        """Ask the model of a finished job, where it does not chat: one input, or a list. Keyword arguments are the model's own, such as
+        `top_k`."""
+        return predictions.predict(self._connection, f"/jobs/{job_id}", inputs, parameters)
+
+    def predict_file(self, job_id: int, source: str | Path, target: str | Path, *, column: str | None = None) -> Path:
+        """The same about each row of a CSV file; the answers are written to `target`, beside the rows."""
+        return predictions.predict_file(self._connection, f"/jobs/{job_id}", Path(source), Path(target), column)
 
     def _job(self, data: Any) -> Job:
         return Job(self._connection, JobRead.model_validate(data))
@@ -202,6 +213,10 @@ class Job:
     def chat(self, messages: Messages, *, stream: bool = False, **sampling: Any) -> Iterator[str] | ChatAnswer:
         """Talk to the model: an answer, or with `stream` its pieces as they come."""
         return ask(self._connection, f"{self._path}/chat", messages, sampling, stream=stream)
+
+    def predict(self, inputs: Any, **parameters: Any) -> PredictAnswer:
+        """Ask the model, where it does not chat: one input, or a list."""
+        return predictions.predict(self._connection, self._path, inputs, parameters)
 
     def _do(self, what: str, body: Any = None) -> JobRead:
         self.info = JobRead.model_validate(self._connection.post(f"{self._path}/{what}", body))

@@ -27,6 +27,10 @@ def main() -> None:
             from tunesmith.serving import vllm
 
             vllm.serve(process)
+        elif spec.engine == "predict":
+            from tunesmith.serving import predict_app
+
+            predict_app.serve(process)
         else:
             from tunesmith.serving import transformers_app
 

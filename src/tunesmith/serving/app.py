@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 import anyio.to_thread
@@ -17,12 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.core.errors import InvalidInput, TunesmithError
 from tunesmith.core.inference import Prompt
-from tunesmith.core.validation import message_of
+from tunesmith.serving.access import Activity as Activity
+from tunesmith.serving.access import OnlyTheServer, invalid_body
 from tunesmith.serving.generation import Model, Piece, Sampling
 
 
@@ -106,43 +104,6 @@ class Tokens(BaseModel):
     tokens: list[int]
 
 
-class Activity:
-    """When somebody last asked for something."""
-
-    def __init__(self) -> None:
-        self.last_s = time.monotonic()
-        self.active = 0
-
-    def idle_s(self) -> float:
-        return 0.0 if self.active else time.monotonic() - self.last_s
-
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Within the block somebody waits for an answer."""
-        self.active += 1
-        try:
-            yield
-        finally:
-            self.active -= 1
-            self.last_s = time.monotonic()
-
-
-class OnlyTheServer:
-    """Lets in who knows the token. It hands requests on as they are: starlette's own wrapper hides that a client left."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._token = app, token.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self._token):
-                refused = JSONResponse({"error": "permission_denied", "message": "Wrong token."}, status_code=401)
-                await refused(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 class Form(NamedTuple):
     """How an answer is written: as a message, or as text."""
 
@@ -192,9 +153,7 @@ def create_serving_app(model: Model, token: str, activity: Activity) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        details = [{"loc": ".".join(map(str, p["loc"][1:])), "message": message_of(p)} for p in error.errors()]
-        where = "; ".join(f"{detail['loc']}: {detail['message']}" for detail in details[:5])
-        return JSONResponse(InvalidInput(where, details=details).body(), status_code=400)
+        return invalid_body(error)
 
     _add_answers(app, model, activity)
     return app

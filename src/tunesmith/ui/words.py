@@ -46,6 +46,11 @@ def number(value: float | None) -> str:
     return f"{value:,.2f}"
 
 
+def measured(value: float | None, unit: str = "") -> str:
+    """A metric's value: a share in per cent, others to four digits."""
+    return f"{100 * value:.1f} %" if unit == "share" and value is not None else signif(value)
+
+
 def signif(value: float | None, digits: int = 4) -> str:
     """`digits` significant digits, with separators: `0.0002`, `1.234`, `19,340`; powers of ten only where it would be long."""
     if value is None:
@@ -131,6 +136,7 @@ FILTERS = {
     "bytes": size,
     "number": number,
     "signif": signif,
+    "measured": measured,
     "percent": percent,
     "duration": duration,
     "ago": ago,

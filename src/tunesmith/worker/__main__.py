@@ -18,7 +18,7 @@ from tunesmith.core.job_dir import JobDir, end_half_line, read_model
 from tunesmith.core.job_spec import DUMP_SIGNAL, ExitRecord, Failure, JobSpec, Launch, ModelRef
 from tunesmith.core.log_lines import Level
 from tunesmith.core.recipe import Outcome
-from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.catalog import find_kind, get_recipe
 from tunesmith.recipes.model_info import refuse_unsafe_files
 from tunesmith.worker.failures import classify
 from tunesmith.worker.last_word import LastWord
@@ -106,10 +106,13 @@ def train(spec: JobSpec, run: Run) -> str:
 
 def check_model(model: ModelRef) -> None:
     """Refuse early, before any library reads the folder, what may not be loaded. Raises `JobFailure` or `TunesmithError`."""
-    for path in filter(None, (model.path, model.adapter_path)):
-        if Path(path).is_dir():
-            refuse_unsafe_files(Path(path))
-        elif Path(path).is_absolute():
+    for path in map(Path, filter(None, (model.path, model.adapter_path))):
+        kind = find_kind(path)
+        if path.is_dir() and kind and "predict" in kind.engines:
+            kind.describe(path, None)
+        elif path.is_dir():
+            refuse_unsafe_files(path)
+        elif path.is_absolute():
             raise JobFailure(FailureCode.MODEL_NOT_FOUND, f"The folder of the model {model.name} is gone: {path}.")
 
 

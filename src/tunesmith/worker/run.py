@@ -24,6 +24,7 @@ from tunesmith.core.job_dir import JobDir, fsync_dir, new_folder
 from tunesmith.core.job_spec import Control, JobSpec
 from tunesmith.core.job_status import Phase
 from tunesmith.core.progress import moved
+from tunesmith.recipes.catalog import kind_of_ref
 from tunesmith.worker import checkpoints
 from tunesmith.worker.log import WorkerLog
 from tunesmith.worker.reporter import Fence, Reporter
@@ -39,6 +40,7 @@ class Run:
     def __init__(self, job_dir: JobDir, spec: JobSpec, attempt: int, signals: StopSignals, rank: int = 0) -> None:
         self.dir, self.spec, self.attempt = job_dir, spec, attempt
         self.is_main = rank == 0
+        self.model_kind = kind_of_ref(spec.model) if spec.model else None
         self.final_metrics: dict[str, float] = {}
         self.timed_out = False
         self._signals = signals

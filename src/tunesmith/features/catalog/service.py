@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tunesmith.core.errors import InvalidInput, NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import ModelRef
+from tunesmith.core.tasks import TASKS
 from tunesmith.features.catalog import hub, library
 from tunesmith.features.catalog.curated import MODELS as CURATED
 from tunesmith.features.catalog.library import WHOLE_MODEL_FILE, made_model
 from tunesmith.features.catalog.memory import needs
 from tunesmith.features.registry import service as registry
 from tunesmith.features.registry.naming import parse_ref
+from tunesmith.recipes.catalog import find_kind, kind_of_ref
+from tunesmith.recipes.model_about import about
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
 from tunesmith.recipes.planning import Machine
 from tunesmith.schemas.models import ModelRead, ModelSort
@@ -175,8 +178,12 @@ def find_base(settings: Settings, name: str) -> Path | None:
 
 
 def model_info(ref: ModelRef) -> ModelInfo | None:
-    """The base model's architecture; None while it is still to be fetched. Raises as `read_model_info`."""
+    """The base model's architecture; None while it is still to be fetched, and for models that are no networks of transformers.
+    Raises as `read_model_info`."""
     path = Path(ref.path)
+    kind = kind_of_ref(ref)
+    if kind is not None and kind.framework not in ("transformers", "peft"):
+        return None
     return read_model_info(path) if path.is_absolute() and path.is_dir() else None
 
 
@@ -189,8 +196,9 @@ def _of_job(settings: Settings, job_id: int, name: str) -> ModelRef:
     folder = made_model(job_dir) if library.may_see(job_id) else None
     if folder is None:
         raise no_model(job_id)
-    if (folder / WHOLE_MODEL_FILE).is_file():
-        return ModelRef(name=name, path=str(folder))
+    kind = find_kind(folder)
+    if kind is not None and not kind.needs_base:
+        return ModelRef(name=name, path=str(kind.opens(folder)), kind=kind.name)
     base = job_dir.read_spec().model
     merged = job_dir.artifacts / MERGED_BASE
     if merged.is_dir():
@@ -210,13 +218,20 @@ def no_model(job_id: int) -> NotFound:
     )
 
 
-def check_trainable(model: ModelRef) -> None:
-    """Raise `InvalidInput` for a model that is no more than a GGUF file."""
+def check_trainable(model: ModelRef, tasks: Sequence[str] = ("text-generation",)) -> None:
+    """Raise `InvalidInput` for a model that is no more than a GGUF file, and for one that is made for none of `tasks`; without
+    any, all are taken."""
     if model.path.lower().endswith(".gguf"):
         raise InvalidInput(
             "A GGUF file can be talked to and deployed, not trained.",
             hint="Train its safetensors version.",
             details=[{"loc": "model", "message": "a GGUF file can be talked to and deployed, not trained"}],
+        )
+    if (told := about(model)) and tasks and told.task not in tasks:
+        raise InvalidInput(
+            f"{model.name} is for {told.title.lower()}, and this method starts from another kind of model.",
+            hint=f"Choose one for {', '.join(TASKS[t].title.lower() if t in TASKS else t for t in tasks)}.",
+            details=[{"loc": "model", "message": f"is for {told.title.lower()}"}],
         )
 
 

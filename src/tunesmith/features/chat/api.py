@@ -90,7 +90,7 @@ async def _answer(state: AppState, who: Partner, body: ChatRequest) -> Any:
 
 async def _ask(state: AppState, who: Partner, body: ChatRequest) -> httpx.Response:
     endpoint = await run_in_threadpool(state.serving.ensure, who.base)
-    async with _client(endpoint) as client:
+    async with client_of(endpoint) as client:
         return await client.post("/v1/chat/completions", json=completion_body(who, body) | {"stream": False})
 
 
@@ -101,7 +101,7 @@ async def stream(state: AppState, who: Partner, body: ChatRequest) -> AsyncItera
             yield _event("status", {"status": "loading", "model": who.name})
         endpoint = await run_in_threadpool(state.serving.ensure, who.base)
         asked = completion_body(who, body) | {"stream": True}
-        async with _client(endpoint) as client, client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        async with client_of(endpoint) as client, client.stream("POST", "/v1/chat/completions", json=asked) as answer:
             if answer.status_code != 200:
                 await answer.aread()
                 raise _told_error(answer)
@@ -113,7 +113,8 @@ async def stream(state: AppState, who: Partner, body: ChatRequest) -> AsyncItera
         yield _event("error", error.body())
 
 
-def _client(endpoint: Endpoint) -> httpx.AsyncClient:
+def client_of(endpoint: Endpoint) -> httpx.AsyncClient:
+    """Asks a serving process."""
     headers = {"Authorization": f"Bearer {endpoint.token}"}
     return httpx.AsyncClient(base_url=endpoint.url, headers=headers, timeout=TIMEOUT, trust_env=False)
 

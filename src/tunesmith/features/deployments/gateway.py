@@ -23,7 +23,7 @@ from starlette.requests import HTTPConnection
 from tunesmith.core.acting import Identity
 from tunesmith.core.clock import utc_now
 from tunesmith.core.errors import InvalidInput, NotFound, TooMany, Unavailable
-from tunesmith.core.inference import Ask, EmbeddingAsk, Usage
+from tunesmith.core.inference import Ask, EmbeddingAsk, PredictAsk, Usage
 from tunesmith.executors.serving_process import Endpoint
 from tunesmith.features.deployments.answer_cache import AnswerCache
 from tunesmith.features.deployments.dialects.base import system_and
@@ -40,6 +40,7 @@ TEXT_TOKENS = 16
 """How long a text goes on where nobody says; OpenAI's."""
 MAX_RECORDED_CHARS = 200_000
 
+AnyAsk = Ask | EmbeddingAsk | PredictAsk
 Build = Callable[[Endpoint, Variant], dict[str, Any]]
 """Makes the body for the engine that answers, but for what names the adapter."""
 
@@ -50,7 +51,7 @@ class Call:
 
     path: str
     """Of the public API."""
-    ask: Ask | EmbeddingAsk
+    ask: AnyAsk
     """With the deployment's own settings where the request has none."""
     route: Route
     variant: Variant
@@ -78,10 +79,9 @@ class Gateway:
 
     # -- where it goes ------------------------------------------------------------------------------------------------
 
-    async def begin(
-        self, path: str, ask: Ask | EmbeddingAsk, who: Identity, session: str, body: dict[str, Any]
-    ) -> Call:
-        """Waits a while for a model that is just starting. Raises `NotFound`, `TooMany` or `Unavailable`."""
+    async def begin(self, path: str, ask: AnyAsk, who: Identity, session: str, body: dict[str, Any]) -> Call:
+        """Waits a while for a model that is just starting. Raises `NotFound`, `TooMany`, `Unavailable`, or `InvalidInput` for
+        what the model is not made for."""
         name = ask.model
         route = self.routes.find(name, who)
         if route is None:
@@ -95,13 +95,16 @@ class Gateway:
                 raise Unavailable(f"{name} is starting.", hint="Try again in a moment.")
             await asyncio.sleep(LOOK_AGAIN_S)
             route = self.routes.by_name.get(name, route)
+        check_task(ask, name, variant)
         return Call(path, _completed(ask, route), route, variant, who, session, body=body)
 
     def copy_of(self, call: Call) -> Call | None:
         """What a shadow is asked besides, of which nobody waits for the answer; None while it is busy, or without one."""
         sticky = call.session or call.ask.user or call.who.credential or call.uid
         variant = call.route.shadow(sticky)
-        if variant is None or self._inside[variant.revision_id] >= call.route.settings.max_concurrent:
+        if variant is None or (variant.about is None) == isinstance(call.ask, PredictAsk):
+            return None
+        if self._inside[variant.revision_id] >= call.route.settings.max_concurrent:
             return None
         ask = replace(call.ask, stream=False) if isinstance(call.ask, Ask) else call.ask
         return Call(call.path, ask, call.route, variant, call.who, call.session, shadow=True)
@@ -188,6 +191,7 @@ class Gateway:
             if route is None or found is None:
                 break
             if found.endpoint is not None:
+                check_task(call.ask, call.route.name, found)
                 _check_tools(call.ask, found)
                 return found.endpoint, found
             _check_not_failed(route)
@@ -228,6 +232,7 @@ class Gateway:
         now_s, asked = time.monotonic(), call.ask.text
         records = call.route.settings.record_conversations and status == 200
         messages = call.ask.messages if records and isinstance(call.ask, Ask) and call.ask.is_chat else None
+        num_inputs = len(call.ask.inputs) if isinstance(call.ask, PredictAsk) else 1
         words = words_of(asked) if call.variant.known_words else []
         self.recorder.add(
             {
@@ -236,7 +241,7 @@ class Gateway:
                 "first_token_s": call.first_s - call.began_s if call.first_s else None,
                 "prompt_tokens": usage.prompt_tokens if usage else None,
                 "completion_tokens": usage.completion_tokens if usage and isinstance(call.ask, Ask) else None,
-                "input_chars": len(asked), "unknown_words": unknown_share(words, call.variant.known_words),
+                "input_chars": len(asked) // num_inputs, "unknown_words": unknown_share(words, call.variant.known_words),
                 "cached": cached, "shadow": call.shadow, "caller": call.who.name, "rating": None,
                 "messages": list(messages) if messages and len(asked) < MAX_RECORDED_CHARS else None,
                 "answer": (text or None) if messages else None,
@@ -251,7 +256,24 @@ def _check_not_failed(route: Route) -> None:
         raise Unavailable(f"{route.name} has failed: {route.failed}", hint=hint)
 
 
-def _check_tools(ask: Ask | EmbeddingAsk, variant: Variant) -> None:
+def check_task(ask: AnyAsk, name: str, variant: Variant) -> None:
+    """Raises `InvalidInput` for a chat with a model that does not chat, and for inputs to one that does."""
+    predicts = isinstance(ask, PredictAsk)
+    if variant.about is not None and not predicts:
+        raise InvalidInput(
+            f"{name} is for {variant.about.title.lower()} and does not chat.",
+            hint=f"Send its inputs to /models/{name}, or to the deployment's predict in /api/v1.",
+            details=[{"loc": "model", "message": "does not chat"}],
+        )
+    if variant.about is None and predicts:
+        raise InvalidInput(
+            f"{name} is a chat model.",
+            hint="Ask it at /v1/chat/completions.",
+            details=[{"loc": "model", "message": "is asked to chat"}],
+        )
+
+
+def _check_tools(ask: AnyAsk, variant: Variant) -> None:
     """Raises `InvalidInput` where the engine or the model's chat template has no place for tools."""
     if not isinstance(ask, Ask) or variant.endpoint is None:
         return
@@ -266,9 +288,9 @@ def _check_tools(ask: Ask | EmbeddingAsk, variant: Variant) -> None:
         )
 
 
-def _completed(ask: Ask | EmbeddingAsk, route: Route) -> Ask | EmbeddingAsk:
+def _completed(ask: AnyAsk, route: Route) -> AnyAsk:
     """With the deployment's own settings where the request has none."""
-    if isinstance(ask, EmbeddingAsk):
+    if not isinstance(ask, Ask):
         return ask
     messages = system_and(ask.messages, route.system_prompt) if ask.is_chat else ()
     decoding = ask.decoding.completed(route.sampling)
@@ -280,7 +302,7 @@ def _completed(ask: Ask | EmbeddingAsk, route: Route) -> Ask | EmbeddingAsk:
 def _cache_key(call: Call) -> str | None:
     """None for what may not be kept: an answer by chance, a stream, or where it is switched off."""
     ask = call.ask
-    is_fixed = isinstance(ask, EmbeddingAsk) or ask.decoding.temperature == 0 or ask.decoding.seed is not None
+    is_fixed = not isinstance(ask, Ask) or ask.decoding.temperature == 0 or ask.decoding.seed is not None
     streams = isinstance(ask, Ask) and ask.stream
     if not call.route.settings.cache_s or not is_fixed or streams or call.shadow:
         return None

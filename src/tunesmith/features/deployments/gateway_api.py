@@ -145,9 +145,24 @@ async def generate(body: GenerateRequest, gateway: GatewayState) -> GenerateAnsw
     )
 
 
-async def _answered(request: Request, gateway: Gateway, path: str) -> Response:
+async def answered_at(name: str, request: Request, gateway: Gateway) -> Response:
+    """A chat with the deployment `name`, whatever the request says."""
+    return await _answered(request, gateway, CHAT, name)
+
+
+async def text_after(gateway: Gateway, ask: Ask) -> tuple[str, dict[str, str]]:
+    """How the one prompt of `ask` goes on, and the headers of the answer."""
+    call = await gateway.begin(COMPLETIONS, ask, current(), "", {})
+    if copy := gateway.copy_of(call):
+        gateway.start(_copied(gateway, copy))
+    answer = await _whole(gateway, call)
+    told = {name: value for name, value in answer.headers.items() if name.startswith("x-")}
+    return str(json.loads(bytes(answer.body))["choices"][0]["text"]), told
+
+
+async def _answered(request: Request, gateway: Gateway, path: str, name: str = "") -> Response:
     try:
-        body = await _body(request)
+        body = await _body(request, name)
         ask = DIALECTS[path].parse(body)
         call = await _begun(request, gateway, path, ask, body)
         if copy := gateway.copy_of(call):
@@ -157,8 +172,9 @@ async def _answered(request: Request, gateway: Gateway, path: str) -> Response:
         return openai_answer(error)
 
 
-async def _body(request: Request) -> Body:
-    """Raises `BadRequest` for what is no JSON object, and `InvalidInput` for one that names no model."""
+async def _body(request: Request, name: str = "") -> Body:
+    """With `name` as its model, where one is given. Raises `BadRequest` for what is no JSON object, and `InvalidInput` for one
+    that names no model."""
     try:
         body = json.loads(await request.body())
         json.dumps(body, allow_nan=False, ensure_ascii=False).encode()  # engines take neither NaN nor half characters
@@ -166,7 +182,8 @@ async def _body(request: Request) -> Body:
         raise BadRequest("The request is not JSON.") from None
     if not isinstance(body, dict):
         raise BadRequest("The request is not a JSON object.")
-    if not isinstance(name := body.get("model"), str) or not name:
+    body |= {"model": name} if name else {}
+    if not isinstance(body.get("model"), str) or not body["model"]:
         hint = "GET /v1/models lists them."
         raise InvalidInput("Say which model: the name of a deployment.", hint=hint, details=[{"loc": "model"}])
     return body
@@ -209,6 +226,7 @@ async def _computed(gateway: Gateway, call: Call) -> tuple[dict[str, Any], Usage
     if isinstance(ask, EmbeddingAsk):
         vectors, usage = await answers.vectors(gateway, call, ask)
         return embeddings.render(ask, vectors, usage.prompt_tokens), usage, None
+    assert isinstance(ask, Ask)
     replies = await answers.whole(gateway, call, ask)
     writer = await DIALECTS[call.path].writer(gateway, call, ask)
     usage = answers.total(ask, [reply.usage or Usage() for reply in replies])

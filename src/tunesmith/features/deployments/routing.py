@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.core.acting import Identity, Visibility
 from tunesmith.executors.serving_process import Endpoint
+from tunesmith.recipes.model_about import ModelAbout
 from tunesmith.schemas.deployments import LocalSettings
 
 
@@ -30,6 +31,8 @@ class Variant:
     num_adapters: int
     known_words: frozenset[str] = frozenset()
     """Of its training data; empty where that is not known."""
+    about: ModelAbout | None = None
+    """Of a model that does not chat."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tunesmith.features.deployments.repository import DeploymentRepository, Revi
 from tunesmith.features.deployments.tables import DeploymentRow, RevisionRow
 from tunesmith.features.registry import service as registry
 from tunesmith.features.registry.tables import VersionRow
+from tunesmith.recipes.model_about import about
 from tunesmith.schemas.deployments import DeploymentCreate, DeploymentUpdate, LocalSettings, Rollout
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database, Session
@@ -72,6 +73,7 @@ def rollout(settings: Settings, session: Session, deployment_id: int, plan: Roll
 
 def _add_revision(settings: Settings, session: Session, row: DeploymentRow, plan: Rollout) -> RevisionRow:
     title, ref, version = find_model(settings, session, plan.model)
+    _check_place(row, ref)
     revisions = RevisionRepository(session)
     shared = plan.strategy in ("canary", "ab", "shadow")
     made = RevisionRow(
@@ -84,6 +86,26 @@ def _add_revision(settings: Settings, session: Session, row: DeploymentRow, plan
     row.updated_at = utc_now()
     _tell(session, row, "rollout", f"{title} is to be deployed ({plan.strategy})", made)
     return made
+
+
+def _check_place(row: DeploymentRow, ref: ModelRef) -> None:
+    """Raises `InvalidInput` where a model that does not chat is to go to a place, or an engine, for those that do."""
+    told = about(ref)
+    if told is None:
+        return
+    kind = told.kind_title.lower()
+    if row.target != LOCAL:
+        raise InvalidInput(
+            f"The target {row.target} serves language models, and this is a {kind}.",
+            hint="Use target local: Tunesmith serves it itself.",
+            details=[{"loc": "target", "message": f"not for a {kind}"}],
+        )
+    if (engine := row.settings.get("engine", "auto")) != "auto":
+        raise InvalidInput(
+            f"The engine {engine} runs language models, and this is a {kind}.",
+            hint="Leave the engine at auto.",
+            details=[{"loc": "settings.engine", "message": f"not for a {kind}"}],
+        )
 
 
 def find_model(settings: Settings, session: Session, name: str) -> tuple[str, ModelRef, VersionRow | None]:

@@ -33,6 +33,7 @@ from tunesmith.features.deployments.routing import Route, Routes, Variant
 from tunesmith.features.deployments.tables import DeploymentRow, RevisionRow
 from tunesmith.features.registry import service as registry
 from tunesmith.features.registry.repository import VersionRepository
+from tunesmith.recipes.model_about import ModelAbout, about
 from tunesmith.schemas.deployments import LocalSettings, Rollout
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database
@@ -63,6 +64,8 @@ class Local:
     ref: ModelRef
     spec: ServingSpec
     engine: Engine | None = None
+    about: ModelAbout | None = None
+    """Of a model that does not chat."""
 
     @property
     def adapter(self) -> str | None:
@@ -169,7 +172,8 @@ class Supervisor(Rounds):
         settings = LocalSettings.model_validate(row.settings)
         ref = ModelRef.model_validate(revision.model_ref)
         gpus = tuple(gpu.index for gpu in read_gpus())[:1] if settings.engine in ("auto", "vllm") else ()
-        return Local(row, revision, settings, ref, running.spec_of(self.settings, settings, ref, gpus))
+        spec = running.spec_of(self.settings, settings, ref, gpus)
+        return Local(row, revision, settings, ref, spec, about=about(ref))
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
@@ -280,7 +284,7 @@ class Supervisor(Rounds):
         if why := running.why_not(item.spec.engine, item.ref):
             self._fail(item, why)
         elif item.engine is not None:
-            health = running.probe(item.engine, item.spec.engine, item.adapter, PROBE_TIMEOUT_S)
+            health = running.probe(item.engine, item.spec.engine, item.adapter, PROBE_TIMEOUT_S, item.about)
             if health.ok:
                 self._ready(item)
             else:
@@ -436,6 +440,7 @@ class Supervisor(Rounds):
                 engine=item.spec.engine, endpoint=engine.endpoint if engine and usable else None,
                 adapter=engine.adapters.index(path) if engine and path in engine.adapters else None, adapter_path=path,
                 num_adapters=len(engine.adapters) if engine else 0, known_words=self._known_words(row),
+                about=item.about,
             )  # fmt: skip
             by_deployment[row.deployment_id].append(variant)
             hopeful |= {row.deployment_id} if variant.endpoint else set()

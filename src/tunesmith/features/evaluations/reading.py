@@ -9,10 +9,11 @@ from typing import Any
 
 from tunesmith.core.errors import Conflict, NotFound
 from tunesmith.core.job_status import JobStatus
-from tunesmith.features.jobs import files, versions
+from tunesmith.features.jobs import files
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.evaluate.result import read_scores
 from tunesmith.recipes.evaluate.spec import HEADLINES
 from tunesmith.schemas.evaluations import EvaluationRead, ScoreRead
 from tunesmith.settings import Settings
@@ -39,7 +40,7 @@ def completed(session: Session, job_id: int) -> JobRow:
 
 def told(settings: Settings, row: JobRow) -> dict[str, Any]:
     """`scores.json`; empty before the evaluation is completed."""
-    found = versions.read_scores(settings, row.id) if row.status == JobStatus.COMPLETED else None
+    found = read_scores(files.job_dir(settings, row.id).artifacts) if row.status == JobStatus.COMPLETED else None
     return found or {"scores": {}}
 
 

@@ -55,10 +55,10 @@ from tunesmith.schemas.jobs import (
     LearningRateChange,
     LogChunk,
     LogSearch,
-    MethodRead,
     QueueItem,
     QueueMove,
 )
+from tunesmith.schemas.methods import MethodRead
 from tunesmith.storage.database import Session, after_commit
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

@@ -18,7 +18,7 @@ def read(folder: JobDir, job: JobRead) -> BeforeAfter:
     if found is not None:
         return found
     recipe = get_recipe(job.method)
-    if recipe.kind != "training" or job.method == "custom":
+    if "comparison_questions" not in recipe.params.model_fields:
         return BeforeAfter(reason="Only the training of a language model compares answers before and after.")
     if job.status == JobStatus.COMPLETED:
         return BeforeAfter(

@@ -9,14 +9,15 @@ from typing import Any
 
 from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_dir import JobDir, read_model
+from tunesmith.core.metrics import better_of
 from tunesmith.features.jobs import before_after, files, service
 from tunesmith.features.jobs.curves import number
 from tunesmith.features.jobs.metrics import curves_of
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
+from tunesmith.recipes.catalog import metrics_of
 from tunesmith.schemas.before_after import BeforeAfter
 from tunesmith.schemas.jobs import ComparedJob, ComparedValue, JobComparison, JobSample
-from tunesmith.schemas.runs import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session
 
@@ -74,8 +75,12 @@ def _scores(rows: Sequence[JobRow]) -> list[ComparedValue]:
         values = [each.get(name) for each in table]
         if all(value is None for value in values):
             continue
-        is_contest = name.endswith(HIGHER_IS_BETTER + LOWER_IS_BETTER)
-        places = _best(values, lowest=name.endswith(LOWER_IS_BETTER)) if is_contest else []
+        ways = {
+            better_of(name, metrics_of(row.method))
+            for row, value in zip(rows, values, strict=True)
+            if value is not None
+        }
+        places = _best(values, lowest=ways == {"lower"}) if len(ways) == 1 and None not in ways else []
         found.append(ComparedValue(name=name, values=values, differs=_differ(values), best=places))
     return found
 

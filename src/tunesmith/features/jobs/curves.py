@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from tunesmith.core.metrics import HELD_OUT, Better, values_of
 from tunesmith.schemas.jobs import Curve
-from tunesmith.schemas.runs import HIGHER_IS_BETTER, LOWER_IS_BETTER
 
 STEP_CURVES = (
-    "loss",
     "learning_rate",
     "grad_norm",
     "tokens_per_s",
@@ -19,7 +18,7 @@ STEP_CURVES = (
     "epoch",
     "elapsed_s",
 )
-EVALUATION_CURVES = {"loss": "eval_loss", "perplexity": "eval_perplexity"}
+"""Of each step, besides its values."""
 RATES = {
     "disk_read_bytes": "disk_read_bytes_per_s",
     "disk_written_bytes": "disk_written_bytes_per_s",
@@ -93,11 +92,10 @@ def of_steps(rows: Sequence[Sequence[Any]], names: Sequence[str], most: int) -> 
 
 
 def of_scores(evaluations: Sequence[dict[str, Any]], most: int) -> dict[str, Curve]:
-    """The held-out split: loss, perplexity, and each further score."""
-    found = {shown: series(evaluations, name) for name, shown in EVALUATION_CURVES.items()}
-    for name in sorted({name for body in evaluations for name in body.get("metrics", {})}):
-        values = [{"step": body["step"], name: body.get("metrics", {}).get(name)} for body in evaluations]
-        found[f"eval_{name}"] = series(values, name)
+    """One for each value on the held-out rows."""
+    told = [{"step": body["step"], **values_of(body)} for body in evaluations]
+    names = dict.fromkeys(name for values in told for name in values if name != "step")
+    found = {f"{HELD_OUT}{name}": series(told, name) for name in names}
     return {name: curve(thin(points, most)) for name, points in found.items() if points}
 
 
@@ -123,10 +121,11 @@ def shown_values(event: Any) -> dict[str, float]:
     """The finite numbers of an event, under the names of their curves."""
     found: dict[str, Any] = {}
     if event.type == "step":
-        found = {name: getattr(event, name) for name in STEP_CURVES if name not in ("epoch", "elapsed_s")}
+        found = {
+            name: getattr(event, name) for name in STEP_CURVES if name not in ("epoch", "elapsed_s")
+        } | event.values
     elif event.type == "evaluation":
-        found = {shown: getattr(event, name) for name, shown in EVALUATION_CURVES.items()}
-        found |= {f"eval_{name}": value for name, value in event.metrics.items()}
+        found = {f"{HELD_OUT}{name}": value for name, value in event.values.items()}
     elif event.type == "metrics":
         found = event.values
     return {
@@ -134,31 +133,29 @@ def shown_values(event: Any) -> dict[str, float]:
     }
 
 
-def last_and_best(name: str, value: float, before: Sequence[float | None] | None) -> list[float | None]:
+def last_and_best(better: Better | None, value: float, before: Sequence[float | None] | None) -> list[float | None]:
     """`[last, best]` of a curve with one value more; best is None where neither high nor low is better."""
     best = before[1] if before else None
-    if name.endswith(LOWER_IS_BETTER):
-        return [value, value if best is None else min(value, best)]
-    if name.endswith(HIGHER_IS_BETTER):
-        return [value, value if best is None else max(value, best)]
-    return [value, None]
+    if better is None:
+        return [value, None]
+    return [value, value if best is None else min(value, best) if better == "lower" else max(value, best)]
 
 
 class Sparkline(NamedTuple):
-    """A loss curve in few points, however long the run: every `every`-th loss is kept, and ever fewer of them."""
+    """A curve in few points, however long the run: every `every`-th value is kept, and ever fewer of them."""
 
     every: int = 1
     seen: int = 0
     points: Sequence[tuple[int, float]] = ()
 
-    def with_point(self, step: int, loss: float) -> Sparkline:
-        """One loss more. A job that goes on from a checkpoint draws its last steps anew."""
+    def with_point(self, step: int, value: float) -> Sparkline:
+        """One value more. A job that goes on from a checkpoint draws its last steps anew."""
         if self.points and step <= self.points[-1][0]:
             kept = [point for point in self.points if point[0] < step]
-            return Sparkline(self.every, len(kept) * self.every, kept).with_point(step, loss)
+            return Sparkline(self.every, len(kept) * self.every, kept).with_point(step, value)
         if self.seen % self.every:
             return self._replace(seen=self.seen + 1)
-        every, points = self.every, [*self.points, (step, loss)]
+        every, points = self.every, [*self.points, (step, value)]
         if len(points) > SPARKLINE_POINTS:
             every, points = every * 2, points[::2]
         return Sparkline(every, self.seen + 1, points)

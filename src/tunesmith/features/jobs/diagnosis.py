@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from tunesmith.core.metrics import MetricSpec
 from tunesmith.schemas.jobs import Diagnosis
 
 MIN_POINTS = 8
@@ -34,34 +35,43 @@ RATES = {"nan": 1 / 3, "rising": 0.5, "oscillating": 0.5, "high_gradients": 0.5,
 """Code → the factor by which another learning rate deals with it."""
 
 
+LOSS = MetricSpec(name="loss", title="Loss", better="lower", is_primary=True)
+
+
 def diagnose(
-    loss: Series, eval_loss: Series = (), grad_norm: Series = (), settings: Mapping[str, Any] | None = None
+    loss: Series,
+    held_out: Series = (),
+    grad_norm: Series = (),
+    settings: Mapping[str, Any] | None = None,
+    metric: MetricSpec = LOSS,
 ) -> list[Diagnosis]:
     """Every problem that the series show, the gravest first; `healthy` alone when there is none; nothing when too early.
-    `settings`: the job's own, from which those of a better one are told."""
-    found = _found(loss, eval_loss, grad_norm)
+    `held_out`: what `metric` was on held-out rows. `settings`: the job's own, from which those of a better one are told."""
+    found = _found(loss, held_out, grad_norm, metric)
     return [each.model_copy(update={"changes": _changes(each.code, settings or {})}) for each in found]
 
 
 def _changes(code: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if code == "overfitting":
         stopping = settings.get("early_stopping")
-        is_on = isinstance(stopping, dict) and stopping.get("enabled")
-        return {} if is_on else {"early_stopping": {"enabled": True}, "save_best_model": True}
+        is_off = isinstance(stopping, dict) and not stopping.get("enabled")
+        return {} if not is_off else {"early_stopping": {"enabled": True}, "save_best_model": True}
     rate = settings.get("learning_rate")
     if code not in RATES or not isinstance(rate, float) or not rate > 0:
         return {}
     return {"learning_rate": float(f"{min(1.0, rate * RATES[code]):.2g}")} | ({"fp16": False} if code == "nan" else {})
 
 
-def _found(loss: Series, eval_loss: Series, grad_norm: Series) -> list[Diagnosis]:
-    if any(not math.isfinite(value) for _, value in [*loss[-WINDOW:], *eval_loss]):
-        return [_not_a_number(loss, eval_loss)]
+def _found(loss: Series, held_out: Series, grad_norm: Series, metric: MetricSpec) -> list[Diagnosis]:
+    if any(not math.isfinite(value) for _, value in loss[-WINDOW:]):
+        return [_not_a_number(loss[-WINDOW:], LOSS)]
+    if any(not math.isfinite(value) for _, value in held_out):
+        return [_not_a_number(held_out, metric)]
     values = [_bounded(value) for _, value in loss[-WINDOW:]]
     norms = [value for _, value in grad_norm[-WINDOW:] if math.isfinite(value)]
     if len(values) < MIN_POINTS:
         return []
-    found = [*_of_gradients(norms), *_of_held_out(eval_loss), *_of_loss(values)]
+    found = [*_of_gradients(norms), *_of_held_out(held_out, metric), *_of_loss(values)]
     order = {"error": 0, "warning": 1, "info": 2}
     found.sort(key=lambda d: order[d.severity])
     return found or [
@@ -74,12 +84,12 @@ def _found(loss: Series, eval_loss: Series, grad_norm: Series) -> list[Diagnosis
     ]
 
 
-def _not_a_number(loss: Series, eval_loss: Series) -> Diagnosis:
-    step = next(step for step, value in [*loss[-WINDOW:], *eval_loss] if not math.isfinite(value))
+def _not_a_number(series: Series, metric: MetricSpec) -> Diagnosis:
+    step = next(step for step, value in series if not math.isfinite(value))
     return Diagnosis(
         code="nan",
         severity="error",
-        message=f"The loss is not a number since step {step}.",
+        message=f"The {_word(metric)} is not a number since step {step}.",
         advice="Lower the learning rate to a third, keep gradients clipped at a norm of 1, and use bfloat16 rather than float16.",
     )
 
@@ -109,18 +119,25 @@ def _of_gradients(norms: list[float]) -> list[Diagnosis]:
     return []
 
 
-def _of_held_out(eval_loss: Series) -> list[Diagnosis]:
-    if len(eval_loss) < 2:
+def _word(metric: MetricSpec) -> str:
+    """Its title within a sentence."""
+    return metric.title if metric.title[:2].isupper() else metric.title[:1].lower() + metric.title[1:]
+
+
+def _of_held_out(held_out: Series, metric: MetricSpec) -> list[Diagnosis]:
+    if len(held_out) < 2 or metric.better is None:
         return []
-    best_step, best = min(eval_loss, key=lambda point: point[1])
-    last = eval_loss[-1][1]
-    if last <= best + OVERFITTING * max(abs(best), 1e-9):
+    sign = 1.0 if metric.better == "lower" else -1.0
+    best_step, best = min(held_out, key=lambda point: sign * point[1])
+    last = held_out[-1][1]
+    if sign * (last - best) <= OVERFITTING * max(abs(best), 1e-9):
         return []
+    went = "risen" if metric.better == "lower" else "fallen"
     return [
         Diagnosis(
             code="overfitting",
             severity="warning",
-            message=f"The held-out loss was best at step {best_step} ({best:.3g}) and has risen to {last:.3g}.",
+            message=f"The held-out {_word(metric)} was best at step {best_step} ({best:.3g}) and has {went} to {last:.3g}.",
             advice="The model memorizes the rows. Train for fewer epochs, add rows, or stop early; the best weights can "
             "be kept.",
         )

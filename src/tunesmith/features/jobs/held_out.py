@@ -22,7 +22,7 @@ LOOK_UP_S = 10.0
 
 def complete(settings: Settings, session: Session, body: JobCreate) -> JobCreate:
     """An evaluation with its rows filled in; any other request as it is. Raises `InvalidInput` saying what is missing."""
-    if get_recipe(body.method).kind != "evaluation":
+    if not get_recipe(body.method).data.falls_back_to_held_out:
         return body
     given = _without_addresses_inside(settings, dict(body.hyperparameters))
     if body.dataset_id is None:
@@ -50,7 +50,11 @@ def _job_of(session: Session, model: str, given: dict[str, Any]) -> JobRow | Non
         job = JobRepository(session).get(job_id) if job_id else None
     except NotFound:
         return None
-    return job if job and job.dataset_id is not None and get_recipe(job.method).kind == "training" else None
+    if job is None or job.dataset_id is None:
+        return None
+    recipe = get_recipe(job.method)  # others draw their held-out rows in ways of their own
+    is_found_again = recipe.task == "text-generation" and "validation_split" in recipe.params.model_fields
+    return job if is_found_again else None
 
 
 def _registered_from(session: Session, model: str) -> int | None:

@@ -7,7 +7,7 @@ once that is committed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.core.clock import utc_now
@@ -15,12 +15,13 @@ from tunesmith.core.errors import Conflict
 from tunesmith.core.events import NoticeEvent, StatusEvent
 from tunesmith.core.job_spec import Control, Failure
 from tunesmith.core.job_status import JobStatus, check_transition
+from tunesmith.core.metrics import MetricSpec, better_of
 from tunesmith.features.jobs import permission
 from tunesmith.features.jobs.curves import Sparkline, last_and_best, shown_values
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import EventRow, JobRow
 from tunesmith.live.bus import Bus
-from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.catalog import get_recipe, metrics_of
 from tunesmith.storage.database import after_commit
 
 if TYPE_CHECKING:
@@ -167,14 +168,16 @@ class Lifecycle:
 def _take_in(job: JobRow, events: Sequence[Any]) -> None:
     """Keep on the job's own row what lists of jobs show."""
     line, scores = Sparkline(**(job.sparkline or {})), dict(job.scores or {})
+    metrics = metrics_of(job.method)
     for event in events:
         for name, value in shown_values(event).items():
-            scores[name] = last_and_best(name, value, scores.get(name))
+            scores[name] = last_and_best(better_of(name, metrics), value, scores.get(name))
         loss = _finite(event.loss) if event.type in ("step", "evaluation") else None
         if event.type == "step":
             job.step, job.total_steps, job.loss = event.step, max(0, min(event.total_steps, MAX_STEP - 1)), loss
             job.elapsed_s, job.remaining_s = _finite(event.elapsed_s) or 0.0, _finite(event.remaining_s)
-            line = line if loss is None else line.with_point(event.step, loss)
+            drawn = _drawn(event.values, metrics)
+            line = line if drawn is None else line.with_point(event.step, drawn)
         elif event.type == "progress" and event.unit == "steps":  # of a job that has no steps of an optimizer
             job.total_steps = max(0, min(event.total, MAX_STEP - 1))
             job.step = max(0, min(event.done, job.total_steps))
@@ -182,6 +185,12 @@ def _take_in(job: JobRow, events: Sequence[Any]) -> None:
             job.eval_loss = loss
             job.best_eval_loss = loss if job.best_eval_loss is None else min(loss, job.best_eval_loss)
     job.sparkline, job.scores = line._asdict(), scores
+
+
+def _drawn(values: Mapping[str, float], metrics: Sequence[MetricSpec]) -> float | None:
+    """What of a step the small curve of a job shows: the loss, else the primary metric, else the first value."""
+    names = ["loss", *(metric.name for metric in metrics if metric.is_primary), *values]
+    return _finite(next((values[name] for name in names if name in values), None))
 
 
 def _finite(value: float | None) -> float | None:

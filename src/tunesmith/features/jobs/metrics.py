@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from tunesmith.core.clock import utc_now
 from tunesmith.core.job_status import JobStatus
+from tunesmith.core.metrics import values_of
 from tunesmith.features.jobs.curves import RATES, STEP_CURVES, Points, of_prints, of_scores, of_steps, per_second, thin
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
+from tunesmith.recipes.catalog import metrics_of
 from tunesmith.schemas.jobs import Curve, JobMetrics, JobResources, JobTimeline, TimeCurve, TimelineSpan
+from tunesmith.schemas.methods import MethodMetric
 from tunesmith.storage.database import Session
 
 Path = tuple[str | int, ...]
@@ -40,16 +44,26 @@ def metrics(
     """Every curve, or those of `only`, thinned to `points`: of events after a sequence number and between two steps.
     Raises `NotFound`."""
     jobs = JobRepository(session)
-    last_seq = jobs.get(job_id).last_seq
-    names = [name for name in STEP_CURVES if not only or name in only]
+    row = jobs.get(job_id)
+    last_seq = row.last_seq
+    paths = {name: path for name, path in _step_paths(jobs, row).items() if not only or name in only}
     window = {"after": after, "until": last_seq, "steps": steps}
-    rows = jobs.numbers(job_id, "step", [(name,) for name in names], **window)  # type: ignore[arg-type]
-    found = of_steps([(step, *values) for step, _, *values in rows], names, points)
+    rows = jobs.numbers(job_id, "step", list(paths.values()), **window)  # type: ignore[arg-type]
+    found = of_steps([(step, *values) for step, _, *values in rows], list(paths), points)
     found |= of_scores(_between(jobs.bodies(job_id, "evaluation", after=after), steps), points)
     prints = [body for body in jobs.bodies(job_id, "metrics", after=after) if body["step"] is not None]
     found |= {name: curve for name, curve in of_prints(_between(prints, steps), points).items() if name not in found}
     wanted = {name: curve for name, curve in found.items() if not only or name in only}
-    return JobMetrics(curves=wanted, num_steps=len({row[0] for row in rows}), last_seq=last_seq)
+    told = [MethodMetric.model_validate(asdict(metric)) for metric in metrics_of(row.method)]
+    return JobMetrics(curves=wanted, metrics=told, num_steps=len({row[0] for row in rows}), last_seq=last_seq)
+
+
+def _step_paths(jobs: JobRepository, row: JobRow) -> dict[str, Path]:
+    """Where each number of a step stands in its event. The loss stands in one place in events of all times."""
+    last = jobs.last_event(row.id, "step")
+    names = ["loss", *(metric.name for metric in metrics_of(row.method)), *(values_of(last.body) if last else ())]
+    found: dict[str, Path] = {name: (name,) if name == "loss" else ("values", name) for name in names}
+    return found | {name: (name,) for name in STEP_CURVES}
 
 
 def curves_of(session: Session, job_id: int, points: int) -> dict[str, Curve]:

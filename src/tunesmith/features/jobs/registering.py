@@ -1,5 +1,5 @@
-"""What happens to a job once it is completed: its model becomes a version of the registry, its scores go to the version that
-was evaluated, and the jobs that should follow it are submitted.
+"""What happens to a job once it is completed: what it has left goes where its recipe says (`completion.py`), and the jobs that
+should follow it are submitted.
 
 Each job is dealt with in one transaction that also sets `registered_at`, so a kill leaves either all or nothing of it.
 """
@@ -12,10 +12,9 @@ from collections.abc import Callable
 from tunesmith.core.clock import monotonic_s, utc_now
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.rounds import Rounds
-from tunesmith.features.jobs import compressed, following, versions
+from tunesmith.features.jobs import completion, following
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.live.bus import Bus
-from tunesmith.recipes.catalog import get_recipe
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Database, DatabaseError
 
@@ -61,20 +60,13 @@ class Registrar(Rounds):
 
     def deal_with(self, job_id: int) -> None:
         """Register, hand on scores, submit what follows. Raises `DiskFull` or `OSError` when it has to be tried again."""
-        prepared = versions.prepare(self.settings, self.database, job_id)
-        smaller = compressed.prepare(self.settings, self.database, job_id)
+        prepared = completion.prepare(self.settings, self.database, job_id)
         with self.database.unit_of_work() as session:
             life = Lifecycle(session, self.bus)
             job = life.jobs.take(job_id)
             if job is None or job.registered_at is not None or job.status != "completed":
                 return
-            kind = get_recipe(job.method).kind
-            if kind == "training":
-                versions.register(self.settings, session, life, job, prepared)
-            elif kind == "compression":
-                compressed.register(self.settings, session, life, job, smaller)
-            elif kind == "evaluation":
-                versions.add_scores(self.settings, session, job)
+            completion.carry_out(self.settings, session, life, job, prepared)
             followers = following.submit(self.settings, session, self.bus, job)
             job.registered_at = utc_now()
         self.bus.publish("registry", {"job_id": job_id})

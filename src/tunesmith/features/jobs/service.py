@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from tunesmith.core.errors import Conflict, InUse, InvalidInput, NotFound
 from tunesmith.core.job_dir import JobDir
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.job_status import JobStatus, Priority
+from tunesmith.core.metrics import HELD_OUT, title_of, values_of
 from tunesmith.features.jobs import files, permission, quotas, reporting
 from tunesmith.features.jobs.curves import number, series
-from tunesmith.features.jobs.diagnosis import WINDOW, diagnose
+from tunesmith.features.jobs.diagnosis import LOSS, WINDOW, diagnose
 from tunesmith.features.jobs.lifecycle import Lifecycle
 from tunesmith.features.jobs.package import stream_package
 from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.submission import PRIORITIES
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.blocks.model_card import config_yaml
-from tunesmith.recipes.catalog import RECIPES, get_recipe
+from tunesmith.recipes.catalog import RECIPES, get_recipe, metrics_of
 from tunesmith.recipes.describing import describe, json_schema
 from tunesmith.schemas.jobs import (
     CheckpointRead,
@@ -30,11 +32,11 @@ from tunesmith.schemas.jobs import (
     JobProgress,
     JobRead,
     JobUpdate,
-    MethodField,
-    MethodRead,
     QueueItem,
     QueueMove,
+    RunMetric,
 )
+from tunesmith.schemas.methods import MethodField, MethodMetric, MethodRead
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session, after_commit
 
@@ -50,9 +52,24 @@ def read(row: JobRow) -> JobRead:
         "progress": share(row.status, row.step, row.total_steps),
         "dataset_name": (row.spec.get("dataset") or {}).get("name"),
         "values": None,
-        "sparkline": [loss for _, loss in (row.sparkline or {}).get("points", [])],
+        "sparkline": [value for _, value in (row.sparkline or {}).get("points", [])],
+        "metric": primary(row),
     }
     return JobRead(**{name: getattr(row, name) for name in JobRead.model_fields if name not in made}, **made)
+
+
+def primary(row: JobRow) -> RunMetric | None:
+    """What stands for the job, on held-out rows where there are some; None before anything was measured."""
+    spec = next((metric for metric in metrics_of(row.method) if metric.is_primary), None)
+    scores = row.scores or {}
+    name = next((name for name in (f"{HELD_OUT}{spec.name}", spec.name) if name in scores), None) if spec else None
+    if spec is None or name is None:
+        if spec is None or spec.name != "loss" or row.eval_loss is None:
+            return None
+        name, scores = "eval_loss", {"eval_loss": (row.eval_loss, row.best_eval_loss)}  # a job of before
+    last, best = scores[name]
+    title = title_of(name, (spec,))
+    return RunMetric(name=name, title=title, unit=spec.unit, better=spec.better, last=last, best=best)
 
 
 def counts(session: Session, **filters: Any) -> dict[str, int]:
@@ -198,7 +215,8 @@ def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dic
         total_steps=row.total_steps,
         epoch=step.get("epoch", 0.0),
         **shown,
-        eval_loss=_finite(evaluations[-1]["loss"]) if evaluations else None,
+        metric=primary(row),
+        eval_loss=_finite(evaluations[-1].get("loss")) if evaluations else None,
         best_eval_loss=min(scores, default=None),
         elapsed_s=step.get("elapsed_s", 0.0),
         resources=use.body if use else None,
@@ -208,7 +226,7 @@ def progress(session: Session, job_id: int, why_waiting: Callable[[Session], dic
         message=row.status_reason,
         hint=row.hint,
         last_seq=row.last_seq,
-        diagnosis=_diagnose(steps, evaluations, row.hyperparameters),
+        diagnosis=_diagnose(row.method, steps, evaluations, row.hyperparameters),
     )
 
 
@@ -248,6 +266,10 @@ def methods(settings: Settings) -> list[MethodRead]:
                 json_schema=json_schema(recipe.params),
                 shapes=list(recipe.data.shapes),
                 kind=recipe.kind,
+                tasks=list(recipe.tasks),
+                modality=recipe.data.modality,
+                metrics=[MethodMetric.model_validate(asdict(metric)) for metric in recipe.metrics],
+                guide=recipe.guide,
                 needs_model=recipe.needs_model,
                 needs_dataset=recipe.data.is_needed,
                 permission=recipe.permission,
@@ -277,9 +299,11 @@ def _evaluations(jobs: JobRepository, job_id: int) -> list[dict[str, Any]]:
 
 
 def _diagnose(
-    steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], settings: Mapping[str, Any]
+    method: str, steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], settings: Mapping[str, Any]
 ) -> list[Diagnosis]:
-    return diagnose(series(steps, "loss"), series(evaluations, "loss"), series(steps, "grad_norm"), settings)
+    metric = next((metric for metric in metrics_of(method) if metric.is_primary), LOSS)
+    held_out = series([{"step": body["step"], **values_of(body)} for body in evaluations], metric.name)
+    return diagnose(series(steps, "loss"), held_out, series(steps, "grad_norm"), settings, metric)
 
 
 def rows_skipped(session: Session, job_id: int) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from tunesmith.features.jobs.repository import JobRepository
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.features.jobs.training_data import TrainingData, find_data
 from tunesmith.live.bus import Bus
-from tunesmith.recipes.catalog import get_recipe
+from tunesmith.recipes.catalog import get_recipe, kind_of_ref
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.planning import Facts, Plan, read_machine
 from tunesmith.recipes.planning import plan as plan_of
@@ -113,6 +113,8 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
         num_held_out=data.ref.num_held_out if data else 0,
         num_file_rows=data.ref.num_rows if data else 0,
         num_eval_rows=eval_data.ref.num_rows if eval_data else 0,
+        kind=kind_of_ref(model) if model else None,
+        dataset=data.ref if data else None,
     )
     choice = Plan({}, {}, {})
     try:
@@ -294,7 +296,7 @@ def _model(
     try:
         found = catalog.resolve_model(settings, session, body.model)
         if recipe.kind == "training":
-            catalog.check_trainable(found)
+            catalog.check_trainable(found, recipe.base_tasks)
         existence.check(settings, found.path, found.revision)
     except TunesmithError as error:
         problems.add_error("model", error)

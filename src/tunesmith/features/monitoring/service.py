@@ -20,7 +20,7 @@ from tunesmith.executors.limits import isolation_available
 from tunesmith.features.catalog.service import list_models
 from tunesmith.features.jobs import permission
 from tunesmith.features.monitoring.sampler import Sample
-from tunesmith.recipes.catalog import RECIPES
+from tunesmith.recipes.catalog import PLUGINS, RECIPES
 from tunesmith.recipes.custom.isolation import REMEDY
 from tunesmith.schemas.system import DoctorCheck, Health, MachineUse, SystemInfo
 from tunesmith.settings import OTHER_VARIABLES, Settings
@@ -111,7 +111,19 @@ def without_password(url: str) -> str:
 
 def doctor(settings: Settings, database: Database | None = None) -> list[DoctorCheck]:
     """Every check, with a remedy where it is not well. Without a `database` the server's own checks are left out."""
-    checks = [_python, _home, _disk, _memory, _gpu, _four_bit, _models, _unknown_settings, _isolation, _secrets]
+    checks = [
+        _python,
+        _home,
+        _disk,
+        _memory,
+        _gpu,
+        _four_bit,
+        _models,
+        _unknown_settings,
+        _isolation,
+        _secrets,
+        _plugins,
+    ]
     found = [check for make in checks for check in make(settings)]
     return [*found, *(_database(database) if database else ())]
 
@@ -220,6 +232,14 @@ def _secrets(_settings: Settings) -> Iterator[DoctorCheck]:
     why_not = confinement.why_not()
     message = why_not or f"workers cannot read the secret key and the database (Landlock {confinement.version()})"
     yield _check("secrets", not why_not, message, confinement.REMEDY, level="warning")
+
+
+def _plugins(_settings: Settings) -> Iterator[DoctorCheck]:
+    """Recipes that other packages bring; one that is broken is left out, and harms nobody else."""
+    for plugin in PLUGINS:
+        message = plugin.problem or f"method {plugin.recipe.name if plugin.recipe else ''}, from {plugin.package}"
+        remedy = f"Update or uninstall {plugin.package}; everything else works without it."
+        yield _check(f"recipe {plugin.name}", not plugin.problem, message, remedy, level="warning")
 
 
 def _database(database: Database) -> Iterator[DoctorCheck]:

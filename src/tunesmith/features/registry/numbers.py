@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
 from tunesmith.core.errors import InvalidInput
+from tunesmith.core.metrics import HELD_OUT, MetricSpec, metric_of
 from tunesmith.features.registry.tables import VersionRow
+from tunesmith.recipes.catalog import metrics_of
 
 LOWER = re.compile(
     r"loss|perplexity|latency|error|\bwer\b|\bcer\b|time|seconds|_s$|bits_per_byte|size|bytes|memory|ece", re.I
@@ -100,7 +102,14 @@ def higher_is_better(name: str, row: VersionRow | None = None) -> bool | None:
         for known, score in score_items(scores):
             if known == plain and isinstance(score, dict) and isinstance(score.get("higher_is_better"), bool):
                 return bool(score["higher_is_better"])
+    if metric := metric_of(plain, _metrics(row)):
+        return None if metric.better is None else metric.better == "higher"
     return not LOWER.search(plain)
+
+
+def _metrics(row: VersionRow | None) -> tuple[MetricSpec, ...]:
+    """Those of the method that made the version."""
+    return metrics_of(str(row.lineage.get("method"))) if row else ()
 
 
 def best_known(rows: list[VersionRow]) -> str | None:
@@ -110,7 +119,8 @@ def best_known(rows: list[VersionRow]) -> str | None:
         for name in numbers(row):
             if "/" not in name and higher_is_better(name, row) is not None:
                 counts[name] = counts.get(name, 0) + 1
-    order = {name: place for place, name in enumerate(PREFERRED)}
+    primaries = [f"{HELD_OUT}{metric.name}" for row in rows for metric in _metrics(row) if metric.is_primary]
+    order = {name: place for place, name in enumerate(dict.fromkeys([*primaries, *PREFERRED]))}
     ranked = sorted(counts, key=lambda name: (-counts[name], order.get(name, len(order)), name))
     return ranked[0] if ranked else None
 

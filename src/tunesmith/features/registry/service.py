@@ -66,6 +66,8 @@ class NewVersion:
     """job_id, job_name, method, dataset_id, dataset_name, dataset_digest, base_model, base_path, base_revision."""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured on → its scores."""
     tags: Sequence[str] = ()
     notes: str = ""
     version: str | None = None
@@ -149,7 +151,8 @@ def register(settings: Settings, session: Session, new: NewVersion, prepared: Pr
         job_id=new.job_id, base_model=new.base_model, lineage={"job_id": new.job_id, "base_model": new.base_model, **lineage},
         architecture=_architecture(new, prepared.description), hyperparameters=storable(dict(new.hyperparameters)),
         num_parameters=prepared.description.num_parameters, files=prepared.files, digest=digest_of(prepared.files),
-        size_bytes=sum(about["size_bytes"] for about in prepared.files.values()), metrics=storable(dict(new.metrics)), scores={},
+        size_bytes=sum(about["size_bytes"] for about in prepared.files.values()), metrics=storable(dict(new.metrics)),
+        scores=storable({name: {"scores": dict(one), "job_id": new.job_id} for name, one in new.scores.items()}),
         stage="none", tags=tags, notes=new.notes, created_at=utc_now(),
         owner_id=named.owner_id, owner=named.owner, visibility=named.visibility,
     )  # fmt: skip

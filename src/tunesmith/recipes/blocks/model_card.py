@@ -20,21 +20,32 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 LIBRARIES = ("tunesmith", "torch", "transformers", "peft")
 
 
-def write_card(folder: Path, spec: JobSpec, params: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Write `README.md` and `training_config.yaml` to the model folder."""
+def write_card(
+    folder: Path,
+    spec: JobSpec,
+    params: dict[str, Any],
+    metrics: dict[str, float],
+    *,
+    task: str = "text-generation",
+    usage: str = "",
+    library: str = "transformers",
+) -> None:
+    """Write `README.md` and `training_config.yaml` to the model folder. `usage`: Python that loads and asks it, of models that
+    are no language models."""
     adapter = (folder / "adapter_config.json").exists()
     base = spec.model.name if spec.model else ""
     front = {
         "base_model": base,
-        "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["tunesmith", spec.recipe, "sft", *(["lora"] if adapter else [])],
+        "library_name": "peft" if adapter else library,
+        "pipeline_tag": task,
+        "tags": ["tunesmith", spec.recipe, *([] if usage or "train_on" not in params else ["sft"]), *(["lora"] if adapter else [])],
     }
-    loading = LOADING_ADAPTER.replace("{base}", base) if adapter else LOADING_MODEL
+    front = {name: value for name, value in front.items() if value}
+    loading = usage or (LOADING_ADAPTER.replace("{base}", base) if adapter else LOADING_MODEL)
     data = spec.dataset
     lines = [
         "---", _yaml(front).strip(), "---", "", f"# {_plain(spec.name)}", "",
-        f"{_plain(base)} tuned with the `{spec.recipe}` method of Tunesmith.", "", "## Use", "", "```python", loading, "```",
+        f"{_plain(base) + ' tuned' if base else 'Made'} with the `{spec.recipe}` method of Tunesmith.", "", "## Use", "", "```python", loading, "```",
         "", "## Training data", "",
         f"{_plain(data.name)}, {data.num_rows} rows, version `{data.digest}`." if data else "None.", "",
         "## Results", "", "| metric | value |", "|---|---|", *(f"| {name} | {value:.6g} |" for name, value in metrics.items()),

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from tunesmith.core.events import parse_event
 from tunesmith.core.job_spec import JobSpec
+from tunesmith.core.metrics import HELD_OUT, MetricSpec
 from tunesmith.recipes.blocks.score_text import places, value_text
+from tunesmith.recipes.language_models import LANGUAGE_METRICS
 
 MAX_POINTS = 2000
 """Points drawn of one curve; longer ones are thinned."""
@@ -22,6 +24,13 @@ BAR_WIDTH = 160.0
 """Of the line on which a score stands, in units of its picture."""
 EVALUATIONS_HERE = "<!-- evaluations -->"
 """Where the page has room for what is measured after the training."""
+
+OTHER_CHARTS = (
+    ("learning_rate", "Learning rate", ""),
+    ("grad_norm", "Gradient norm", ""),
+    ("tokens_per_s", "Speed", "tokens a second"),
+)
+"""Field of a step, title, unit: drawn where there are values."""
 
 Series = list[tuple[float, float]]
 
@@ -36,7 +45,7 @@ figcaption { color: #444; padding: 0 .5rem; } table { border-collapse: collapse;
 th, td { text-align: left; border-bottom: 1px solid #8884; padding: .25rem .5rem; overflow-wrap: anywhere; }
 </style></head><body>
 <h1>{{ name }}</h1>
-<p>{{ spec.model.name if spec.model }} tuned with the {{ spec.recipe }} method{% if spec.dataset %} on
+<p>{{ spec.model.name ~ " tuned" if spec.model else "Made" }} with the {{ spec.recipe }} method{% if spec.dataset %} on
 {{ spec.dataset.name }} ({{ spec.dataset.num_rows }} rows, version {{ spec.dataset.digest[:12] }}){% endif %}.</p>
 <h2>Results</h2>
 <table><thead><tr><th scope="col">Metric</th><th scope="col">Value</th></tr></thead><tbody>
@@ -55,6 +64,7 @@ Loss and perplexity are of the expected answer; chrF compares the answer given w
 <tr><th scope="row">Perplexity of the expected answer ({{ one.expected_tokens }} tokens)</th><td>{{ number(one.base.perplexity) }}</td><td>{{ number(one.tuned.perplexity) }}</td><td></td></tr>
 <tr><th scope="row">chrF of the answer</th><td>{{ number(one.base.chrf) }}</td><td>{{ number(one.tuned.chrf) }}</td><td></td></tr>
 </tbody></table>{% endfor %}{% endif %}
+{{ sections }}
 <h2>Curves</h2>
 {% for title, sentence, svg in charts %}<figure role="img" aria-label="{{ title }}. {{ sentence }}">{{ svg }}
 <figcaption>{{ title }}. {{ sentence }}</figcaption></figure>{% else %}<p>No steps were recorded.</p>{% endfor %}
@@ -123,23 +133,24 @@ def write_report(
     events_path: Path,
     metrics: dict[str, float],
     compared: dict[str, Any] | None = None,
+    measured: Sequence[MetricSpec] = LANGUAGE_METRICS,
+    sections: str = "",
 ) -> None:
-    """Write `report.html`, and each chart as `.png` and `.svg`, to `folder`. `compared`: what `before_after` has found."""
+    """Write `report.html`, and each chart as `.png` and `.svg`, to `folder`. `compared`: what `before_after` has found;
+    `measured`: what the recipe reports, each drawn as one chart; `sections`: HTML of the recipe's own, already escaped."""
     series, notices = _read(events_path)
     drawn = []
-    for file_name, title, names, unit in (
-        ("loss", "Loss", ("training", "held out"), "nats a token"),
-        ("learning_rate", "Learning rate", ("learning rate",), ""),
-        ("grad_norm", "Gradient norm", ("gradient norm",), ""),
-        ("tokens_per_s", "Speed", ("tokens a second",), "tokens a second"),
-    ):
-        curves = {name: _thinned(series[name]) for name in names if series.get(name)}
+    charts = [(metric.name, metric.title, metric.unit) for metric in measured if metric.name != "perplexity"]
+    for file_name, title, unit in (*charts, *OTHER_CHARTS):
+        named = {"training": file_name, "held out": f"{HELD_OUT}{file_name}"}
+        curves = {name: _thinned(series[key]) for name, key in named.items() if series.get(key)}
         if curves:
             svg = _draw(folder, file_name, title, curves, unit)
             drawn.append((title, _sentence(curves), Markup(svg)))
     page = Environment(autoescape=True).from_string(PAGE)
     html = page.render(
         name=run_name, spec=spec, params=params, metrics=metrics, charts=drawn, notices=notices, compared=compared,
+        sections=Markup(sections),
         number=lambda value: value_text(value, ""),
     )  # fmt: skip
     (folder / "report.html").write_text(html)
@@ -156,14 +167,13 @@ def _read(events_path: Path) -> tuple[dict[str, Series], list[Any]]:
             except ValidationError:
                 continue
             if event.type == "step":
-                for name, value in (
-                    ("training", event.loss), ("learning rate", event.learning_rate), ("gradient norm", event.grad_norm),
-                    ("tokens a second", event.tokens_per_s),
-                ):  # fmt: skip
+                others = {name: getattr(event, name) for name, _, _ in OTHER_CHARTS}
+                for name, value in {**event.values, **others}.items():
                     if value is not None:
                         curves.setdefault(name, {})[event.step] = value
             elif event.type == "evaluation":
-                curves.setdefault("held out", {})[event.step] = event.loss
+                for name, value in event.values.items():
+                    curves.setdefault(f"{HELD_OUT}{name}", {})[event.step] = value
             elif event.type == "notice":
                 notices.append(event)
     return {name: sorted(points.items()) for name, points in curves.items()}, notices  # type: ignore[misc]

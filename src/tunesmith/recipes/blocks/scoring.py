@@ -90,6 +90,16 @@ def _entity_f1(sums: np.ndarray, _samples: int) -> np.ndarray:
     return 2 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)
 
 
+def _rmse(sums: np.ndarray, samples: int) -> np.ndarray:
+    return np.sqrt(sums[:, 0] / samples)
+
+
+def _r2(sums: np.ndarray, samples: int) -> np.ndarray:
+    """Of (squared error, value, squared value)."""
+    spread = sums[:, 2] - sums[:, 1] ** 2 / samples
+    return 1.0 - sums[:, 0] / np.maximum(spread, 1e-300)
+
+
 def num_classes(sums: np.ndarray) -> int:
     """Of flattened (classes, classes + 1) tables."""
     return (math.isqrt(4 * sums.shape[1] + 1) - 1) // 2
@@ -133,6 +143,9 @@ METRICS: dict[str, Metric] = {
     "macro_precision": Metric("Macro precision", "confusion", _macro(0), unit="share"),
     "macro_recall": Metric("Macro recall", "confusion", _macro(1), unit="share"),
     "macro_f1": Metric("Macro F1", "confusion", _macro(2), unit="share"),
+    "rmse": Metric("Root mean squared error", "squared_error", _rmse, higher_is_better=False),
+    "mae": Metric("Mean absolute error", "absolute_error", _mean, higher_is_better=False),
+    "r2": Metric("R²", "squared_error", _r2),
     "entity_precision": Metric("Entity precision", "entities", _entity_precision, unit="share"),
     "entity_recall": Metric("Entity recall", "entities", _entity_recall, unit="share"),
     "entity_f1": Metric("Entity F1", "entities", _entity_f1, unit="share"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.core.recipe import MetricSpec, Outcome, RunContext
 from tunesmith.engine import kernels, sharding
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks import before_after
-from tunesmith.recipes.blocks.adapter import tell_frozen_experts
+from tunesmith.recipes.blocks.adapter import tell_frozen_experts, trains_adapter
 from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
 from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.endings import join_ends, write_ends
@@ -33,7 +33,8 @@ from tunesmith.recipes.blocks.token_task import TokenTask
 from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.trainer import Trainer
 from tunesmith.recipes.blocks.validate import validate_model
-from tunesmith.recipes.hyperparameters import AdapterFields, LanguageParams, SftParams
+from tunesmith.recipes.hyperparameters import LanguageParams, SftParams
+from tunesmith.recipes.language_models import LANGUAGE_METRICS
 
 
 def fit(
@@ -87,7 +88,7 @@ def prepared_forward(
     run: RunContext, params: LanguageParams, model: Any, device: torch.device, *, packing: bool
 ) -> Forward:
     """How losses are computed with `model`; says where that is slower than it could be, and what stays frozen."""
-    if isinstance(params, AdapterFields):
+    if trains_adapter(params):
         tell_frozen_experts(run, model)
     forward = Forward(model, packing=packing)
     if packing and not forward.packed:
@@ -149,14 +150,15 @@ def leave(
     metrics: dict[str, float],
     unknown: np.ndarray,
     device: torch.device,
+    measured: Sequence[MetricSpec] = LANGUAGE_METRICS,
 ) -> None:
     """The model folder (weights, tokenizer, card, configuration), checked by loading it; answers before and after to held-out
-    rows of the numbers `unknown`, which were not trained on; the report."""
+    rows of the numbers `unknown`, which were not trained on; the report with a chart of each of `measured`."""
     run.phase("saving", produces)
     settings = params.model_dump(mode="json")
     base = run.spec.model
     base_path = base.path if base else ""
-    if base and base.adapter_path and isinstance(params, AdapterFields):
+    if base and base.adapter_path and trains_adapter(params):
         base_path = str(leave_merged_base(run, base))
     join_ends(model, learned_end_ids(tokenizer))
     with run.artifact(produces) as folder:
@@ -171,4 +173,4 @@ def leave(
     with run.artifact(before_after.NAME) as folder:
         (folder / f"{before_after.NAME}.json").write_text(json.dumps(compared, indent=1, ensure_ascii=False))
     with run.artifact("report") as folder:
-        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics, compared)
+        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics, compared, measured)

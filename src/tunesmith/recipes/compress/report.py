@@ -10,18 +10,7 @@ import yaml
 
 from tunesmith.core.job_dir import write_atomic
 
-ENTRY = "compression.json"
-"""In each format's folder: its line of the report."""
 COLOURS = ("#2563eb", "#d97706")
-
-
-def entries_of(artifacts: Path) -> list[dict[str, Any]]:
-    """The formats that a job has left, each with `folder` and `file` as absolute paths: for whoever registers them."""
-    found = []
-    for path in sorted((artifacts / "compressed").glob(f"*/{ENTRY}")):
-        entry = json.loads(path.read_bytes())
-        found.append({**entry, "folder": str(path.parent), "path": str(path.parent / entry["file"])})
-    return found
 
 
 def write_report(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import DataContract, Output, Recipe
+from tunesmith.recipes.compress.result import on_completed
 from tunesmith.recipes.hyperparameters import about
 from tunesmith.recipes.language_models import GGUF, LANGUAGE_MODEL
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
@@ -132,4 +133,5 @@ RECIPE = Recipe(
     tasks=("text-generation",),
     data=DataContract(shapes=CAUSAL_LM_SHAPES, is_needed=False),
     outputs=(Output(type="model", folder="compressed", kinds=(GGUF, LANGUAGE_MODEL)),),
+    on_completed=on_completed,
 )

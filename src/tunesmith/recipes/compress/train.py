@@ -31,6 +31,7 @@ from tunesmith.recipes.compress.checking import (
     measure_model,
     speed_of,
 )
+from tunesmith.recipes.compress.result import ENTRY
 from tunesmith.recipes.compress.spec import RECIPE, UNWEIGHED, WHOLE, CompressParams
 
 WORK = "compression"
@@ -179,7 +180,7 @@ def one_format(
 ) -> None:
     """Make a format, load it, compare it with the source; its folder appears when all of that is done."""
     target = run.dir.artifacts / RECIPE.produces / name
-    if (target / report.ENTRY).is_file():
+    if (target / ENTRY).is_file():
         return
     begin_s = monotonic_s()
     whole = whole_model(run, source) if name in WHOLE and name != "merged" and source.adapter else source.base
@@ -200,7 +201,7 @@ def one_format(
         check_lossless(name, entry["perplexity_ratio"], is_whole=is_whole)
         entry |= {"seconds": round(monotonic_s() - begin_s, 1)}
         report.write_card(folder, source.name, entry)
-        (folder / report.ENTRY).write_text(json.dumps(entry, indent=1, ensure_ascii=False))
+        (folder / ENTRY).write_text(json.dumps(entry, indent=1, ensure_ascii=False))
     if measured.same_tokens is False:
         run.notice(
             f"llama.cpp cuts some text into other tokens than transformers in {name}.", level="warning",
@@ -244,7 +245,7 @@ def make(
 def whole_model(run: RunContext, source: making.Source) -> Path:
     """The model with its adapter merged in, made once and gone when the job is done."""
     made, beside = run.dir.artifacts / RECIPE.produces / "merged", run.dir.path / WORK / "merged"
-    if (made / report.ENTRY).is_file():
+    if (made / ENTRY).is_file():
         return made
     if source.adapter and not beside.is_dir():
         run.phase("saving", "merging the adapter")
@@ -298,4 +299,4 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _finished(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_bytes()) for path in sorted(folder.glob(f"*/{report.ENTRY}"))]
+    return [json.loads(path.read_bytes()) for path in sorted(folder.glob(f"*/{ENTRY}"))]

@@ -26,7 +26,7 @@ from tunesmith.recipes.blocks.trainer import Trainer
 from tunesmith.recipes.dpo.pair_task import Pairs, PairTask
 from tunesmith.recipes.dpo.pairs import load_pairs
 from tunesmith.recipes.dpo.reference import reference_of
-from tunesmith.recipes.dpo.spec import RECIPE, DpoParams
+from tunesmith.recipes.dpo.spec import METRICS, RECIPE, DpoParams
 
 
 def train(params: DpoParams, run: RunContext) -> str:
@@ -94,7 +94,7 @@ def train(params: DpoParams, run: RunContext) -> str:
                 tuned.save_pretrained(folder)
 
         unknown = np.setdiff1d(other_rows.numbers[other_places], known)
-        leave(run, params, model, tokenizer, RECIPE.produces, save, metrics, unknown, device)
+        leave(run, params, model, tokenizer, RECIPE.produces, save, metrics, unknown, device, METRICS)
     return outcome
 
 

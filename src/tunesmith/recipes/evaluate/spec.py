@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.credentials import of_job
+from tunesmith.core.errors import InvalidInput
 from tunesmith.core.job_spec import JobSpec
 from tunesmith.core.recipe import DataContract, Output, Recipe
+from tunesmith.recipes.checking import check_params
+from tunesmith.recipes.evaluate.result import on_completed
 from tunesmith.recipes.hyperparameters import about
+from tunesmith.recipes.planning import Facts, Plan
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 Metric = Literal[
@@ -22,7 +27,7 @@ Metric = Literal[
 ]  # fmt: skip
 """A name may stand for several scores: `perplexity` brings the token accuracy with it, `rouge` its three kinds."""
 Task = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,-]*$")]
-HEADLINES = ("accuracy", "numeric_match", "entity_f1", "judge", "rougeL", "exact_match", "perplexity")
+HEADLINES = ("accuracy", "r2", "numeric_match", "entity_f1", "judge", "rougeL", "exact_match", "perplexity")
 """The first of these that an evaluation has stands for it."""
 INSTALL_BENCHMARKS = "Benchmarks need lm-eval; install it on the server with: pip install 'tunesmith[benchmarks]'"
 DEFAULT_CRITERIA = "Correctness, completeness, and whether it does what the question asks for, and no more."
@@ -129,6 +134,8 @@ class EvaluateParams(BaseModel):
     """Another model that judges the answers."""
     skip_bad_rows: bool = Field(False, title="Skip bad rows", json_schema_extra=about("data"))
     """Measure without the rows that cannot be used, and name them in the job; otherwise data with errors is refused."""
+    target: str | None = Field(None, max_length=500, title="Column of the answers", json_schema_extra=about("data"))
+    """Of models that do not chat: the column with the right answers; absent takes the one that the data or the model names."""
     held_out: HeldOut = Field(HeldOut(), json_schema_extra=about("data"))
     """The rows that a training job held out; filled in by the server."""
 
@@ -152,6 +159,34 @@ def credentials(spec: JobSpec) -> set[str]:
     return of_job(spec) | ({KEY_VARIABLE} if is_for_it else set())
 
 
+LABELLED_SHAPES = ("text_label", "tabular")
+"""Rows that models are measured on that do not chat."""
+
+
+def plan(recipe: Recipe, given: Mapping[str, Any], facts: Facts, _auto: bool) -> Plan:
+    """Checks that the rows are such as the model can be measured on. Raises `InvalidInput`."""
+    settings = Plan(check_params(recipe, dict(given)).model_dump(mode="json"), {}, {})
+    predicts = facts.kind is not None and "predict" in facts.kind.engines
+    data = facts.dataset
+    if data is None:
+        if predicts:
+            raise wrong_rows("A model that does not chat is measured on rows with the right answers: give a dataset.")
+        return settings
+    title = facts.kind.title if facts.kind else "model"
+    asks_rows = predicts and facts.kind is not None and facts.kind.tasks[0].startswith("tabular")
+    if predicts and not asks_rows and data.shape != "text_label":
+        raise wrong_rows(f"A {title.lower()} is measured on rows of shape text_label; these are {data.shape}.")
+    if not predicts and data.shape in LABELLED_SHAPES:
+        shapes = ", ".join(CAUSAL_LM_SHAPES)
+        raise wrong_rows(f"A language model is measured on rows of shape {shapes}; these are {data.shape}.")
+    return settings
+
+
+def wrong_rows(message: str) -> InvalidInput:
+    details = [{"loc": "dataset_id", "message": message}]
+    return InvalidInput(message, hint="Choose another dataset, or map its columns.", details=details)
+
+
 RECIPE = Recipe(
     name="evaluate",
     title="Evaluation",
@@ -162,6 +197,9 @@ RECIPE = Recipe(
     kind="evaluation",
     credentials=credentials,
     tasks=("text-generation",),
-    data=DataContract(shapes=CAUSAL_LM_SHAPES, is_needed=False),
+    data=DataContract(shapes=(*CAUSAL_LM_SHAPES, *LABELLED_SHAPES), is_needed=False, falls_back_to_held_out=True),
     outputs=(Output(type="scores", folder="evaluation"),),
+    base_tasks=(),
+    plan=plan,
+    on_completed=on_completed,
 )

@@ -9,11 +9,12 @@ from typing import Any
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import DatasetRef
+from tunesmith.core.model_kind import ModelKind
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks import scoring
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
-from tunesmith.recipes.evaluate import counting, plots
+from tunesmith.recipes.evaluate import counting, plots, predicting
 from tunesmith.recipes.evaluate.answering import answer_all, answer_limit, measure_likelihood, time_alone
 from tunesmith.recipes.evaluate.benchmarks import run_benchmarks
 from tunesmith.recipes.evaluate.journal import Halted, Journal, Steps
@@ -32,8 +33,10 @@ def train(params: EvaluateParams, run: RunContext) -> str:
     """Measure the model and leave `artifacts/evaluation/`. Returns an `Outcome`; raises `JobFailure`."""
     if not run.is_main:
         return Outcome.COMPLETED
-    # 1) The model, as it would be used
     set_threads(run.spec.resources.cpu_threads)
+    if run.model_kind and "predict" in run.model_kind.engines:
+        return measure_predictions(run, params, run.model_kind)
+    # 1) The model, as it would be used
     device = pick_device()
     base = run.spec.model
     assert base is not None  # the service refuses a job without one
@@ -68,6 +71,21 @@ def train(params: EvaluateParams, run: RunContext) -> str:
     # 4) What is left behind
     run.phase("saving", "evaluation")
     leave(run, told, samples, first_token_s)
+    run.metrics({name: score["value"] for name, score in told["scores"].items() if score["value"] is not None})
+    shutil.rmtree(run.dir.path / WORK, ignore_errors=True)
+    return Outcome.COMPLETED
+
+
+def measure_predictions(run: RunContext, params: EvaluateParams, kind: ModelKind) -> str:
+    """The same of a model that does not chat: what it predicts is compared with what the data says."""
+    assert run.spec.model is not None  # the service refuses a job without one
+    told: dict[str, Any] = {"model": run.spec.model.name, "scores": {}, "skipped": [], "seed": params.seed}
+    try:
+        samples = predicting.measure(run, params, kind, told, Steps(run))
+    except Halted as halted:
+        return halted.outcome
+    run.phase("saving", "evaluation")
+    leave(run, told, samples, [])
     run.metrics({name: score["value"] for name, score in told["scores"].items() if score["value"] is not None})
     shutil.rmtree(run.dir.path / WORK, ignore_errors=True)
     return Outcome.COMPLETED

@@ -11,18 +11,16 @@ import { Run } from "./jobs_runs.js";
 /** @typedef {{title: string, unit: string, curves: string[], format?: (y: number) => string, wide?: boolean, min?: number}} Kind */
 
 const COLORS = 8, REFRESH_MS = 700, QUIET_MS = 10_000, EVENTS = ["step", "evaluation", "metrics", "status"];
-/** @type {Kind[]} */
+/** @type {Kind[]} Those that no method need name. */
 const KINDS = [
-  { title: "Loss", unit: "nats a token", curves: ["loss", "eval_loss"], wide: true },
   { title: "Learning rate", unit: "", curves: ["learning_rate"], format: y => signif(y, 3), min: 0 },
   { title: "Gradient norm", unit: "before clipping", curves: ["grad_norm"] },
   { title: "Speed", unit: "tokens a second", curves: ["tokens_per_s"], format: number, min: 0 },
-  { title: "Token accuracy", unit: "on held-out rows", curves: ["eval_token_accuracy"], format: y => percent(y, 1) },
   { title: "Use of the device", unit: "share of its peak", curves: ["mfu"], format: y => percent(y, y < 0.01 ? 3 : 1), min: 0 },
 ];
 /** Not drawn for themselves. */
 const RULERS = ["epoch", "elapsed_s", "samples_per_s", "eval_perplexity"];
-const WORDS = /** @type {Record<string, string>} */ ({ loss: "training", eval_loss: "held-out" });
+const LOSS = { name: "loss", title: "Loss", unit: "", is_primary: true };
 /** `1:02:03` of training, or `2:03`. @param {number} seconds */
 const clock = seconds => {
   const whole = Math.round(seconds), hours = Math.floor(whole / 3600), two = (/** @type {number} */ n) => String(n).padStart(2, "0");
@@ -116,19 +114,28 @@ export class RunCharts {
     }
   }
 
-  /** The charts there are something for: the usual ones, then one for each further score. @returns {Kind[]} */
+  /** The charts there are something for: the metrics that the methods name with the main one first, the usual ones, then one for
+   * each further score. @returns {Kind[]} */
   kinds() {
     const names = new Set(this.runs.flatMap(run => [...run.curves.keys()]));
-    const usual = KINDS.filter(kind => kind.curves.some(name => names.has(name)));
-    const known = [...KINDS.flatMap(kind => kind.curves), ...RULERS];
+    const told = new Map([...this.runs.flatMap(run => run.metrics), LOSS].reverse().map(metric => [metric.name, metric]));
+    /** @type {Kind[]} */
+    const named = [...told.values()].reverse().sort((a, b) => Number(b.is_primary) - Number(a.is_primary)).map(({ name, title, unit, is_primary }) => ({
+      title, curves: [name, `eval_${name}`], wide: is_primary, unit: unit === "share" ? (names.has(name) ? "" : "on held-out rows") : unit,
+      format: unit === "share" ? y => percent(y, 1) : undefined,
+    }));
+    const usual = [...named, ...KINDS].filter(kind => kind.curves.some(name => names.has(name) && !RULERS.includes(name)));
+    const known = [...usual.flatMap(kind => kind.curves), ...RULERS];
     const further = [...names].filter(name => !known.includes(name)).sort().map(name => ({ title: name.replace(/^eval_/, "Held-out ").replaceAll("_", " "), unit: "", curves: [name] }));
     return [...usual, ...further];
   }
 
   /** @param {Run} run @param {string} name */
   label(run, name) {
-    if (this.runs.length === 1) return WORDS[name] ?? name.replaceAll("_", " ");
-    return `#${run.id}${name === "eval_loss" ? " held-out" : ""}`; // the names are above the charts
+    const held = name.startsWith("eval_"), both = run.curves.has(held ? name.slice(5) : `eval_${name}`);
+    if (this.runs.length > 1) return `#${run.id}${held && both ? " held-out" : ""}`; // the names are above the charts
+    if (held) return "held-out";
+    return both || name === "loss" ? "training" : name.replaceAll("_", " ");
   }
 
   /** @param {number} place of a run */
@@ -153,7 +160,7 @@ export class RunCharts {
     $("charts-wait")?.remove();
     const titles = kinds.map(kind => kind.title);
     for (const [title, chart] of this.charts) if (!titles.includes(title)) { chart.destroy(); this.charts.delete(title); this.place.querySelector(`[data-chart="${CSS.escape(title)}"]`)?.remove(); }
-    for (const kind of kinds.length ? kinds : [KINDS[0]]) this.drawChart(kind);
+    for (const kind of kinds.length ? kinds : [{ title: "Loss", unit: "", curves: ["loss", "eval_loss"], wide: true }]) this.drawChart(kind);
   }
 
   /** @param {Kind} kind */

@@ -42,6 +42,8 @@ export class Run {
     this.status = "";
     /** @type {Map<string, Point[]>} by step */
     this.curves = new Map();
+    /** @type {{name: string, title: string, unit: string, is_primary: boolean}[]} what its method says of its curves */
+    this.metrics = [];
     this.lastSeq = 0;
     this.thinned = false;
     this.working = false;
@@ -57,6 +59,7 @@ export class Run {
     this.name = job.name;
     this.status = job.status;
     this.curves = new Map(Object.entries(found.curves).map(([name, curve]) => [name, pointsOf(/** @type {any} */ (curve))]));
+    this.metrics = found.metrics;
     this.lastSeq = found.last_seq;
     this.thinned = found.num_steps > MOST;
     return this;

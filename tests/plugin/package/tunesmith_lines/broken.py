@@ -1,0 +1,3 @@
+"""A recipe that cannot be imported."""
+
+raise OSError("the licence file is missing")
