@@ -20,6 +20,7 @@ from tests.tiny import make_tokenizer
 from tunesmith.core.errors import JobFailure
 from tunesmith.dataprep.repair import repair
 from tunesmith.recipes.blocks.chat import learned_end_ids
+from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.endings import ends_in
 from tunesmith.recipes.blocks.held_out import load_split
 from tunesmith.recipes.blocks.loading import load_tokenizer
@@ -49,7 +50,7 @@ DOUBLES = [{"question": f"of user {n % 20}", "answer": f"the answer {n % 20}"} f
 def split_of(ground: Ground, rows: list[dict[str, Any]], **params: Any) -> tuple[Any, Any, Any]:
     """`(run, (rows, training places), (rows, held-out places))`"""
     run = ground.run(rows, **params)
-    tokens, training, held_out, _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    tokens, training, held_out, _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path), load_rows)
     return run, (tokens, training), held_out
 
 
@@ -73,10 +74,10 @@ def test_what_the_data_itself_holds_out_is_held_out(ground: Ground) -> None:
     assert data is not None
     told = data.model_copy(update={"split_column": "split", "num_held_out": 10})
     run.spec = run.spec.model_copy(update={"dataset": told})
-    tokens, training, (_, held_out), _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    tokens, training, (_, held_out), _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path), load_rows)
     assert tokens.numbers[held_out].tolist() == list(range(0, 40, 4)) and len(training) == 30
     run.spec = run.spec.model_copy(update={"params": {**run.spec.params, "split_by": "content"}})
-    _, training, (_, held_out), _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path))
+    _, training, (_, held_out), _ = load_split(run, params_of(run), load_tokenizer(run.spec.model.path), load_rows)
     assert len(held_out) == 4, "a tenth, when that is asked for"
 
 

@@ -144,6 +144,48 @@ def _answer(found: Any, cell: Any, *, is_asked_for: bool) -> str:
     return text_of(cell)
 
 
+class Pair(NamedTuple):
+    """Two answers to the same prompt."""
+
+    chosen: Example
+    rejected: Example
+
+
+def convert_pair(row: Mapping[str, Any], mapping: Mapping[str, str]) -> Pair:
+    """What a row of shape `preference` compares: the prompt with the better and with the worse answer. Where both are
+    conversations, what they share from the beginning on is the prompt. Raises `BadData` when there is nothing to compare."""
+    cells = {role: row.get(column) for role, column in mapping.items()}
+    for role in SHAPES["preference"].required:
+        if not text_of(cells.get(role)).strip():
+            raise BadData(f"The {ROLE_WORDS.get(role, role)} is empty.")
+    prompt, *answers = _pair(cells)
+    system = lines_of(cells.get("system"))
+    read = [turn._replace(is_learned=False) for turn in prompt]
+    examples = [_example(_with_system([*read, *answer], system), cells, is_object=False) for answer in answers]
+    return Pair(*examples)
+
+
+def _pair(cells: Mapping[str, Any]) -> tuple[list[Turn], list[Turn], list[Turn]]:
+    """`(prompt, better answer, worse answer)`"""
+    prompt = _asked(cells, "prompt") if not is_missing(cells.get("prompt")) else []
+    found = [decoded(cells.get(role)) for role in ("chosen", "rejected")]
+    chats = [turns_of(item) if isinstance(item, list) and item and _is_chat(item) else [] for item in found]
+    if not any(chats):
+        if not prompt:
+            raise BadData("The row has answers but no prompt.", hint="Map the column that holds the prompt.")
+        good, bad = ([Turn("assistant", text_of(cells.get(role)))] for role in ("chosen", "rejected"))
+        return prompt, good, bad
+    if not all(chats):
+        before, good = _preference({**cells, "chosen": cells["rejected"]} if not chats[0] else cells)
+        texts = [Turn("assistant", text_of(cells.get(role))) for role in ("chosen", "rejected")]
+        return (before, [texts[0]], good) if not chats[0] else (before, good, [texts[1]])
+    good, bad = chats
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(good, bad, strict=False))))
+    shared = min(shared, len(good) - 1, len(bad) - 1)
+    opens = prompt if good[0].role == "assistant" else []
+    return [*opens, *good[:shared]], good[shared:], bad[shared:]
+
+
 def _preference(cells: Mapping[str, Any]) -> tuple[list[Turn], list[Turn]]:
     """The better answer. Where it is a conversation, what it shares with the worse one is the prompt."""
     prompt = _asked(cells, "prompt") if not is_missing(cells.get("prompt")) else []

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tunesmith.core.progress import moved
 from tunesmith.engine import attention
-from tunesmith.engine.loss import CHUNK_TOKENS, head_loss
+from tunesmith.engine.loss import CHUNK_TOKENS, head_loss, token_losses
 from tunesmith.engine.packing import PackedBatch, pack
 from tunesmith.engine.sharding import whole_while
 
@@ -46,6 +46,20 @@ class Forward:
         if self.fused_head:
             return head_loss(hidden, self.head.weight, batch.targets)
         return F.cross_entropy(self._logits(hidden).float(), batch.targets, reduction="sum")
+
+    def row_losses(self, batch: PackedBatch) -> torch.Tensor:
+        """(rows,) fp32, with gradients: summed cross-entropy over each row's supervised tokens, nats."""
+        moved()
+        return whole_while(self.model, lambda: self._row_losses(batch))
+
+    def _row_losses(self, batch: PackedBatch) -> torch.Tensor:
+        hidden = self._hidden(batch)[batch.target_positions]
+        if self.fused_head:
+            losses = token_losses(hidden, self.head.weight, batch.targets)
+        else:
+            losses = F.cross_entropy(self._logits(hidden).float(), batch.targets, reduction="none")
+        rows = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.target_positions, right=True)
+        return losses.new_zeros(batch.num_rows).index_add(0, rows, losses)
 
     def score(self, batch: PackedBatch) -> tuple[float, int]:
         """Summed cross-entropy over the supervised tokens, nats, and how many of them are the model's first choice."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -159,6 +160,20 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
             yield name, module
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Within this block the model computes as if it had no adapter; nothing is trained in it."""
+    layers = [layer for _, layer in lora_layers(model)]
+    kept = [(layer.scale, layer.dropout) for layer in layers]
+    for layer in layers:
+        layer.scale = layer.dropout = 0.0
+    try:
+        yield
+    finally:
+        for layer, (scale, dropout) in zip(layers, kept, strict=True):
+            layer.scale, layer.dropout = scale, dropout
 
 
 def peft_state(model: nn.Module) -> dict[str, torch.Tensor]:

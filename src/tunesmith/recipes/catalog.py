@@ -16,6 +16,7 @@ from tunesmith.core.recipe import Recipe
 from tunesmith.recipes.classifiers import TEXT_CLASSIFIER
 from tunesmith.recipes.compress.spec import RECIPE as COMPRESS
 from tunesmith.recipes.custom.spec import RECIPE as CUSTOM
+from tunesmith.recipes.dpo.spec import RECIPE as DPO
 from tunesmith.recipes.encoders import TEXT_ENCODER
 from tunesmith.recipes.evaluate.spec import RECIPE as EVALUATE
 from tunesmith.recipes.lora.spec import RECIPE as LORA
@@ -25,7 +26,7 @@ from tunesmith.recipes.unsloth.spec import RECIPE as UNSLOTH
 
 log = logging.getLogger(__name__)
 GROUP = "tunesmith.recipes"
-OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, CUSTOM, EVALUATE, COMPRESS)
+OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, DPO, CUSTOM, EVALUATE, COMPRESS)
 
 
 class Plugin(NamedTuple):

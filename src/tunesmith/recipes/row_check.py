@@ -37,7 +37,7 @@ class Tally(BaseModel):
     num_rows: int = 0
     """Rows looked at; a row may become several texts."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """`rows_cut`, `ends_lost`, `rows_left_out`, `rated_bad`, and the notes of `chat.Lesson`."""
+    """`rows_cut`, `ends_lost`, `rows_left_out`, `rated_bad`, `equal_answers`, and the notes of `chat.Lesson`."""
     named: dict[str, list[int]] = Field(default_factory=dict)
     longest: int = 0
     """Tokens of the longest text."""
@@ -226,6 +226,8 @@ def remarks(tally: Tally, max_length: int, *, what: str = "") -> list[Remark]:
                           "once, not twice.", "", "info"),
         "joined_turns": (f"{count('joined_turns', 0)} of {of} have several user messages in a row, which the model's chat "
                          "template refuses; they are joined.", "", "info"),
+        "equal_answers": (f"{count('equal_answers', 0)} of {of} have two answers that are the same; nothing is learned from "
+                          "them.", "Take them out of the dataset.", "warning"),
         "rated_bad": (f"{count('rated_bad', 0)} of {of} are rated bad and left out.", "", "info"),
     }  # fmt: skip
     return [
@@ -291,5 +293,6 @@ def rated_problem(shape: str, params: Mapping[str, Any], method: str) -> tuple[s
     what = "have a better and a worse answer" if shape == "preference" else "say whether their answer is good"
     return (
         f"its rows {what}; {method} learns from every answer alike",
-        "Set rated_rows: good to learn the good answers and leave the bad ones out.",
+        ("Choose method dpo, which learns from both answers, or set" if shape == "preference" else "Set")
+        + " rated_rows: good to learn the good answers and leave the bad ones out.",
     )

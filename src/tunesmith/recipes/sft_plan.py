@@ -39,22 +39,27 @@ LAYER_S = 0.002
 """What a layer takes with one micro-batch, forward and backward, however small it is."""
 
 
-def choose(recipe: Recipe, given: Mapping[str, Any], facts: Facts, auto: bool = True) -> Plan:
+def choose(
+    recipe: Recipe, given: Mapping[str, Any], facts: Facts, auto: bool = True, picker_class: type[Picker] | None = None
+) -> Plan:
     """Fill in what `given` leaves out. Raises `InvalidInput` naming every bad value of `given` at once."""
     given = dict(given)
     checked = check_params(recipe, given)
     if not facts.num_rows:
         return Plan(checked.model_dump(mode="json"), {}, {})
-    picker = _Picker(recipe, given, checked.model_dump(), facts)
+    picker = (picker_class or Picker)(recipe, given, checked.model_dump(), facts)
     picker.own_split()
     if auto:
         picker.pick_all()
     params = check_params(recipe, {**given, **picker.picked}).model_dump(mode="json")
-    return Plan(params, picker.reasons, estimate(recipe, params, picker.facts))
+    return Plan(params, picker.reasons, estimate(recipe, params, picker.facts, picker.texts_a_row))
 
 
-class _Picker:
-    """Settles one setting after another; each may build on those before it."""
+class Picker:
+    """Settles one setting after another; each may build on those before it. A family of methods may have its own."""
+
+    texts_a_row = 1
+    """How many texts of up to `max_length` tokens each row of a batch holds."""
 
     def __init__(self, recipe: Recipe, given: Mapping[str, Any], params: dict[str, Any], facts: Facts) -> None:
         self.recipe, self.given, self.params, self.facts = recipe, given, params, facts
@@ -84,11 +89,19 @@ class _Picker:
     def pick_all(self) -> None:
         self.held_out()
         if self.params["max_steps"] is None:
-            self.set("epochs", *epochs_for(self.facts.num_rows))
-        self.set("learning_rate", *learning_rate_for(self.facts.model, adapter=is_adapter(self.recipe)))
+            self.set("epochs", *self.passes())
+        self.set("learning_rate", *self.rate())
         self.max_length()
         self.batch()
         self.steps()
+
+    def passes(self) -> tuple[float, str]:
+        """Passes over the rows, and why."""
+        return epochs_for(self.facts.num_rows)
+
+    def rate(self) -> tuple[float, str]:
+        """The learning rate, and why."""
+        return learning_rate_for(self.facts.model, adapter=is_adapter(self.recipe, self.params))
 
     def held_out(self) -> None:
         rows = self.facts.num_rows
@@ -172,7 +185,7 @@ class _Picker:
             self.set("gradient_accumulation_steps", accumulation, why)
 
     def _memory(self, micro: int) -> int:
-        return memory_parts(self.recipe, {**self.params, "batch_size": micro}, self.facts)["total"]
+        return memory_parts(self.recipe, {**self.params, "batch_size": micro * self.texts_a_row}, self.facts)["total"]
 
     def steps(self) -> None:
         total = total_steps(self.params, self.facts)
@@ -193,11 +206,13 @@ class _Picker:
         step_s = 0.0
         if model:
             length = min(facts.lengths.mean or facts.lengths.median, params["max_length"]) if facts.lengths else 0
-            flop = params["batch_size"] * batches * length * flop_per_token(self.recipe, params, model)
+            flop = (
+                params["batch_size"] * self.texts_a_row * batches * length * flop_per_token(self.recipe, params, model)
+            )
             step_s = max(flop / guessed_flops(facts.machine.device), batches * model.num_layers * LAYER_S)
         return Work(
             total_steps=total, held_out_rows=held_out, batch_rows=params["batch_size"], batches=batches,
-            forward_share=1 / 2 if is_adapter(self.recipe) else 1 / 3, step_s=step_s,
+            forward_share=1 / 2 if is_adapter(self.recipe, params) else 1 / 3, step_s=step_s,
             checkpoint_bytes=int(trained * (4 + OPTIMIZER_BYTES[params["optimizer"]])), keeps_best=params["save_best_model"],
         )  # fmt: skip
 
@@ -206,8 +221,9 @@ def usual_rows_a_step(num_rows: int) -> int:
     return 8 if num_rows < 1000 else 16 if num_rows < 10_000 else 32
 
 
-def is_adapter(recipe: Recipe) -> bool:
-    return "lora_r" in recipe.params.model_fields
+def is_adapter(recipe: Recipe, params: Mapping[str, Any]) -> bool:
+    """Whether an adapter is trained; methods that leave it to the user have a setting `adapter`."""
+    return "lora_r" in recipe.params.model_fields and bool(params.get("adapter", True))
 
 
 def learning_rate_for(model: ModelInfo | None, *, adapter: bool) -> tuple[float, str]:
@@ -248,7 +264,7 @@ def total_steps(params: Mapping[str, Any], facts: Facts) -> int:
 
 def trained_weights(recipe: Recipe, params: Mapping[str, Any], model: ModelInfo) -> int:
     """How many weights the run changes; for named `target_modules` an upper bound."""
-    return params["lora_r"] * model.linear_width if is_adapter(recipe) else model.num_parameters
+    return params["lora_r"] * model.linear_width if is_adapter(recipe, params) else model.num_parameters
 
 
 def flop_per_token(recipe: Recipe, params: Mapping[str, Any], model: ModelInfo) -> float:
@@ -288,9 +304,9 @@ def memory_parts(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dic
     return {**parts, "total": sum(parts.values())}
 
 
-def estimate(recipe: Recipe, params: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+def estimate(recipe: Recipe, params: Mapping[str, Any], facts: Facts, texts_a_row: int = 1) -> dict[str, Any]:
     """What the run takes: steps, memory with its arithmetic, disk."""
-    parts = memory_parts(recipe, params, facts)
+    parts = memory_parts(recipe, {**params, "batch_size": params["batch_size"] * texts_a_row}, facts)
     trained = trained_weights(recipe, params, facts.model) if facts.model else None
     disk = 0
     if trained is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
@@ -51,6 +52,11 @@ def add_adapter(model: Any, params: AdapterFields, seed: int, *, in_fp8: bool = 
     if in_fp8:
         to_fp8(model)
     fuse(model)
+
+
+def trains_adapter(params: BaseModel) -> bool:
+    """Whether a job trains an adapter; methods that leave it to the user have a setting `adapter`."""
+    return isinstance(params, AdapterFields) and bool(getattr(params, "adapter", True))
 
 
 def tell_frozen_experts(run: RunContext, model: Any) -> None:

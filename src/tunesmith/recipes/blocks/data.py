@@ -40,14 +40,16 @@ def load_rows(
     run: RunContext,
     data: DatasetRef,
     tokenizer: Any,
-    params: SftParams,
+    params: LanguageParams,
     numbers: np.ndarray | None = None,
     known_bad: Sequence[int] = (),
+    reading: Reading | None = None,
 ) -> TokenRows:
     """The dataset's rows as tokens, from the cache when they are there; only those of `numbers` (from 0) when it is given.
     Raises `JobFailure` naming bad rows, or leaves them out where `params` say so. `known_bad`: rows, from 1, that `numbers`
-    leaves out already because they are bad."""
-    path = Path(run.spec.cache_dir) / "tokens" / f"{_cache_key(data, tokenizer, params, numbers)}.arrow"
+    leaves out already because they are bad. `reading`: what a row is, when it is not one example."""
+    reading = reading or Reading()
+    path = Path(run.spec.cache_dir) / "tokens" / f"{_cache_key(data, tokenizer, params, numbers, reading)}.arrow"
     tally_path = path.with_suffix(".json")
     is_new = not (path.exists() and tally_path.exists())
     if is_new:
@@ -55,7 +57,7 @@ def load_rows(
         tally = Tally()
         with Renderer(tokenizer) as template:
             chat = Chat(tokenizer, template, options_of(params))
-            write_rows(path, _tokenize(run, data, chat, tokenizer, params, numbers, tally))
+            write_rows(path, _tokenize(run, data, chat, tokenizer, params, numbers, tally, reading))
         write_atomic(tally_path, tally)
     tally = Tally.model_validate_json(tally_path.read_bytes())
     skipped = sorted({*known_bad, *tally.skipped})
@@ -63,6 +65,11 @@ def load_rows(
     if is_new or run.attempt == 1:
         _tell_skipped(run, data, skipped)
         _tell(run, data, params, tally)
+        if data.shape == "preference" and not reading.name:
+            run.notice(
+                f"The rows of {data.name} have a better and a worse answer; the better ones are learned, the worse ones are not used.",
+                hint="Method dpo learns from both.", code="rejected_not_used",
+            )  # fmt: skip
     if len(rows) == 0:
         raise JobFailure(
             FailureCode.BAD_DATA,
@@ -111,7 +118,9 @@ def options_of(params: LanguageParams) -> Options:
     return Options("completions", params.system_prompt, params.tool_calls, "skip")
 
 
-def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams, numbers: np.ndarray | None) -> str:
+def _cache_key(
+    data: DatasetRef, tokenizer: Any, params: LanguageParams, numbers: np.ndarray | None, reading: Reading
+) -> str:
     """Of everything that tokens come from: rows, tokenizer with its special tokens, template, settings, and the libraries."""
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     parts = [
@@ -119,26 +128,27 @@ def _cache_key(data: DatasetRef, tokenizer: Any, params: SftParams, numbers: np.
         CODE_VERSION, data.digest, data.shape, sorted(data.mapping.items()), tokenizer.backend_tokenizer.to_str(),
         tokenizer.chat_template, tokenizer.eos_token, params.max_length, list(options_of(params)),
         None if numbers is None else hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest(),
-        *(["skip_bad_rows"] if params.skip_bad_rows else []),
+        *(["skip_bad_rows"] if params.skip_bad_rows else []), *([reading.name] if reading.name else []),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _tokenize(
-    run: RunContext, data: DatasetRef, chat: Chat, tokenizer: Any, params: SftParams, numbers: np.ndarray | None, tally: Tally
+    run: RunContext, data: DatasetRef, chat: Chat, tokenizer: Any, params: LanguageParams, numbers: np.ndarray | None,
+    tally: Tally, reading: Reading,
 ) -> Iterator[list[Row]]:  # fmt: skip
     """Batches of rows, counted in `tally`. Raises `JobFailure` at the end when some were bad and are not to be skipped."""
     bad: list[dict[str, Any]] = []
     total = data.num_rows if numbers is None else len(numbers)
     for row_numbers, batch in read_batches(data.path, sorted(set(data.mapping.values())), numbers):
-        examples = read_examples(batch, data)
-        is_good = [isinstance(example, BadData) or example.is_good for example in examples]
+        examples = reading.examples(batch, data)
+        is_good = [getattr(example, "is_good", True) for example in examples]
         kept = [(int(n), example) for n, example, good in zip(row_numbers, examples, is_good, strict=True) if good]
         tally.num_rows += len(batch)
         if not all(is_good):
             tally.counts["rated_bad"] = tally.counts.get("rated_bad", 0) + is_good.count(False)
         taught: list[tuple[int, Lesson]] = []
-        for (number, _), lessons in zip(kept, chat.lessons([example for _, example in kept]), strict=True):
+        for (number, _), lessons in zip(kept, reading.lessons(chat, [example for _, example in kept]), strict=True):
             if isinstance(lessons, BadData):
                 if params.skip_bad_rows:
                     tally.skipped.append(number)
@@ -147,7 +157,7 @@ def _tokenize(
                     bad.append({"row": number, "message": lessons.message, "hint": lessons.hint})
                 continue
             taught += [(number, lesson) for lesson in lessons]
-        yield _cut(taught, tokenizer, params.max_length, tally)
+        yield reading.cut(taught, tokenizer, params.max_length, tally)
         done = tally.num_rows + len(tally.skipped)
         run.progress(done, total or done)
     if bad:
@@ -161,7 +171,26 @@ def _tokenize(
         )
 
 
-def _cut(taught: list[tuple[int, Lesson]], tokenizer: Any, max_length: int, tally: Tally) -> list[Row]:
+class Reading:
+    """What a row of the data is: one example, which becomes one or more rows of tokens."""
+
+    name = ""
+    """Goes into the name under which tokens are kept."""
+
+    def examples(self, rows: list[dict[str, Any]], data: DatasetRef) -> list[Any]:
+        """What is to be learned from each row; or `BadData`, which says why nothing can be."""
+        return read_examples(rows, data)
+
+    def lessons(self, chat: Chat, examples: list[Any]) -> list[list[Lesson] | BadData]:
+        """For each example its texts; or why there are none."""
+        return chat.lessons(examples)
+
+    def cut(self, taught: list[tuple[int, Lesson]], tokenizer: Any, max_length: int, tally: Tally) -> list[Row]:
+        """Texts, each with its row's number from 1, as rows of tokens of at most `max_length`; counted in `tally`."""
+        return cut_texts(taught, tokenizer, max_length, tally)
+
+
+def cut_texts(taught: list[tuple[int, Lesson]], tokenizer: Any, max_length: int, tally: Tally) -> list[Row]:
     """Texts as tokens, cut at `max_length`; those of which nothing is left to learn are left out."""
     rows: list[Row] = []
     learned: set[int] = set()
@@ -179,7 +208,7 @@ def _cut(taught: list[tuple[int, Lesson]], tokenizer: Any, max_length: int, tall
     return rows
 
 
-def _tell(run: RunContext, data: DatasetRef, params: SftParams, tally: Tally) -> None:
+def _tell(run: RunContext, data: DatasetRef, params: LanguageParams, tally: Tally) -> None:
     """Say what became of the rows. Raises `JobFailure` when too many lose something that was not given up."""
     found = remarks(tally, params.max_length)
     refused = [remark for remark in found if remark.is_refused]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -11,14 +12,15 @@ from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.core.recipe import RunContext
 from tunesmith.engine.ranks import Ranks
-from tunesmith.recipes.blocks.data import find_bad, load_rows
+from tunesmith.recipes.blocks.data import find_bad
 from tunesmith.recipes.blocks.loading import load_config
 from tunesmith.recipes.blocks.split import contents_of, needed_rows, split_rows, split_usable
-from tunesmith.recipes.blocks.token_rows import TokenRows
-from tunesmith.recipes.hyperparameters import SftParams
+from tunesmith.recipes.hyperparameters import LanguageParams, TrainerParams
+
+P = TypeVar("P", bound=LanguageParams)
 
 
-def within_context(run: RunContext, params: SftParams) -> SftParams:
+def within_context(run: RunContext, params: P) -> P:
     """`params` with `max_length` no longer than what the model was made for."""
     assert run.spec.model is not None  # the service refuses a job without one
     config = load_config(run.spec.model, offline=run.spec.offline)
@@ -32,17 +34,33 @@ def within_context(run: RunContext, params: SftParams) -> SftParams:
     return params.model_copy(update={"max_length": context})
 
 
+class Rows(Protocol):
+    """Rows of tokens, or of what else is made of them."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(rows,): which row of the data each is, from 0."""
+
+    def __len__(self) -> int: ...
+
+
+R = TypeVar("R", bound=Rows)
+
+
 def load_split(
-    run: RunContext, params: SftParams, tokenizer: Any
-) -> tuple[TokenRows, np.ndarray, tuple[TokenRows, np.ndarray], np.ndarray]:
-    """`(rows, training rows, (rows, held-out rows), numbers of the held-out rows that are trained on too)`."""
+    run: RunContext, params: LanguageParams, tokenizer: Any, load: Callable[..., R]
+) -> tuple[R, np.ndarray, tuple[R, np.ndarray], np.ndarray]:
+    """`(rows, training rows, (rows, held-out rows), numbers of the held-out rows that are trained on too)`.
+
+    `load`: `data.load_rows`, or what takes the same.
+    """
     data = run.spec.dataset
     if data is None:
         raise JobFailure(FailureCode.INVALID_SETTINGS, "The job has no dataset.")
     if "split_by" not in run.spec.params:  # a job of before: its rows are split as they were then
-        rows = load_rows(run, data, tokenizer, params)
+        rows = load(run, data, tokenizer, params)
         train, held_out = split_rows(len(rows), params.validation_split, params.seed)
-        return rows, train, _held_out(run, params, tokenizer, rows, held_out), np.zeros(0, np.int64)
+        return rows, train, _held_out(run, params, tokenizer, rows, held_out, load), np.zeros(0, np.int64)
     contents = contents_of(data.path, data.mapping)
     bad = find_bad(run, data) if params.skip_bad_rows else np.zeros(0, dtype=np.int64)
     share = 0.0 if run.spec.eval_dataset else params.validation_split
@@ -52,7 +70,7 @@ def load_split(
     wanted = needed_rows(split[0], rows_read(params), params.seed)
     is_whole = len(wanted) == len(split[0]) and not len(bad)
     numbers = None if is_whole else np.sort(np.concatenate([wanted, split[1]]))
-    rows = load_rows(run, data, tokenizer, params, numbers, bad.tolist())
+    rows = load(run, data, tokenizer, params, numbers, bad.tolist())
     is_held_out = np.isin(rows.numbers, split[1])
     train, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     if not len(train):
@@ -61,23 +79,23 @@ def load_split(
             hint="Set validation_split to 0, or raise max_length.",
         )  # fmt: skip
     known = tell_known(run, data, contents, split)
-    return rows, train, _held_out(run, params, tokenizer, rows, held_out), known
+    return rows, train, _held_out(run, params, tokenizer, rows, held_out, load), known
 
 
 def _held_out(
-    run: RunContext, params: SftParams, tokenizer: Any, rows: TokenRows, held_out: np.ndarray
-) -> tuple[TokenRows, np.ndarray]:
+    run: RunContext, params: LanguageParams, tokenizer: Any, rows: R, held_out: np.ndarray, load: Callable[..., R]
+) -> tuple[R, np.ndarray]:
     """`(rows, places)`: of the separate dataset when there is one."""
     if run.spec.eval_dataset is None:
         return rows, held_out
     data = run.spec.eval_dataset
     bad = find_bad(run, data) if params.skip_bad_rows else np.zeros(0, dtype=np.int64)
     numbers = np.setdiff1d(np.arange(data.num_rows), bad - 1) if len(bad) else None
-    other = load_rows(run, data, tokenizer, params, numbers, bad.tolist())
+    other = load(run, data, tokenizer, params, numbers, bad.tolist())
     return other, np.arange(len(other))
 
 
-def rows_read(params: SftParams) -> int:
+def rows_read(params: TrainerParams) -> int:
     """Rows that the steps of a limited run read on one device; more than any dataset has when it is not limited."""
     if params.max_steps is None:
         return sys.maxsize

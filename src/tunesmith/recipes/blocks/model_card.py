@@ -38,7 +38,12 @@ def write_card(
         "base_model": base,
         "library_name": "peft" if adapter else library,
         "pipeline_tag": task,
-        "tags": ["tunesmith", spec.recipe, *([] if usage else ["sft"]), *(["lora"] if adapter else [])],
+        "tags": [
+            "tunesmith",
+            spec.recipe,
+            *([] if usage or "train_on" not in params else ["sft"]),
+            *(["lora"] if adapter else []),
+        ],
     }
     front = {name: value for name, value in front.items() if value}
     loading = usage or (LOADING_ADAPTER.replace("{base}", base) if adapter else LOADING_MODEL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import torch
 
 from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.job_spec import ModelRef
-from tunesmith.core.recipe import Outcome, RunContext
+from tunesmith.core.recipe import MetricSpec, Outcome, RunContext
 from tunesmith.engine import kernels, sharding
 from tunesmith.engine.forward import Forward
 from tunesmith.engine.precision import keep_freed_memory
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks import before_after
-from tunesmith.recipes.blocks.adapter import tell_frozen_experts
+from tunesmith.recipes.blocks.adapter import tell_frozen_experts, trains_adapter
 from tunesmith.recipes.blocks.chat import give_tools, learned_end_ids
+from tunesmith.recipes.blocks.data import load_rows
 from tunesmith.recipes.blocks.endings import join_ends, write_ends
 from tunesmith.recipes.blocks.held_out import load_split, within_context
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
@@ -32,7 +33,8 @@ from tunesmith.recipes.blocks.token_task import TokenTask
 from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.trainer import Trainer
 from tunesmith.recipes.blocks.validate import validate_model
-from tunesmith.recipes.hyperparameters import AdapterFields, LanguageParams, SftParams
+from tunesmith.recipes.hyperparameters import LanguageParams, SftParams
+from tunesmith.recipes.language_models import LANGUAGE_METRICS
 
 
 def fit(
@@ -57,14 +59,18 @@ def fit(
         give_tools(tokenizer)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
-        rows, train, held_out, known = load_split(run, params, tokenizer)
+        rows, train, held_out, known = load_split(run, params, tokenizer, load_rows)
         model = loading.result()
     torch.manual_seed(params.seed)
     forward = prepared_forward(run, params, model, device, packing=params.packing)
     task = TokenTask(forward, rows, train, held_out, graphs=params.cuda_graphs)
     trainer = Trainer(run, params, task, device, ranks)
-    noise = params.neftune_noise_alpha
-    outcome = run_trainer(run, trainer, (lambda: apply_neftune(model, noise)) if noise else None)
+    make_ready(run, trainer)
+    stop_noise = apply_neftune(model, params.neftune_noise_alpha) if params.neftune_noise_alpha else None
+    with tracked(run, params.report_to, params.model_dump(mode="json")):
+        outcome = trainer.fit()
+    if stop_noise:
+        stop_noise()
     if outcome != Outcome.COMPLETED:
         return outcome
     metrics = final_metrics(trainer)
@@ -82,7 +88,7 @@ def prepared_forward(
     run: RunContext, params: LanguageParams, model: Any, device: torch.device, *, packing: bool
 ) -> Forward:
     """How losses are computed with `model`; says where that is slower than it could be, and what stays frozen."""
-    if isinstance(params, AdapterFields):
+    if trains_adapter(params):
         tell_frozen_experts(run, model)
     forward = Forward(model, packing=packing)
     if packing and not forward.packed:
@@ -98,21 +104,11 @@ def prepared_forward(
     return forward
 
 
-def run_trainer(run: RunContext, trainer: Trainer, begin: Callable[[], Callable[[], None]] | None = None) -> str:
-    """Make the model ready, train, and tell the trackers. Returns an `Outcome`.
-
-    `begin()` is called right before the first step; what it returns is called after the last.
-    """
-    params = trainer.params
-    use_checkpointing(run, params, trainer)
+def make_ready(run: RunContext, trainer: Trainer) -> None:
+    """Everything between a trainer and its first step."""
+    use_checkpointing(run, trainer.params, trainer)
     trainer.take_up()
-    use_compiling(run, params, trainer)
-    end = begin() if begin else None
-    with tracked(run, params.report_to, params.model_dump(mode="json")):
-        outcome = trainer.fit()
-    if end:
-        end()
-    return outcome
+    use_compiling(run, trainer.params, trainer)
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:
@@ -154,14 +150,15 @@ def leave(
     metrics: dict[str, float],
     unknown: np.ndarray,
     device: torch.device,
+    measured: Sequence[MetricSpec] = LANGUAGE_METRICS,
 ) -> None:
     """The model folder (weights, tokenizer, card, configuration), checked by loading it; answers before and after to held-out
-    rows of the numbers `unknown`, which were not trained on; the report."""
+    rows of the numbers `unknown`, which were not trained on; the report with a chart of each of `measured`."""
     run.phase("saving", produces)
     settings = params.model_dump(mode="json")
     base = run.spec.model
     base_path = base.path if base else ""
-    if base and base.adapter_path and isinstance(params, AdapterFields):
+    if base and base.adapter_path and trains_adapter(params):
         base_path = str(leave_merged_base(run, base))
     join_ends(model, learned_end_ids(tokenizer))
     with run.artifact(produces) as folder:
@@ -176,4 +173,4 @@ def leave(
     with run.artifact(before_after.NAME) as folder:
         (folder / f"{before_after.NAME}.json").write_text(json.dumps(compared, indent=1, ensure_ascii=False))
     with run.artifact("report") as folder:
-        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics, compared)
+        write_report(folder, run.spec.name, run.spec, settings, run.dir.events, metrics, compared, measured)
