@@ -75,7 +75,7 @@ def test_from_a_folder_to_answers(server: ServerProcess, tmp_path: Path) -> None
     refused = httpx.post(f"{server.url}/v1/chat/completions", json=chat, trust_env=False)
     assert refused.status_code == 400 and "/models/mail" in refused.json()["error"]["message"]
 
-    requests = server.wait_for(f"{path}/requests", lambda page: len(page["items"]) >= 5)["items"]
+    requests = server.wait_for(f"{path}/requests", lambda page: len(page["items"]) >= 4)["items"]
     assert {row["path"] for row in requests} == {"/predict", "/models"}
     assert {row["status"] for row in requests} == {200, 400} and all(row["latency_s"] > 0 for row in requests)
     metrics = server.client.get(f"{path}/metrics").json()
@@ -93,7 +93,8 @@ def _by_sdk_and_command(server: ServerProcess, known: list[dict[str, Any]], tmp_
         done = client.deployments.predict_file("mail", rows, tmp_path / "out.csv")
     found = list(csv.DictReader(io.StringIO(done.read_text())))
     assert [row["number"] for row in found] == ["1", "2", "3"] and [row["label"] for row in found] == ["a", "b", "c"]
-    assert found[0]["predicted_label"] == known[0]["label"] and float(found[0]["score"]) == known[0]["score"]
+    assert found[0]["predicted_label"] == known[0]["label"]
+    assert float(found[0]["score"]) == pytest.approx(known[0]["score"], abs=1e-5)
     assert found[1]["predicted_label"] and not found[1]["error"]
     assert found[2]["error"] == "The row has 2 cells and the header 3." and not found[2]["predicted_label"]
     env = {**os.environ, "TUNESMITH_URL": server.url}

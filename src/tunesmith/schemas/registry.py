@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from tunesmith.schemas.common import Wire
 
 Stage = Literal["none", "staging", "production", "archived"]
-Kind = Literal["adapter", "model", "gguf"]
+Kind = str
+"""The name of a `ModelKind`: `adapter`, `model`, `gguf`, `text-classifier` …"""
 Bump = Literal["major", "minor", "patch"]
 
 
