@@ -114,7 +114,11 @@ function rowValue(field) {
 
 /** The server counts inputs, a form has one: its places become names of fields. @param {any} error */
 function atFields(error) {
-  const details = (error.details ?? []).map((/** @type {any} */ detail) => ({ ...detail, loc: String(detail.loc ?? "").replace(/^inputs\.0\./, "row.").replace(/^inputs\.0$/, "inputs").replace(/^parameters\..*/, "parameters") }));
+  const details = (error.details ?? []).map((/** @type {any} */ detail) => {
+    const loc = String(detail.loc ?? ""), parameter = /^parameters\.(.*)/.exec(loc)?.[1];
+    if (parameter) return { loc: "parameters", message: `${parameter}: ${detail.message}` };
+    return { ...detail, loc: loc.replace(/^inputs\.0\./, "row.").replace(/^inputs\.0$/, "inputs") };
+  });
   return Object.assign(new Error(String(error.message).replace(/inputs\.0\b/g, "The input")), { hint: error.hint, details });
 }
 
