@@ -43,17 +43,31 @@ class ModelAbout(NamedTuple):
 
 def about(ref: ModelRef) -> ModelAbout | None:
     """None for a model that chats, and for one that is not here. What cannot be read is told by its kind alone."""
-    kind = kind_of_ref(ref)
-    if kind is None or not kind.predicts:
+    if ref.adapter_path or not Path(ref.path).is_absolute():
         return None
     try:
-        return _about(kind.name, ref.path, Path(ref.path).stat().st_mtime_ns)
+        changed = _changed(Path(ref.path))
     except OSError:
-        return ModelAbout(kind.name, kind.title, kind.tasks[0])
+        return None
+    kind = _kind(ref.kind, ref.path, changed)
+    return _about(kind, ref.path, changed) if kind else None
+
+
+def _changed(path: Path) -> int:
+    """When the model's files were, the last of them. Raises `OSError` where there is nothing."""
+    files = path.iterdir() if path.is_dir() else ()
+    return max(one.stat().st_mtime_ns for one in (path, *files))
 
 
 @lru_cache(REMEMBERED)
-def _about(name: str, path: str, _changed: int) -> ModelAbout:
+def _kind(name: str, path: str, _at: int) -> str | None:
+    """Of a kind that does not chat."""
+    kind = kind_of_ref(ModelRef(name="", path=path, kind=name))
+    return kind.name if kind and kind.predicts else None
+
+
+@lru_cache(REMEMBERED)
+def _about(name: str, path: str, _at: int) -> ModelAbout:
     kind = get_kind(name)
     try:
         found = kind.describe(Path(path), None)

@@ -208,7 +208,10 @@ class DeploymentRead(BaseModel):
     model: str | None = None
     """What is live."""
     address: str = ""
-    """Where it is used: for `local`, what an OpenAI client takes as its base URL."""
+    """Where it is used: for `local`, what an OpenAI client takes as its base URL, or for a model that does not chat, what Hugging
+    Face's client takes as the model."""
+    task: str | None = None
+    """What the model does where it does not chat, such as `text-classification`."""
     revisions: list[RevisionRead] = []
     """All but the retired ones, and the one before the live."""
 

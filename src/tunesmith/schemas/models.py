@@ -247,6 +247,8 @@ class ModelRead(BaseModel):
     """To train it further, by method; empty where it is not known."""
     collected: bool = False
     """Whether it is in the collection."""
+    task: str | None = None
+    """What it does where it does not chat, such as `text-classification`."""
 
 
 class FoundModel(BaseModel):

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from tunesmith.core.acting import current
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.job_dir import JobDir
+from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.recipe import Outcome
 from tunesmith.features.catalog.cards import front_matter, read_card
 from tunesmith.features.catalog.curated import LICENCE_OF
@@ -22,6 +23,7 @@ from tunesmith.features.catalog.purposes import purposes
 from tunesmith.features.catalog.starter import STARTER_MODEL
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.gguf import GgufInfo, read_gguf
+from tunesmith.recipes.model_about import about
 from tunesmith.recipes.model_info import ModelInfo, read_json, read_model_info
 from tunesmith.schemas.models import ModelRead
 from tunesmith.settings import Settings
@@ -135,6 +137,7 @@ def _tuned(folder: str, _changed: int) -> ModelRead | None:
         dataset_name=spec.dataset.name if spec.dataset else None,
         dataset_id=dataset_id_of(spec.dataset.path) if spec.dataset else None,
         size_bytes=weights,
+        task=_task(made),
         metrics=dict(ended.metrics) if ended else {},
         created_at=datetime.fromtimestamp(job_dir.exit.stat().st_mtime, UTC),
     )
@@ -237,6 +240,7 @@ def _base(place: Place) -> ModelRead:
         size_bytes=info.size_bytes,
         architecture=info.architecture,
         context_length=info.context_length,
+        task=_task(place.path),
         licence=_licence(place.path / "README.md") or LICENCE_OF.get(place.name),
         created_at=datetime.fromtimestamp(place.path.stat().st_mtime, UTC),
         categories=purposes(
@@ -246,6 +250,12 @@ def _base(place: Place) -> ModelRead:
             has_chat_template=_has_template(place.path),
         ),
     )
+
+
+def _task(path: Path) -> str | None:
+    """Of a model that does not chat."""
+    told = about(ModelRef(name=path.name, path=str(path)))
+    return told.task if told else None
 
 
 def _gguf(place: Place) -> ModelRead:

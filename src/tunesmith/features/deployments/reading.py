@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tunesmith.core.clock import utc_now
+from tunesmith.core.job_spec import ModelRef
 from tunesmith.features.deployments import drift, service, targets
 from tunesmith.features.deployments.deciding import Sample, compare, stats_of
 from tunesmith.features.deployments.repository import (
@@ -16,6 +17,7 @@ from tunesmith.features.deployments.repository import (
     RevisionRepository,
 )
 from tunesmith.features.deployments.tables import DeploymentRow, RevisionRow
+from tunesmith.recipes.model_about import ModelAbout, about
 from tunesmith.schemas.common import Page
 from tunesmith.schemas.deployments import (
     Comparison,
@@ -80,14 +82,29 @@ def _read(row: DeploymentRow, revisions: Sequence[RevisionRow], base_url: str) -
         if live
         else ""
     )
+    about = about_revisions(revisions)
+    if about is not None and row.target == service.LOCAL:
+        address = f"{base_url.rstrip('/')}/models/{row.name}"
     told = DeploymentRead.model_validate(row)
     return told.model_copy(
         update={
+            "task": about.task if about else None,
             "model": live.model if live else None,
             "address": address,
             "revisions": [RevisionRead.model_validate(revision) for revision in revisions],
         }
     )
+
+
+def about_revisions(revisions: Sequence[RevisionRow]) -> ModelAbout | None:
+    """Of the model in use, where it does not chat: the live one, else what is on its way."""
+    ordered = sorted(revisions, key=lambda revision: (revision.role != "live", -revision.number))
+    return about(ModelRef.model_validate(ordered[0].model_ref)) if ordered else None
+
+
+def about_of(session: Session, row: DeploymentRow) -> ModelAbout | None:
+    """The same of a deployment."""
+    return about_revisions(RevisionRepository(session).of(row.id, service.IN_USE))
 
 
 def history(session: Session, deployment_id: int, *, cursor: int | None, limit: int) -> Page[HistoryRead]:

@@ -37,17 +37,18 @@ class VersionRow(Owned, Base):
     """Semantic: `1.2.0`."""
     number: Mapped[int] = mapped_column(BigInteger)
     """The version as one number, for its place among the others."""
-    kind: Mapped[str] = mapped_column(String(10))
-    """`adapter`, `model` or `gguf`."""
+    kind: Mapped[str] = mapped_column(String(40))
+    """The name of its `ModelKind`: `adapter`, `model`, `gguf`, `text-classifier` …"""
     framework: Mapped[str] = mapped_column(String(60))
-    """`peft`, `transformers` or `llama.cpp`."""
+    """`peft`, `transformers`, `llama.cpp` …"""
     job_id: Mapped[int | None] = mapped_column(BigId, index=True)
     base_model: Mapped[str | None] = mapped_column(String(500))
     """As the user knows it."""
     lineage: Mapped[dict[str, Any]] = mapped_column(JsonValue)
     """Job, method, dataset with its digest, base model with path and revision, code, and the version before."""
     architecture: Mapped[dict[str, Any]] = mapped_column(JsonValue)
-    """family, num_layers, hidden_size, num_heads, num_kv_heads, vocab_size, context_length."""
+    """family, num_layers, hidden_size, num_heads, num_kv_heads, vocab_size, context_length; task, and labels and inputs where it has
+    any."""
     hyperparameters: Mapped[dict[str, Any]] = mapped_column(JsonValue)
     num_parameters: Mapped[int | None] = mapped_column(BigInteger)
     size_bytes: Mapped[int] = mapped_column(BigInteger)

@@ -32,6 +32,7 @@ from tunesmith.schemas.deployments import (
 )
 from tunesmith.storage.database import Session
 from tunesmith.ui.pages.deployment_use import snippets
+from tunesmith.ui.pages.prediction import predict_columns
 from tunesmith.ui.render import page
 from tunesmith.ui.words import duration, percent
 
@@ -179,23 +180,24 @@ def show_one(
     row = service.seen(session, deployment_id)
     told = reading.read(session, row, base_url(state, request))
     everything = reading.read(session, row, "", all_revisions=True).revisions
-    context: dict[str, Any] = {}
+    about = reading.about_of(session, row)
+    context: dict[str, Any] = {"about": about}
     if tab == "overview":
         metrics = reading.metrics(session, deployment_id, window)
-        context = {"metrics": metrics, "window": window, "windows": WINDOWS} | _traffic(told, metrics)
+        context |= {"metrics": metrics, "window": window, "windows": WINDOWS} | _traffic(told, metrics)
     elif tab == "requests":
         found = reading.requests(
             session, deployment_id, failed=failed, rating=rating or None, cursor=cursor, limit=PAGE_OF_REQUESTS
         )
         asked = {"tab": tab, "failed": "" if failed is None else str(failed).lower(), "rating": rating}
-        context = {"requests": found.items, "asked": asked} | _pages(told, asked, cursor, found.next_cursor)
+        context |= {"requests": found.items, "asked": asked} | _pages(told, asked, cursor, found.next_cursor)
     elif tab == "history":
         log = reading.history(session, deployment_id, cursor=cursor, limit=PAGE_OF_REQUESTS)
-        context = {"events": log.items} | _pages(told, {"tab": tab}, cursor, log.next_cursor)
+        context |= {"events": log.items} | _pages(told, {"tab": tab}, cursor, log.next_cursor)
     elif tab == "settings":
-        context = {"groups": settings_groups(told.target), "sampling": describe(SamplingDefaults)}
+        context |= {"groups": settings_groups(told.target), "sampling": describe(SamplingDefaults)}
     else:
-        context = {"snippets": snippets(told, with_key=request.app.state.doorkeeper.is_on)}
+        context["snippets"] = snippets(told, about, with_key=request.app.state.doorkeeper.is_on)
     return page(
         request, f"deployments/{tab}.html", title=told.name, section="deployments", breadcrumb=[BREADCRUMB],
         deployment=told, tab=tab, tabs=_tabs(told), everything=everything, numbers={each.id: each for each in everything},
@@ -407,4 +409,5 @@ WORDS: dict[str, Any] = {
     "states": STATES, "target_names": TARGETS, "roles": ROLES, "judged": JUDGED, "verdict": verdict, "judged_value": judged_value,
     "time_of": duration_of, "progress": progress, "setting_title": setting_title, "value_at": value_at, "model_link": model_link,
     "text_of": text_of, "pairs_of": pairs_of, "metric_options": [(name, JUDGED[name][0]) for name in JUDGED],
+    "predict_columns": predict_columns,
 }  # fmt: skip

@@ -7,18 +7,22 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import HTMLResponse
 
-from tunesmith.core.errors import FailureCode
+from tunesmith.core.errors import FailureCode, TunesmithError
 from tunesmith.core.job_status import JobStatus
+from tunesmith.features.catalog import service as catalog
 from tunesmith.features.jobs import before_after, comparing, compression, files, metrics, run_table, service
 from tunesmith.features.jobs.tables import JobRow
 from tunesmith.http.pagination import Cursor
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.catalog import RECIPES, get_recipe
 from tunesmith.recipes.describing import GROUPS, describe
+from tunesmith.recipes.model_about import ModelAbout
+from tunesmith.recipes.model_about import about as model_about
 from tunesmith.recipes.row_check import SKIP_REMEDY
 from tunesmith.schemas.runs import MAX_COLUMNS, SORT, VALUE
 from tunesmith.storage.database import Session
 from tunesmith.ui.pages import runs
+from tunesmith.ui.pages.prediction import predict_columns
 from tunesmith.ui.pages.runs import address
 from tunesmith.ui.render import page
 
@@ -165,6 +169,8 @@ def show_job(
         checkpoints=checkpoints,
         bad_rows=bad_rows_of(row),
         skip_remedy=SKIP_REMEDY,
+        predicts=_predictor(state, row),
+        predict_columns=predict_columns,
         has_report=(folder.artifacts / "report" / "report.html").is_file(),
         **about(state, session, row, tab, artifacts, checksums),
     )
@@ -199,6 +205,16 @@ def about(
         shown = files.with_checksums(state.settings, folder, artifacts) if checksums else artifacts
         return {"folders": by_folder(shown), "checksums": checksums, "total_bytes": sum(a.size_bytes for a in shown)}
     return {}
+
+
+def _predictor(state: AppState, row: JobRow) -> ModelAbout | None:
+    """What the job's model is asked, where it is there and does not chat."""
+    if row.status != JobStatus.COMPLETED:
+        return None
+    try:
+        return model_about(catalog.resolve_model(state.settings, None, f"job:{row.id}"))
+    except TunesmithError:
+        return None
 
 
 def settings_of(row: JobRow) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -57,7 +57,7 @@ def show(
 ) -> HTMLResponse:
     """`questions`: a job whose held-out questions are offered, and whose base stands beside its model. Where
     it is gone the usual questions are."""
-    models = service.list_models(state.settings)
+    models = [model for model in service.list_models(state.settings) if model.task is None]
     names = {model.name for model in models}
     asked = list(dict.fromkeys(request.query_params.getlist("with")))[:SIDE_BY_SIDE]
     chosen = [name for name in asked if name in names or "/" in name or "@" in name]

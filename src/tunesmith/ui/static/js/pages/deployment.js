@@ -37,7 +37,7 @@ async function startCharts() {
     const span = /** @type {[number, number]} */ ([series[0], series[series.length - 1]].map(piece => Date.parse(piece.at) / 1000));
     clearProblem($("charts-problem"));
     if (drawn.length) for (const { chart, plot } of drawn) plot.set({ series: seriesOf(chart, pieces), span });
-    else drawn = CHARTS.map(chart => ({ chart, plot: lineChart($(chart.id), { series: seriesOf(chart, pieces), span, xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: timeOfDay, min: 0, height: 170, syncKey: "deployment", empty: "No requests in this time." }) }));
+    else drawn = CHARTS.filter(chart => $(chart.id)).map(chart => ({ chart, plot: lineChart($(chart.id), { series: seriesOf(chart, pieces), span, xLabel: "time", yLabel: chart.yLabel, yFormat: chart.yFormat, time: true, xFormat: timeOfDay, min: 0, height: 170, syncKey: "deployment", empty: "No requests in this time." }) }));
   };
   const fresh = () => draw().catch(error => showProblem($("charts-problem"), error));
   document.body.addEventListener("tunesmith:datasets", () => void fresh());
