@@ -17,7 +17,14 @@ from tunesmith.recipes.catalog import get_recipe
 from tunesmith.worker.run import Run
 from tunesmith.worker.stopping import StopSignals
 
-QUICK = {"folds": 2, "max_iterations": 12, "early_stopping_rounds": 5, "time_limit_s": None, "seed": 3}
+QUICK = {
+    "folds": 2,
+    "max_iterations": 12,
+    "early_stopping_rounds": 5,
+    "time_limit_s": None,
+    "learning_rate": 0.3,
+    "seed": 3,
+}
 WORDS = ["invoice", "refund", "delivery", "broken", "thanks", "login", "password", "cancel", "upgrade", "price"]
 
 
@@ -41,7 +48,7 @@ def customers(rows: int = 160, seed: int = 0) -> dict[str, list[Any]]:
         "since": [str(d) for d in since],
         "message": words,
         "left": ["yes" if value > 0 else "no" for value in logit],
-        "spent": [float(v) for v in 3 * age + 40 * (plan == "pro") + rng.normal(0, 10, rows)],
+        "spent": [float(v) for v in 5 * np.abs(age - 48) + 40 * (plan == "pro") + rng.normal(0, 10, rows)],
     }
 
 

@@ -20,7 +20,7 @@ from tunesmith.recipes.tabular.splitting import Split, content_groups, split_row
 from tunesmith.recipes.tabular.store import Store
 from tunesmith.recipes.tabular.table import Table, read_table
 
-ORDER = ("linear", "lightgbm", "catboost")
+ORDER: tuple[str, ...] = ("linear", "lightgbm", "catboost")
 """The quick ones first, so that something is there early."""
 
 
@@ -64,9 +64,9 @@ def train(params: TabularParams, run: RunContext) -> str:
         # 4) Every model on every fold
         run.phase("training")
         fitter = Fitter(run, params, store, curves, encoding, x, table, split, threads)
-        for model, fold in fits:
-            if store.done(model, fold) is None:
-                fitter.fit(model, fold)
+        for name, fold in fits:
+            if store.done(name, fold) is None:
+                fitter.fit(name, fold)
                 store.checkpoint()
     except Halted as halted:
         if halted.outcome == Outcome.PAUSED:
