@@ -252,3 +252,18 @@ def test_what_the_data_holds_out_is_held_out(tables: Tables) -> None:
                      models=["linear"], importance=False)  # fmt: skip
     assert train(run) == "completed" and run.final_metrics["rows_held_out"] == 20
     assert "split" not in {c["name"] for c in load(model_folder(run)).columns}
+
+
+def test_the_schedule_fits_into_the_time() -> None:
+    from tunesmith.recipes.tabular.schedule import within
+
+    models, seconds = ["linear", "lightgbm", "catboost"], {"lightgbm": 0.01, "catboost": 0.02}
+    plenty = within(seconds, models, 5, 1e6, rate=None, keeps_folds=False)
+    assert (plenty.models, plenty.num_folds, plenty.rates["catboost"]) == (models, 5, 0.05)
+    less = within(seconds, models, 5, 40, rate=None, keeps_folds=False)
+    assert less.models == models and less.num_folds >= 5 and 0.1 < less.rates["lightgbm"] <= 0.2
+    short = within(seconds, models, 5, 15, rate=None, keeps_folds=False)
+    assert short.models == models and short.num_folds == 2 and short.affordable["lightgbm"] >= 100
+    shorter = within(seconds, models, 5, 3, rate=None, keeps_folds=False)
+    assert shorter.models == ["linear", "lightgbm"] and shorter.num_folds == 2
+    assert within(seconds, models, 5, 3, rate=None, keeps_folds=True).num_folds == 5

@@ -79,7 +79,7 @@ def _lightgbm_params(job: Job) -> dict[str, Any]:
     return {
         "objective": objective, "metric": metric, "learning_rate": job.learning_rate, "num_threads": job.threads,
         "seed": job.seed, "deterministic": True, "force_row_wise": True, "verbosity": -1, "feature_pre_filter": False,
-        "num_leaves": 31 if rows < 5_000 else 63, "min_data_in_leaf": max(2, min(20, rows // 50)),
+        "num_leaves": 31 if rows < 50_000 else 63, "min_data_in_leaf": max(2, min(20, rows // 50)),
         "feature_fraction": 0.8, "bagging_fraction": 0.9, "bagging_freq": 1, "cat_smooth": 10, "max_cat_to_onehot": 4,
         **({"num_class": job.num_classes} if job.num_classes > 2 else {}),
     }  # fmt: skip

@@ -13,8 +13,6 @@ LOOK_EVERY_S = 0.1
 """Least time between two looks at what is asked of the job."""
 GROWTH = 1.2
 """A point is drawn when a fit has this many times the iterations of the last one: 10,000 iterations are about 45 points."""
-TIME_WEIGHTS = {"linear": 1.0, "lightgbm": 4.0, "catboost": 6.0}
-"""How the time that is left is shared out over the fits to come."""
 FIT_SHARE = 0.85
 """Of the time limit; the rest is for scores and what the columns matter."""
 
@@ -30,8 +28,12 @@ class State:
     best_loss: float | None = None
     fits: list[dict[str, Any]] = field(default_factory=list)
     """`model`, `fold`, `file`, `iterations` (kept), `run` (all), `seconds`, `ended` (why), and the fold's `loss`."""
+    schedule: list[list[Any]] | None = None
+    """Model and fold of every fit of the job, in order; None until it is decided."""
     rates: dict[str, float] = field(default_factory=dict)
-    """Learning rate by model, once chosen."""
+    """Learning rate by model."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """How the time that is left is shared out over the fits to come, by model."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,11 +51,11 @@ class Curves:
     """One for a job. `values(train, valid)` of a fit are what the library measures; the events also carry `loss`."""
 
     def __init__(
-        self, run: RunContext, state: State, fits: list[tuple[str, int]], *, spread: float, patience: int,
+        self, run: RunContext, state: State, *, spread: float, patience: int,
         max_iterations: int, time_limit_s: float | None,
     ) -> None:  # fmt: skip
-        """`fits`: all of the job, in order. `spread`: what an RMSE is divided by to be the loss."""
-        self.run, self.state, self.fits, self.spread, self.patience = run, state, fits, spread, patience
+        """`spread`: what an RMSE is divided by to be the loss."""
+        self.run, self.state, self.spread, self.patience = run, state, spread, patience
         self.max_iterations, self.time_limit_s = max_iterations, time_limit_s
         self._started_s = monotonic_s()
         self._elapsed_before_s = state.elapsed_s
@@ -62,16 +64,25 @@ class Curves:
         """Why everything should end; None while it goes on."""
 
     @property
+    def fits(self) -> list[list[Any]]:
+        """All of the job, in order; none before they are decided."""
+        return self.state.schedule or []
+
+    @property
     def elapsed_s(self) -> float:
         return self._elapsed_before_s + monotonic_s() - self._started_s
 
     def budget_s(self) -> float | None:
         """Seconds that the next fit may take; None without a limit."""
-        if self.time_limit_s is None:
+        left_s = self.left_s()
+        if left_s is None:
             return None
-        left = self.fits[len(self.state.fits) :]
-        weights = [TIME_WEIGHTS[model] for model, _ in left]
-        return max(0.0, self.time_limit_s * FIT_SHARE - self.elapsed_s) * weights[0] / sum(weights)
+        weights = [self.state.weights.get(model, 1.0) for model, _ in self.fits[len(self.state.fits) :]]
+        return left_s * weights[0] / sum(weights)
+
+    def left_s(self) -> float | None:
+        """Seconds for all fits to come; None without a limit."""
+        return None if self.time_limit_s is None else max(0.0, self.time_limit_s * FIT_SHARE - self.elapsed_s)
 
     def look(self) -> bool:
         """Whether to go on; remembers why not."""
@@ -81,8 +92,8 @@ class Curves:
             control = self.run.control()
             if control.stop or control.pause:
                 self.outcome = Outcome.CANCELLED if control.stop else Outcome.PAUSED
-            done = len(self.state.fits)
-            self.run.progress(done, len(self.fits), "fits")
+            if self.fits:
+                self.run.progress(len(self.state.fits), len(self.fits), "fits")
         return self.outcome is None
 
     def check(self) -> None:
@@ -92,7 +103,9 @@ class Curves:
             assert self.outcome
             raise Halted(self.outcome)
 
-    def of_fit(self, model: str, rate: float, max_iterations: int, budget_s: float | None, *, stops: bool) -> Watch:
+    def of_fit(
+        self, model: str, rate: float | None, max_iterations: int, budget_s: float | None, *, stops: bool
+    ) -> Watch:
         """The watch of the next fit. `stops`: whether it ends early where the held-out rows gain nothing more."""
         return Watch(self, model, rate, max_iterations, budget_s, stops)
 
@@ -124,7 +137,7 @@ class Watch:
     """Sees each iteration of one fit, and answers whether to go on."""
 
     def __init__(
-        self, curves: Curves, model: str, rate: float, max_iterations: int, budget_s: float | None, stops: bool
+        self, curves: Curves, model: str, rate: float | None, max_iterations: int, budget_s: float | None, stops: bool
     ) -> None:
         self._curves, self._model, self._rate, self._max, self._stops = curves, model, rate, max_iterations, stops
         self._started_s = monotonic_s()

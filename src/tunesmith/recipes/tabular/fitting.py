@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,15 +16,13 @@ from tunesmith.recipes.tabular.boosting import Job, fit_catboost, fit_lightgbm
 from tunesmith.recipes.tabular.curves import Curves, Halted
 from tunesmith.recipes.tabular.encoding import Encoding
 from tunesmith.recipes.tabular.linear import LinearModel
+from tunesmith.recipes.tabular.schedule import USUAL_RATE, Schedule, unlimited, within
 from tunesmith.recipes.tabular.spec import TabularParams
 from tunesmith.recipes.tabular.splitting import Split
 from tunesmith.recipes.tabular.store import Store
 from tunesmith.recipes.tabular.table import Table
 
-USUAL_RATE, MOST_RATE = 0.05, 0.3
 PROBE_ITERATIONS = 6
-NEEDED = {"lightgbm": 20.0, "catboost": 50.0}
-"""Learning rate times iterations that a model usually wants: with fewer iterations, larger steps."""
 BOOSTING = {"lightgbm": fit_lightgbm, "catboost": fit_catboost}
 
 
@@ -45,9 +44,11 @@ class Fitter:
         budget_s = self.curves.budget_s()
         path = self.store.folder / file_name(model, fold)
         valid = self.split.folds[fold].valid
-        rate = self._rate(model, fold, budget_s)
+        rate = self.store.state.rates.get(model, USUAL_RATE)
         job = self._job(model, fold, rate)
-        watch = self.curves.of_fit(model, rate, job.max_iterations, budget_s, stops=bool(len(valid)))
+        watch = self.curves.of_fit(
+            model, None if model == "linear" else rate, job.max_iterations, budget_s, stops=bool(len(valid))
+        )
         kept = self._linear(fold, job, path, watch) if model == "linear" else BOOSTING[model](job, path, watch)
         if self.curves.outcome is not None:
             raise Halted(self.curves.outcome)
@@ -68,9 +69,7 @@ class Fitter:
     def _job(self, model: str, fold: int, rate: float) -> Job:
         train, valid = self.split.folds[fold]
         most = self.params.max_iterations
-        if not len(
-            valid
-        ):  # nothing tells when to stop: as long as the fold before, which learned from nearly as many rows
+        if not len(valid):  # nothing tells when to stop: as long as the fold before, which had nearly as many rows
             before = self.store.done(model, fold - 1)
             most = before["iterations"] if before else most
         return Job(
@@ -86,42 +85,47 @@ class Fitter:
         counts = np.bincount(y, minlength=self.num_classes)
         return np.asarray(len(y) / (self.num_classes * np.maximum(1, counts)))[y]
 
-    def _rate(self, model: str, fold: int, budget_s: float | None) -> float:
-        """As set; else the usual one, or more where a few trial iterations say that time leaves few."""
-        if model == "linear":
-            return 1.0
-        if self.params.learning_rate is not None:
-            return self.params.learning_rate
-        rates = self.store.state.rates
-        if model not in rates:
-            rates[model] = USUAL_RATE if budget_s is None else self._rate_in_time(model, fold, budget_s)
-        return rates[model]
+    def schedule(self, models: Sequence[str]) -> Schedule:
+        """What there is time for; says so where that is not everything. Raises `Halted`."""
+        params, num_folds = self.params, len(self.split.folds)
+        if params.time_limit_s is None:
+            return unlimited(models, num_folds, params.learning_rate)
+        seconds = {model: self._trial(model) for model in models if model in BOOSTING}
+        left_s = self.curves.left_s() or 0.0
+        found = within(
+            seconds, models, num_folds, left_s, rate=params.learning_rate, keeps_folds=self.split.is_refitted
+        )
+        cut = []
+        if found.num_folds < num_folds:
+            cut.append(f"{found.num_folds} of {num_folds} folds are trained")
+        if missing := [model for model in models if model not in found.models]:
+            cut.append(f"{' and '.join(missing)} left out")
+        rate = max(found.rates.values())
+        if params.learning_rate is None and rate > USUAL_RATE:
+            cut.append(f"the learning rate is {rate:g} instead of {USUAL_RATE:g}")
+        if cut:
+            affordable = ", ".join(f"{count:,} iterations of {model}" for model, count in found.affordable.items())
+            self.run.notice(
+                f"The time limit of {params.time_limit_s:g} s is short for these rows: {'; '.join(cut)}. It is enough for about "
+                f"{affordable} a fold, a guess from {PROBE_ITERATIONS} of each.",
+                hint="Raise time_limit_s for a better model.", level="warning", code="short_of_time",
+            )  # fmt: skip
+        return found
 
-    def _rate_in_time(self, model: str, fold: int, budget_s: float) -> float:
-        job = replace(self._job(model, fold, USUAL_RATE), max_iterations=PROBE_ITERATIONS)
+    def _trial(self, model: str) -> float:
+        """Seconds that an iteration takes, from a few on the first fold."""
+        job = replace(self._job(model, 0, USUAL_RATE), max_iterations=PROBE_ITERATIONS)
         times: list[float] = []
 
         def watch(_iteration: int, _train: dict[str, float], _valid: dict[str, float]) -> bool:
             times.append(monotonic_s())
             return self.curves.look()
 
-        path = self.store.folder / f"trial-{file_name(model, fold)}"
+        path = self.store.folder / f"trial-{file_name(model, 0)}"
         BOOSTING[model](job, path, watch)
         path.unlink(missing_ok=True)
         self.curves.check()
-        if len(times) < 2:
-            return USUAL_RATE
-        affordable = budget_s / max(1e-6, float(np.median(np.diff(times))))
-        rate = min(MOST_RATE, max(USUAL_RATE, NEEDED[model] / affordable))
-        if rate <= USUAL_RATE:
-            return USUAL_RATE
-        rate = float(f"{rate:.1g}")
-        self.run.notice(
-            f"{model} has time for about {int(affordable):,} iterations a fold, so its learning rate is {rate:g} "
-            f"instead of {USUAL_RATE:g}.",
-            hint="Raise time_limit_s for smaller steps.", code="learning_rate_raised",
-        )  # fmt: skip
-        return rate
+        return float(np.median(np.diff(times))) if len(times) > 1 else 1e-3
 
     def _linear(self, fold: int, job: Job, path: Any, watch: Any) -> int:
         sizes = [feature.num_categories for feature in self.encoding.features]

@@ -13,6 +13,7 @@ import numpy as np
 from tunesmith.core.recipe import RunContext
 from tunesmith.recipes.tabular.curves import State
 from tunesmith.recipes.tabular.encoding import JSON_FILE, Encoding
+from tunesmith.recipes.tabular.schedule import Schedule
 
 STATE_FILE, PREDICTIONS_FILE = "state.json", "predictions.safetensors"
 WORK = "tabular"
@@ -51,6 +52,11 @@ class Store:
     def encoding(self) -> Encoding | None:
         """The one that the checkpoint holds."""
         return Encoding.load(self.folder) if (self.folder / JSON_FILE).is_file() else None
+
+    def decide(self, schedule: Schedule) -> None:
+        """Note what is to be fitted: model by model, each on all its folds."""
+        self.state.schedule = [[model, fold] for model in schedule.models for fold in range(schedule.num_folds)]
+        self.state.rates, self.state.weights = schedule.rates, schedule.weights
 
     def done(self, model: str, fold: int) -> dict[str, Any] | None:
         """What is known of a fit that is finished."""

@@ -48,9 +48,8 @@ def train(params: TabularParams, run: RunContext) -> str:
     store = Store(run, params.model_dump(mode="json"))
     store.resume()
     spread = 1.0 if table.is_classification else float(table.y[learned].std())
-    fits = [(model, fold) for model in ORDER if model in params.models for fold in range(len(split.folds))]
     curves = Curves(
-        run, store.state, fits, spread=spread, patience=params.early_stopping_rounds, max_iterations=params.max_iterations,
+        run, store.state, spread=spread, patience=params.early_stopping_rounds, max_iterations=params.max_iterations,
         time_limit_s=params.time_limit_s,
     )  # fmt: skip
     try:
@@ -61,10 +60,12 @@ def train(params: TabularParams, run: RunContext) -> str:
             encoding = Encoding.fit(table.columns, table.values, learned, params.seed)
             encoding.save(store.folder)
         x = encoding.transform(table.values)
-        # 4) Every model on every fold
+        # 4) Every model on every fold, as far as there is time
         run.phase("training")
         fitter = Fitter(run, params, store, curves, encoding, x, table, split, threads)
-        for name, fold in fits:
+        if store.state.schedule is None:
+            store.decide(fitter.schedule([name for name in ORDER if name in params.models]))
+        for name, fold in curves.fits:
             if store.done(name, fold) is None:
                 fitter.fit(name, fold)
                 store.checkpoint()
@@ -112,11 +113,13 @@ def combine(
     params: TabularParams, store: Store, encoding: Encoding, table: Table, split: Split, threads: int
 ) -> tuple[TabularModel, dict[str, Any]]:
     """`(the model that answers, what was chosen and the out-of-fold predictions)`."""
-    measured = split.folds[:-1] if split.is_refitted else split.folds
+    schedule = store.state.schedule or []
+    models = list(dict.fromkeys(str(model) for model, _ in schedule))
+    used = sorted({int(fold) for _, fold in schedule})
+    measured = [split.folds[fold] for fold in (used[:-1] if split.is_refitted else used)]
     rows = np.concatenate([fold.valid for fold in measured])
     parts_of = np.concatenate([np.full(len(fold.valid), place) for place, fold in enumerate(measured)])
     y = table.y[rows]
-    models = [model for model in ORDER if model in params.models]
     predictions = {
         model: np.concatenate([store.predictions[f"{model}-{place}"] for place in range(len(measured))])
         for model in models
@@ -126,7 +129,7 @@ def combine(
     mixed = ensemble.mixed(predictions, weights)
     num_classes = len(table.classes)
     calibration, tried = ensemble.fit_calibration(mixed, y, parts_of) if num_classes else (None, {})
-    used = [len(split.folds) - 1] if split.is_refitted else range(len(split.folds))
+    used = used[-1:] if split.is_refitted else used
     parts = []
     for model, weight in weights.items():
         for fold in used:
