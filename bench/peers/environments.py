@@ -11,6 +11,7 @@ CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 PINS = {
     "trl": ("trl==1.16.0", "peft", "transformers", "accelerate", "datasets", "bitsandbytes", "torch"),
     "llamafactory": ("llamafactory==0.9.5", "bitsandbytes", "torch"),
+    "autogluon": ("autogluon.tabular[lightgbm,catboost]==1.6.3",),
 }
 """What to install; a name without a version takes the one in constraints.txt."""
 

@@ -22,11 +22,12 @@ from tunesmith.recipes.evaluate.spec import RECIPE as EVALUATE
 from tunesmith.recipes.lora.spec import RECIPE as LORA
 from tunesmith.recipes.qlora.spec import RECIPE as QLORA
 from tunesmith.recipes.standard.spec import RECIPE as STANDARD
+from tunesmith.recipes.tabular.spec import RECIPE as TABULAR
 from tunesmith.recipes.unsloth.spec import RECIPE as UNSLOTH
 
 log = logging.getLogger(__name__)
 GROUP = "tunesmith.recipes"
-OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, DPO, CUSTOM, EVALUATE, COMPRESS)
+OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, DPO, TABULAR, CUSTOM, EVALUATE, COMPRESS)
 
 
 class Plugin(NamedTuple):
