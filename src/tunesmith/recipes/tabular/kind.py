@@ -127,7 +127,8 @@ def describe(path: Path, _base: Path | None) -> Description:
         "target": found["target"], "metric": found.get("metric", ""),
     }  # fmt: skip
     labels = tuple(str(label) for label in found.get("classes") or ())
-    return Description(architecture, None, found["task"], labels, inputs_of(found["columns"]))
+    inputs = inputs_of(found["columns"])
+    return Description(architecture, task=found["task"], labels=labels, target=found["target"], inputs=inputs)
 
 
 TABULAR = ModelKind(
