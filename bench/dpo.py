@@ -217,7 +217,9 @@ def main() -> None:
     names = chosen(options.only, CONTENDERS, parser)
     end_by_exception()
     needs_trl = any(name != "tunesmith" for name in names)
-    python = options.python or (environment_python("trl", options.envs) if needs_trl else Path(sys.executable))
+    python = (options.python and options.python.absolute()) or (
+        environment_python("trl", options.envs) if needs_trl else Path(sys.executable)
+    )
     model = (options.model or ensure_starter_model(options.envs / "models", print)).resolve()
     machine = read_machine()
     with tempfile.TemporaryDirectory(prefix="tunesmith-bench-") as name:
