@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -63,6 +63,7 @@ class Batcher:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._waiting: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
+        self._computing = ThreadPoolExecutor(1, "computing")
         self.num_computed = 0
         """Computations so far."""
         threading.Thread(target=self._run, name="predicting", daemon=True).start()
@@ -83,15 +84,16 @@ class Batcher:
             self._compute(joined)
 
     def _compute(self, joined: list[Waiting]) -> None:
-        try:
-            answers = self._ask([one for waiting in joined for one in waiting.inputs], joined[0].parameters)
-        except Exception as error:  # whatever a model does, the process goes on answering the others
+        inputs = [one for waiting in joined for one in waiting.inputs]
+        asked = self._computing.submit(self._ask, inputs, joined[0].parameters)
+        if error := asked.exception():  # whatever a model does, the others are answered
             if len(joined) > 1:
                 for waiting in joined:
                     self._compute([waiting])
             else:
                 joined[0].answer.set_exception(error)
             return
+        answers = asked.result()
         for waiting in joined:
             own, answers = answers[: len(waiting.inputs)], answers[len(waiting.inputs) :]
             waiting.answer.set_result(own)
