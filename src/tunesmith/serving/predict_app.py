@@ -130,12 +130,6 @@ def create_predict_app(batcher: Batcher, task: str, kind: str, token: str, activ
     def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         return invalid_body(error)
 
-    @app.exception_handler(Exception)
-    def unknown(_request: Request, error: Exception) -> JSONResponse:
-        log.error("the model failed", exc_info=error)
-        told = Unavailable(f"The model failed: {type(error).__name__}: {str(error)[:300]}", hint="Its log has more.")
-        return JSONResponse(told.body(), status_code=500)
-
     @app.get("/health")
     def health() -> dict[str, Any]:
         return {"status": "ok", "task": task, "kind": kind}
@@ -144,12 +138,25 @@ def create_predict_app(batcher: Batcher, task: str, kind: str, token: str, activ
     async def predict(body: Prediction) -> JSONResponse:
         check_inputs(body.inputs, body.parameters)
         with activity.busy():
-            outputs = await asyncio.wrap_future(batcher.submit(body.inputs, body.parameters))
+            answer = asyncio.wrap_future(batcher.submit(body.inputs, body.parameters))
+            await asyncio.wait([answer])
+        if error := answer.exception():
+            return _failed(error)
+        outputs = answer.result()
         if not has_numbers_only(outputs):
             raise Unavailable(NO_NUMBERS, hint="Train or import it again.")
         return JSONResponse({"outputs": outputs, "task": task})
 
     return app
+
+
+def _failed(error: BaseException) -> JSONResponse:
+    """What a model raised. Raises it again where it is in our words."""
+    if isinstance(error, TunesmithError):
+        raise error
+    log.error("the model failed", exc_info=error)
+    told = Unavailable(f"The model failed: {type(error).__name__}: {str(error)[:300]}", hint="Its log has more.")
+    return JSONResponse(told.body(), status_code=500)
 
 
 def load_predictor(kind: ModelKind, path: Path, threads: int) -> Predictor:
