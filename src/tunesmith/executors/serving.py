@@ -14,7 +14,7 @@ from tunesmith.core.job_spec import ModelRef
 from tunesmith.core.model_kind import PREDICT
 from tunesmith.core.serving_spec import ServingSpec
 from tunesmith.executors.serving_process import Endpoint, ServingProcess
-from tunesmith.recipes.catalog import kind_of_ref
+from tunesmith.recipes.model_about import about
 
 START_WITHIN_S = 600.0
 """Longest that loading a model may take."""
@@ -43,8 +43,8 @@ class ServingPool:
             if found is None:
                 self._check_failed_meanwhile(process, came_s)
                 self._make_room(process.folder)
-                kind = kind_of_ref(base) if base.kind else None
-                engine = {"engine": PREDICT, "kind": base.kind} if kind and kind.predicts else {}
+                told = about(base)
+                engine = {"engine": PREDICT, "kind": told.kind, "task": told.task} if told else {}
                 spec = ServingSpec(
                     base_path=base.path, revision=base.revision, offline=self.offline, idle_s=self.idle_s, **engine
                 )

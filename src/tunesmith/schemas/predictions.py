@@ -34,3 +34,14 @@ class PredictAnswer(BaseModel):
     outputs: list[Any]
     """One for each input, in their order: for labels `[{"label": "spam", "score": 0.98}, …]`, the likeliest first; for numbers
     `{"value": 12.5}`; for spans, vectors and others see docs/deployments.md."""
+
+
+class HubError(BaseModel):
+    """What is wrong, as Hugging Face's clients read it."""
+
+    error: str
+    """In words, with what to do."""
+    error_code: str
+    """The stable name of the error."""
+    details: list[dict[str, Any]]
+    """Where: `loc` and `message`."""

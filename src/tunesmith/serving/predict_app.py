@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -63,6 +63,7 @@ class Batcher:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._waiting: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
+        self._computing = ThreadPoolExecutor(1, "computing")
         self.num_computed = 0
         """Computations so far."""
         threading.Thread(target=self._run, name="predicting", daemon=True).start()
@@ -83,15 +84,16 @@ class Batcher:
             self._compute(joined)
 
     def _compute(self, joined: list[Waiting]) -> None:
-        try:
-            answers = self._ask([one for waiting in joined for one in waiting.inputs], joined[0].parameters)
-        except Exception as error:  # whatever a model does, the process goes on answering the others
+        inputs = [one for waiting in joined for one in waiting.inputs]
+        asked = self._computing.submit(self._ask, inputs, joined[0].parameters)
+        if error := asked.exception():  # whatever a model does, the others are answered
             if len(joined) > 1:
                 for waiting in joined:
                     self._compute([waiting])
             else:
                 joined[0].answer.set_exception(error)
             return
+        answers = asked.result()
         for waiting in joined:
             own, answers = answers[: len(waiting.inputs)], answers[len(waiting.inputs) :]
             waiting.answer.set_result(own)
@@ -128,12 +130,6 @@ def create_predict_app(batcher: Batcher, task: str, kind: str, token: str, activ
     def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         return invalid_body(error)
 
-    @app.exception_handler(Exception)
-    def unknown(_request: Request, error: Exception) -> JSONResponse:
-        log.error("the model failed", exc_info=error)
-        told = Unavailable(f"The model failed: {type(error).__name__}: {str(error)[:300]}", hint="Its log has more.")
-        return JSONResponse(told.body(), status_code=500)
-
     @app.get("/health")
     def health() -> dict[str, Any]:
         return {"status": "ok", "task": task, "kind": kind}
@@ -142,12 +138,25 @@ def create_predict_app(batcher: Batcher, task: str, kind: str, token: str, activ
     async def predict(body: Prediction) -> JSONResponse:
         check_inputs(body.inputs, body.parameters)
         with activity.busy():
-            outputs = await asyncio.wrap_future(batcher.submit(body.inputs, body.parameters))
+            answer = asyncio.wrap_future(batcher.submit(body.inputs, body.parameters))
+            await asyncio.wait([answer])
+        if error := answer.exception():
+            return _failed(error)
+        outputs = answer.result()
         if not has_numbers_only(outputs):
             raise Unavailable(NO_NUMBERS, hint="Train or import it again.")
         return JSONResponse({"outputs": outputs, "task": task})
 
     return app
+
+
+def _failed(error: BaseException) -> JSONResponse:
+    """What a model raised. Raises it again where it is in our words."""
+    if isinstance(error, TunesmithError):
+        raise error
+    log.error("the model failed", exc_info=error)
+    told = Unavailable(f"The model failed: {type(error).__name__}: {str(error)[:300]}", hint="Its log has more.")
+    return JSONResponse(told.body(), status_code=500)
 
 
 def load_predictor(kind: ModelKind, path: Path, threads: int) -> Predictor:

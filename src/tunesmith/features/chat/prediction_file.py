@@ -169,7 +169,7 @@ async def answered(file: IO[bytes], about: ModelAbout, column: str | None, ask: 
 async def _lines(file: IO[bytes], given: InputFile, ask: Ask) -> AsyncIterator[str]:
     names = answer_columns(given.about)
     taken = {name: f"predicted_{name}" if name in given.header else name for name in names}
-    gone = ""
+    gone, width = "", len(given.header)
     try:
         yield _written([[*given.header, *taken.values()]])
         parts = given.parts()
@@ -184,7 +184,8 @@ async def _lines(file: IO[bytes], given: InputFile, ask: Ask) -> AsyncIterator[s
                     gone = f"{error.message} {error.hint}".strip()
                     cells = [{"error": gone} for _ in part]
             yield _written(
-                [*row, *(cell.get(name, "") for name in names)] for row, cell in zip(part, cells, strict=True)
+                [*_fitted(row, width), *(cell.get(name, "") for name in names)]
+                for row, cell in zip(part, cells, strict=True)
             )
     finally:
         file.close()
@@ -235,6 +236,11 @@ def answer_cells(about: ModelAbout, output: Any) -> dict[str, str]:
     if about.answered == "text":
         return {"text": str(output)}
     return {"answer": json.dumps(output, ensure_ascii=False)}
+
+
+def _fitted(row: Sequence[str], width: int) -> list[str]:
+    """As wide as the header, so that the answers stand in their columns; the error of a row that is not says how wide it was."""
+    return [*row[:width], *[""] * (width - len(row))]
 
 
 def _written(rows: Any) -> str:

@@ -21,12 +21,17 @@ from tunesmith.http.errors import hugging_face_answer
 from tunesmith.http.policy import declare
 from tunesmith.http.session import State
 from tunesmith.recipes.model_about import ModelAbout
-from tunesmith.schemas.predictions import PredictAnswer, PredictRequest
+from tunesmith.schemas.common import ErrorBody
+from tunesmith.schemas.deployments import GatewayError
+from tunesmith.schemas.predictions import HubError, PredictAnswer, PredictRequest
 
 PREDICT, MODELS = "/predict", "/models"
 """What requests are written down as."""
 api = APIRouter(tags=["deployments"])
-hub = APIRouter(tags=["gateway"], responses=ERRORS)
+HUB_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": HubError | GatewayError | ErrorBody, "description": "Wrong, or not allowed."} for status in ERRORS
+}
+hub = APIRouter(tags=["gateway"], responses=HUB_ERRORS)
 
 
 @api.post("/deployments/{deployment_id}/predict", responses={**NOT_HERE, **TAKEN}, summary="Ask a deployed model")
