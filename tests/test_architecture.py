@@ -10,6 +10,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "tunesmith"
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TRAIN_LINES = 550, 60, 120
 BROAD = {
+    "recipes/catalog.py",
     "core/rounds.py", "worker/__main__.py", "executors/zygote.py",
     "recipes/blocks/tracking.py",
 }  # fmt: skip
