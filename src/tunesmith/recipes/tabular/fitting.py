@@ -15,7 +15,7 @@ from tunesmith.recipes.tabular.artifact import file_name, load_member
 from tunesmith.recipes.tabular.boosting import Job, fit_catboost, fit_lightgbm
 from tunesmith.recipes.tabular.curves import Curves, Halted
 from tunesmith.recipes.tabular.encoding import Encoding
-from tunesmith.recipes.tabular.linear import LinearModel
+from tunesmith.recipes.tabular.linear import MAX_ROWS, LinearModel
 from tunesmith.recipes.tabular.schedule import USUAL_RATE, Schedule, unlimited, within
 from tunesmith.recipes.tabular.spec import TabularParams
 from tunesmith.recipes.tabular.splitting import Split
@@ -128,6 +128,10 @@ class Fitter:
         return float(np.median(np.diff(times))) if len(times) > 1 else 1e-3
 
     def _linear(self, fold: int, job: Job, path: Any, watch: Any) -> int:
+        if len(job.x) > MAX_ROWS and fold == 0:
+            self.run.notice(
+                f"The linear model learns from a sample of {MAX_ROWS:,} rows of each fold.", code="linear_sample"
+            )
         sizes = [feature.num_categories for feature in self.encoding.features]
         model = LinearModel.fit(job.x, job.y, sizes, self.num_classes, job.weight, self.params.seed)
         model.save(path)
