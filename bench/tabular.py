@@ -39,6 +39,8 @@ from tunesmith.recipes.tabular.predictor import load
 
 METRICS = {"rmse": "root_mean_squared_error", "log_loss": "log_loss", "roc_auc": "roc_auc"}
 """Tunesmith's name → AutoGluon's."""
+PROBLEMS = {"rmse": "regression", "log_loss": "multiclass", "roc_auc": "binary"}
+"""Both are told what kind of target it is, as numbers of few values can be either."""
 PEER = Path(__file__).parent / "peers" / "autogluon_tabular.py"
 
 
@@ -121,7 +123,7 @@ class Arena:
         folder.mkdir()
         request = {
             "train": str(self.place / "train.csv"), "test": str(self.place / "test.csv"), "target": self.table.target,
-            "metric": METRICS[self.table.metric], "time_limit_s": self.options.time_limit_s, "preset": self.options.preset,
+            "metric": METRICS[self.table.metric], "problem": PROBLEMS[self.table.metric], "time_limit_s": self.options.time_limit_s, "preset": self.options.preset,
             "threads": self.options.threads, "out": str(folder),
         }  # fmt: skip
         (folder / "request.json").write_text(json.dumps(request))

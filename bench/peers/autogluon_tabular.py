@@ -1,6 +1,6 @@
 """AutoGluon on one table, in an environment of its own: `autogluon_tabular.py REQUEST.json`.
 
-The request: `train`, `test` (CSV), `target`, `metric`, `time_limit_s`, `preset`, `threads`, `out` (a folder). Writes `out/predictions.csv` (a
+The request: `train`, `test` (CSV), `target`, `metric`, `problem`, `time_limit_s`, `preset`, `threads`, `out` (a folder). Writes `out/predictions.csv` (a
 probability for each class, or `value`) and `out/told.json` (seconds, versions).
 """
 
@@ -21,7 +21,13 @@ def main() -> None:
     out = Path(request["out"])
     train, test = pd.read_csv(request["train"]), pd.read_csv(request["test"])
     began = time.perf_counter()
-    predictor = TabularPredictor(request["target"], eval_metric=request["metric"], path=str(out / "model"), verbosity=1)
+    predictor = TabularPredictor(
+        request["target"],
+        eval_metric=request["metric"],
+        path=str(out / "model"),
+        problem_type=request["problem"],
+        verbosity=1,
+    )
     predictor.fit(train, presets=request["preset"], time_limit=request["time_limit_s"], num_cpus=request["threads"])
     seconds = time.perf_counter() - began
     if predictor.problem_type == "regression":

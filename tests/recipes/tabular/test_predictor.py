@@ -130,6 +130,10 @@ def test_files_that_are_wrong_or_hostile_are_refused(classifier: Run, tmp_path: 
     (tmp_path / "newer" / "encoding.safetensors").write_bytes(b"x" * 10)
     with pytest.raises(BadData):
         load(edited(tmp_path / "newer", schema=1))
+    for name, changes in (("columns", {"columns": told["columns"][1:]}), ("calibration", {"calibration": {"method": "isotonic"}}),
+                          ("weights", {"members": [{**told["members"][0], "weight": "all"}]})):  # fmt: skip
+        with pytest.raises(BadData, match="columns cannot be read"):
+            load(edited(copy(name), **changes))
     (tmp_path / "cut" / "model.json").write_text('{"format": "tunesmith-tabular", ')
     with pytest.raises(BadData, match="is not JSON"):
         load(tmp_path / "cut")

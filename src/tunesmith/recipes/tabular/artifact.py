@@ -106,13 +106,27 @@ def read_model(folder: Path, threads: int) -> tuple[dict[str, Any], TabularModel
     try:
         encoding = Encoding.load(folder)
         parts = [Part(**{name: part[name] for name in Part._fields}) for part in told["members"]]
-        if not parts:
-            raise ValueError("no members")
+        _check(told, encoding, parts)
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, OSError) as error:
         raise BadData(f"The model's columns cannot be read: {error}", hint="Download the model again.") from None
     num_classes = len(told.get("classes") or ())
     members = [load_member(folder, part.model, part.file, encoding, num_classes, threads) for part in parts]
     return told, TabularModel(encoding, parts, members, num_classes, told.get("calibration"))
+
+
+def _check(told: dict[str, Any], encoding: Encoding, parts: list[Part]) -> None:
+    """Raises `ValueError`, `TypeError` or `KeyError` where `model.json` does not fit together, so that no answer fails later."""
+    columns = [(column.name, column.type) for column in encoding.columns]
+    if columns != [(column["name"], column["type"]) for column in told["columns"]]:
+        raise ValueError("model.json and encoding.json name different columns")
+    if not parts or not all(0 <= float(part.weight) <= 1 for part in parts):
+        raise ValueError("the weights of the members are not shares")
+    num_classes = len(told.get("classes") or ())
+    if num_classes:
+        calibrated(np.full((1, num_classes), 1 / num_classes), told.get("calibration"))
+    for name in ("bound", "unsure_below"):
+        if told.get(name) is not None:
+            float(told[name])
 
 
 def _digest(path: Path) -> str:

@@ -13,6 +13,8 @@ LOOK_EVERY_S = 0.1
 """Least time between two looks at what is asked of the job."""
 GROWTH = 1.2
 """A point is drawn when a fit has this many times the iterations of the last one: 10,000 iterations are about 45 points."""
+LEAST_SHARE = 0.2
+"""Of the time limit: what all fits get together even where reading and trials have taken the rest."""
 FIT_SHARE = 0.85
 """Of the time limit; the rest is for scores and what the columns matter."""
 
@@ -78,7 +80,9 @@ class Curves:
         if left_s is None:
             return None
         weights = [self.state.weights.get(model, 1.0) for model, _ in self.fits[len(self.state.fits) :]]
-        return left_s * weights[0] / sum(weights)
+        assert self.time_limit_s is not None
+        least_s = LEAST_SHARE * self.time_limit_s / len(self.fits)
+        return max(left_s * weights[0] / sum(weights), least_s)
 
     def left_s(self) -> float | None:
         """Seconds for all fits to come; None without a limit."""

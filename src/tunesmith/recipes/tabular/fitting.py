@@ -15,7 +15,7 @@ from tunesmith.recipes.tabular.artifact import file_name, load_member
 from tunesmith.recipes.tabular.boosting import Job, fit_catboost, fit_lightgbm
 from tunesmith.recipes.tabular.curves import Curves, Halted
 from tunesmith.recipes.tabular.encoding import Encoding
-from tunesmith.recipes.tabular.linear import LinearModel
+from tunesmith.recipes.tabular.linear import MAX_ROWS, LinearModel
 from tunesmith.recipes.tabular.schedule import USUAL_RATE, Schedule, unlimited, within
 from tunesmith.recipes.tabular.spec import TabularParams
 from tunesmith.recipes.tabular.splitting import Split
@@ -23,6 +23,8 @@ from tunesmith.recipes.tabular.store import Store
 from tunesmith.recipes.tabular.table import Table
 
 PROBE_ITERATIONS = 6
+TRIAL_SHARE, LEAST_LEFT = 0.1, 0.5
+"""Of the time limit: most for one model's trial, and what must be left for another trial."""
 BOOSTING = {"lightgbm": fit_lightgbm, "catboost": fit_catboost}
 
 
@@ -90,15 +92,22 @@ class Fitter:
         params, num_folds = self.params, len(self.split.folds)
         if params.time_limit_s is None:
             return unlimited(models, num_folds, params.learning_rate)
-        seconds = {model: self._trial(model) for model in models if model in BOOSTING}
-        left_s = self.curves.left_s() or 0.0
+        seconds = {}
+        for model in (name for name in models if name in BOOSTING):
+            began_s = monotonic_s()
+            if not seconds or (self.curves.left_s() or 0.0) > LEAST_LEFT * params.time_limit_s:
+                seconds[model] = self._trial(model)
+            if monotonic_s() - began_s > TRIAL_SHARE * params.time_limit_s:
+                break  # the next one, slower still, would take the time that this one needs
+        models_all, models = models, [model for model in models if model in seconds or model not in BOOSTING]
+        left_s = max(self.curves.left_s() or 0.0, TRIAL_SHARE * params.time_limit_s)
         found = within(
             seconds, models, num_folds, left_s, rate=params.learning_rate, keeps_folds=self.split.is_refitted
         )
         cut = []
         if found.num_folds < num_folds:
             cut.append(f"{found.num_folds} of {num_folds} folds are trained")
-        if missing := [model for model in models if model not in found.models]:
+        if missing := [model for model in models_all if model not in found.models]:
             cut.append(f"{' and '.join(missing)} left out")
         rate = max(found.rates.values())
         if params.learning_rate is None and rate > USUAL_RATE:
@@ -116,10 +125,11 @@ class Fitter:
         """Seconds that an iteration takes, from a few on the first fold."""
         job = replace(self._job(model, 0, USUAL_RATE), max_iterations=PROBE_ITERATIONS)
         times: list[float] = []
+        ends_s = monotonic_s() + TRIAL_SHARE * (self.params.time_limit_s or 0.0)
 
         def watch(_iteration: int, _train: dict[str, float], _valid: dict[str, float]) -> bool:
             times.append(monotonic_s())
-            return self.curves.look()
+            return self.curves.look() and (len(times) < 2 or times[-1] < ends_s)
 
         path = self.store.folder / f"trial-{file_name(model, 0)}"
         BOOSTING[model](job, path, watch)
@@ -128,6 +138,10 @@ class Fitter:
         return float(np.median(np.diff(times))) if len(times) > 1 else 1e-3
 
     def _linear(self, fold: int, job: Job, path: Any, watch: Any) -> int:
+        if len(job.x) > MAX_ROWS and fold == 0:
+            self.run.notice(
+                f"The linear model learns from a sample of {MAX_ROWS:,} rows of each fold.", code="linear_sample"
+            )
         sizes = [feature.num_categories for feature in self.encoding.features]
         model = LinearModel.fit(job.x, job.y, sizes, self.num_classes, job.weight, self.params.seed)
         model.save(path)

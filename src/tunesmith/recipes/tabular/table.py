@@ -16,6 +16,7 @@ from tunesmith.core.recipe import RunContext
 from tunesmith.core.words import plural, rows_named
 from tunesmith.dataprep.shapes import TRAINING_SPLITS
 from tunesmith.recipes.tabular import columns as columns_of
+from tunesmith.recipes.tabular import texts
 from tunesmith.recipes.tabular.columns import Column, Guess
 from tunesmith.recipes.tabular.spec import TabularParams
 from tunesmith.recipes.tabular.values import ColumnType, read_category
@@ -116,9 +117,9 @@ def target_of(params: TabularParams, data: DatasetRef, names: list[str]) -> str:
 
 
 def _known(params: TabularParams, names: list[str]) -> None:
-    texts = [] if params.text_columns == "auto" else params.text_columns
+    wanted_texts = [] if params.text_columns == "auto" else params.text_columns
     named = {
-        "exclude_columns": params.exclude_columns, "column_types": params.column_types, "text_columns": texts,
+        "exclude_columns": params.exclude_columns, "column_types": params.column_types, "text_columns": wanted_texts,
         "group_column": [params.group_column], "time_column": [params.time_column],
     }  # fmt: skip
     for setting, wanted in named.items():
@@ -312,6 +313,13 @@ def _read_columns(run: RunContext, params: TabularParams, arrow: pa.Table, speci
             )  # fmt: skip
         table.values[name] = values
         found.append(columns_of.describe_column(name, kind, values[train]))
+        if kind == "category" and guess.num_unique > columns_of.MAX_CATEGORIES:
+            run.notice(
+                f"{name} has {guess.num_unique:,} categories; all but the {columns_of.MAX_CATEGORIES:,} most frequent count as missing.",
+                code="many_categories",
+            )  # fmt: skip
+        if kind == "text" and train.sum() > texts.FIT_ROWS:
+            run.notice(f"The words of {name} are learned from a sample of {texts.FIT_ROWS:,} rows.", code="text_sample")
     table.columns = tuple(found)
     useless = {name: why for name, why in table.left_out.items() if why != "you left it out"}
     if useless:
