@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
@@ -273,6 +274,9 @@ def all_fields() -> dict[str, list[Field]]:
 
 
 def _frozen(value: Any) -> Any:
+    """The same as a value that can be compared with others in a set."""
+    if isinstance(value, dict):
+        return json.dumps(value) if value else None
     return tuple(value) if isinstance(value, list) else value
 
 
