@@ -68,6 +68,8 @@ class Recipe:
     """What the job is for; only training makes something new out of data."""
     needs_model: bool = True
     """Whether a job starts from a model."""
+    has_one_curve: bool = True
+    """Whether its steps are those of one training, so that their curve can be judged; false for many fits in a row."""
     base_tasks: tuple[str, ...] = ("text-generation",)
     """What the model that it starts from may have been made for; empty: anything."""
     plan: Callable[[Recipe, Mapping[str, Any], Any, bool], Any] | None = None

@@ -29,8 +29,9 @@ def plan(settings: Settings, session: Session, body: JobCreate) -> JobPlan:
     choice = checked.choice
     estimate = dict(choice.estimate)
     if estimate:
-        pace = find_pace(session, checked)
-        estimate |= duration(checked.recipe, choice.params, checked.facts, estimate["total_steps"], pace)
+        if "trained_weights" in estimate:  # of a network that learns from tokens; other plans give their own duration
+            pace = find_pace(session, checked)
+            estimate |= duration(checked.recipe, choice.params, checked.facts, estimate["total_steps"], pace)
         estimate["disk_free_bytes"] = shutil.disk_usage(settings.home).free
     found = [
         PlanCheck(code=each.code, level=each.level, message=each.message, hint=each.hint, rows=list(each.rows))  # type: ignore[arg-type]

@@ -301,6 +301,8 @@ def _evaluations(jobs: JobRepository, job_id: int) -> list[dict[str, Any]]:
 def _diagnose(
     method: str, steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], settings: Mapping[str, Any]
 ) -> list[Diagnosis]:
+    if not next((recipe.has_one_curve for recipe in RECIPES if recipe.name == method), True):
+        return []
     metric = next((metric for metric in metrics_of(method) if metric.is_primary), LOSS)
     held_out = series([{"step": body["step"], **values_of(body)} for body in evaluations], metric.name)
     return diagnose(series(steps, "loss"), held_out, series(steps, "grad_norm"), settings, metric)

@@ -137,6 +137,7 @@ RECIPE = Recipe(
     metrics=METRICS,
     outputs=(Output(type="model", folder="tabular_model", kinds=(TABULAR,)), Output(type="files", folder="report")),
     needs_model=False,
+    has_one_curve=False,
     base_tasks=(),
     plan=choose,
     unavailable_reason=unavailable_reason,

@@ -48,7 +48,7 @@ function takeField(field) {
 }
 
 /** The shape of the rows that were chosen; empty where the list does not show them. */
-const shapeChosen = () => controls().find(field => field.dataset.field === "dataset_id" && field.checked)?.dataset.shape ?? "";
+const shapeChosen = () => controls().find(field => field.dataset.field === "dataset_id" && field.value === String(draft.job.dataset_id ?? ""))?.dataset.shape ?? "";
 
 /** The form shows what the draft holds. */
 function showDraft() {
@@ -434,6 +434,7 @@ function begin() {
     $("draft-text").textContent = `A copy of job ${start.from}. Change what you like; the other job stays as it is.`;
     $("draft-note").hidden = false;
   }
+  if (!start.job.method) draft.job.method = methodFor(shapeChosen(), draft.job.method);
   suggest();
   showDraft();
   startTabs();
