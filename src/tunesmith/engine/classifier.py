@@ -55,7 +55,9 @@ class Classifier:
         self.means = getattr(self.config, "classifier_pooling", "") == "mean"
         positions = getattr(getattr(self.base, "embeddings", None), "position_embeddings", None)
         padding = getattr(positions, "padding_idx", None)
-        self.first_position = 0 if padding is None else padding + 1  # RoBERTa and its like count from behind the padding
+        self.first_position = (
+            0 if padding is None else padding + 1
+        )  # RoBERTa and its like count from behind the padding
         self._takes = set(inspect.signature(self.base.forward).parameters)
         self.has_features = self.packed = False
         self.why = "packing is off"

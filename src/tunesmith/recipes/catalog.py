@@ -20,11 +20,12 @@ from tunesmith.recipes.evaluate.spec import RECIPE as EVALUATE
 from tunesmith.recipes.lora.spec import RECIPE as LORA
 from tunesmith.recipes.qlora.spec import RECIPE as QLORA
 from tunesmith.recipes.standard.spec import RECIPE as STANDARD
+from tunesmith.recipes.text_classification.spec import RECIPE as TEXT_CLASSIFICATION
 from tunesmith.recipes.unsloth.spec import RECIPE as UNSLOTH
 
 log = logging.getLogger(__name__)
 GROUP = "tunesmith.recipes"
-OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, CUSTOM, EVALUATE, COMPRESS)
+OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, TEXT_CLASSIFICATION, CUSTOM, EVALUATE, COMPRESS)
 
 
 class Plugin(NamedTuple):

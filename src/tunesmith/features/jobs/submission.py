@@ -113,6 +113,7 @@ def check(settings: Settings, session: Session, body: JobCreate, *, runs: bool =
         num_held_out=data.ref.num_held_out if data else 0,
         num_file_rows=data.ref.num_rows if data else 0,
         num_eval_rows=eval_data.ref.num_rows if eval_data else 0,
+        dataset=data.ref if data else None,
     )
     choice = Plan({}, {}, {})
     try:

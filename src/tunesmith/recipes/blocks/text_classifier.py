@@ -45,7 +45,7 @@ class TextClassifier:
         self.labels = labels_of({"id2label": model.config.id2label})
         self.is_multi = model.config.problem_type == MULTI_LABEL
         self.unsure_below: float | None = getattr(model.config, UNSURE_BELOW, None)
-        self.most_tokens = _context_of(model, tokenizer)
+        self.most_tokens = context_of(model, tokenizer)
 
     def predict(self, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
         """For each text its labels (`core.tasks.ANSWERS["labels"]`). Raises `InvalidInput` naming the input or parameter."""
@@ -110,7 +110,7 @@ def load(path: Path, threads: int) -> TextClassifier:
     return TextClassifier(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
 
-def _context_of(model: Any, tokenizer: Any) -> int:
+def context_of(model: Any, tokenizer: Any) -> int:
     """Tokens that the model can read, special ones counted: RoBERTa and its like begin to count positions behind the padding."""
     config = model.config
     limit = int(getattr(config, "max_position_embeddings", None) or NO_LIMIT)
