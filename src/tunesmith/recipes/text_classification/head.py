@@ -86,18 +86,16 @@ def train_first(
     chosen = np.sort(rng.choice(count, MOST_ROWS, replace=False)) if count > MOST_ROWS else np.arange(count)
     run.phase("training", "the head first")
     features = features_of(run, task.classifier, [task.train.ids[place] for place in chosen], device, ROWS)
-    rows = Examples([task.train.ids[place] for place in chosen], task.train.truth[chosen], features)
+    rows = Examples([task.train.ids[place] for place in chosen], task.train.truth[chosen], features.to(head[0].dtype))
     alone = ClassificationTask(task.classifier, rows, rows, task.goal)
     masters = Masters(head)
     optimizer = build_optimizer("adamw", masters.masters, RATE, 0.01)
-    dtype = head[0].dtype
     total, step = epochs * -(-len(chosen) // ROWS), 0
     task.model.train()
     for _ in range(epochs):
         obey(run)
         for part in np.split(order := rng.permutation(len(chosen)), range(ROWS, len(order), ROWS)):
-            batch = alone.batch(part, device)
-            _learn(alone, batch._replace(inputs=batch.inputs.to(dtype)), part, masters)
+            _learn(alone, alone.batch(part, device), part, masters)
             for group in optimizer.param_groups:
                 group["lr"] = RATE * learning_rate_factor("linear", step, total, 0)
             optimizer.step()

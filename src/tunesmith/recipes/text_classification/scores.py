@@ -93,8 +93,8 @@ def confusions(
     found: dict[tuple[str, str], list[int]] = {}
     for row in np.flatnonzero(~predictions.is_right).tolist():
         truth, given = predictions.truth[row], predictions.given[row]
-        missing = [names[n] for n in np.flatnonzero(truth & ~given)]
-        extra = [names[n] for n in np.flatnonzero(given & ~truth)]
+        missing = [names[n] for n in np.flatnonzero(truth & ~given).tolist()]
+        extra = [names[n] for n in np.flatnonzero(given & ~truth).tolist()]
         pairs = [(m, e) for m in missing for e in extra] if not predictions.is_multi else (
             [(m, "") for m in missing] + [("", e) for e in extra]
         )  # fmt: skip

@@ -70,7 +70,7 @@ def train(params: TextClassificationParams, run: RunContext) -> str:
         return outcome
     # 5) Measure the model as it will be used, and leave it
     run.phase("evaluating")
-    task.classifier = whole_model(run, params, trainer, setting)
+    task.classifier = whole_model(run, params, trainer, task.classifier, setting)
     task.model = task.classifier.model
     measured = finish.measure(task, params, device)
     skipped = {"rows_skipped": float(len(data.rows.bad))} if params.skip_bad_rows else {}
@@ -193,20 +193,20 @@ def within_means(params: TextClassificationParams) -> TextClassificationParams:
     return params.model_copy(update=changes)
 
 
-def whole_model(run: RunContext, params: TextClassificationParams, trainer: Trainer, setting: Setting) -> Classifier:
+def whole_model(
+    run: RunContext, params: TextClassificationParams, trainer: Trainer, classifier: Classifier, setting: Setting
+) -> Classifier:
     """The trained model in fp32 and in one piece: masters instead of their rounded copies, adapters merged."""
-    model: Any = trainer.model
-    if params.weights == "lora":
-        whole = load_model(run, setting.base, setting.labelled, setting.tokenizer, torch.float32, params.seed)
-        with torch.no_grad():
-            for param, master in zip(trainer.masters.params, trainer.masters.masters, strict=True):
-                param.data = master.data
-        model = plain_model(model, whole.to(setting.device))
-    else:
-        model.float()
-        with torch.no_grad():
-            for param, master in zip(trainer.masters.params, trainer.masters.masters, strict=True):
-                param.copy_(master)
-    if model.is_gradient_checkpointing:
-        model.gradient_checkpointing_disable()
-    return Classifier(model.requires_grad_(False).eval(), packing=params.packing)
+    model, masters = classifier.model, trainer.masters
+    model.float()
+    with torch.no_grad():
+        for param, master in zip(masters.params, masters.masters, strict=True):
+            param.copy_(master)
+    if params.weights != "lora":
+        if model.is_activation_checkpointing:
+            model.gradient_checkpointing_disable()
+        model.requires_grad_(False).eval()
+        return classifier
+    whole = load_model(run, setting.base, setting.labelled, setting.tokenizer, torch.float32, params.seed)
+    merged = plain_model(model, whole.to(setting.device))
+    return Classifier(merged.requires_grad_(False).eval(), packing=params.packing)
