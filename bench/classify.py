@@ -107,7 +107,9 @@ def train_transformers(options: argparse.Namespace, folder: Path) -> list[float]
         {"input_ids": each, "attention_mask": [1] * len(each), "labels": names.index(row["category"])}
         for each, row in zip(ids, rows, strict=True)
     ]
-    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=len(names), dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        options.model, num_labels=len(names), dtype=torch.float32
+    )
     ends: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -120,7 +122,11 @@ def train_transformers(options: argparse.Namespace, folder: Path) -> list[float]
         disable_tqdm=True, bf16=options.dtype == "bfloat16", use_cpu=not torch.cuda.is_available(), seed=options.seed,
     )  # fmt: skip
     Trainer(
-        model=model, args=arguments, train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer), callbacks=[Clock()]
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[Clock()],
     ).train()
     return ends
 
@@ -178,7 +184,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--settings", default="{}", help="With --full: settings as JSON instead of those that the plan chooses")
+    parser.add_argument(
+        "--settings", default="{}", help="With --full: settings as JSON instead of those that the plan chooses"
+    )
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

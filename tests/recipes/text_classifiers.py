@@ -8,7 +8,29 @@ from typing import Any
 
 from tests.tiny import make_tiny_model
 
-WORDS = "the a my card money bank please can you i want need how where today account order late again still not".split()
+WORDS = [
+    "the",
+    "a",
+    "my",
+    "card",
+    "money",
+    "bank",
+    "please",
+    "can",
+    "you",
+    "i",
+    "want",
+    "need",
+    "how",
+    "where",
+    "today",
+    "account",
+    "order",
+    "late",
+    "again",
+    "still",
+    "not",
+]
 TOPICS = {"billing": ("invoice", "charged"), "delivery": ("parcel", "courier"), "login": ("password", "locked")}
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "max_position_embeddings": 128, "pad_token_id": 0, "initializer_range": 0.2}  # fmt: skip

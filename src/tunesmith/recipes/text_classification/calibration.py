@@ -12,7 +12,7 @@ from tunesmith.recipes.text_classification.scores import Predictions
 BINS = 10
 LEAST_ROWS = 20
 """Held-out rows from which a temperature and a threshold are chosen."""
-COOLEST, HOTTEST, STEPS = 0.05, 20.0, 60
+COOLEST, HOTTEST, STEPS = 0.25, 10.0, 60
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_ANSWERED = 0.5
 """A threshold that leaves fewer of the rows answered is not taken by itself."""
@@ -79,9 +79,11 @@ class Calibrated(NamedTuple):
 
 
 def calibrate(logits: np.ndarray, truth: np.ndarray, *, is_multi: bool) -> Calibrated:
-    """Raises nothing: with too few rows, or where it makes it worse, the temperature is 1."""
-    before = calibration_error(Predictions(probabilities_of(logits, is_multi=is_multi), truth, is_multi))
-    if len(logits) < LEAST_ROWS:
+    """The temperature is 1 with too few rows, where all of them are right (nothing shows how sure is too sure), and where
+    another would be worse."""
+    plain = Predictions(probabilities_of(logits, is_multi=is_multi), truth, is_multi)
+    before = calibration_error(plain)
+    if len(logits) < LEAST_ROWS or plain.is_right.all():
         return Calibrated(1.0, before, before)
     crossed = np.empty(logits.shape)
     halves = np.arange(len(logits)) % 2

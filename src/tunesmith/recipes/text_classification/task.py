@@ -31,7 +31,7 @@ class Examples:
     truth: np.ndarray
     """(rows, labels), bool."""
     features: torch.Tensor | None = None
-    """(rows, size), in the format of the head, where the head alone is trained."""
+    """(rows, size), in the head's format, where the head alone is trained."""
 
     @property
     def lengths(self) -> np.ndarray:
