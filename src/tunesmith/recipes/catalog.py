@@ -23,11 +23,14 @@ from tunesmith.recipes.lora.spec import RECIPE as LORA
 from tunesmith.recipes.qlora.spec import RECIPE as QLORA
 from tunesmith.recipes.standard.spec import RECIPE as STANDARD
 from tunesmith.recipes.tabular.spec import RECIPE as TABULAR
+from tunesmith.recipes.text_classification.spec import RECIPE as TEXT_CLASSIFICATION
 from tunesmith.recipes.unsloth.spec import RECIPE as UNSLOTH
 
 log = logging.getLogger(__name__)
 GROUP = "tunesmith.recipes"
-OURS: tuple[Recipe, ...] = (LORA, QLORA, STANDARD, UNSLOTH, DPO, TABULAR, CUSTOM, EVALUATE, COMPRESS)
+OURS: tuple[Recipe, ...] = (
+    LORA, QLORA, STANDARD, UNSLOTH, DPO, TEXT_CLASSIFICATION, TABULAR, CUSTOM, EVALUATE, COMPRESS,
+)  # fmt: skip
 
 
 class Plugin(NamedTuple):

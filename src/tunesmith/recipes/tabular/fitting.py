@@ -92,7 +92,7 @@ class Fitter:
         params, num_folds = self.params, len(self.split.folds)
         if params.time_limit_s is None:
             return unlimited(models, num_folds, params.learning_rate)
-        seconds = {}
+        seconds: dict[str, float] = {}
         for model in (name for name in models if name in BOOSTING):
             began_s = monotonic_s()
             if not seconds or (self.curves.left_s() or 0.0) > LEAST_LEFT * params.time_limit_s:
