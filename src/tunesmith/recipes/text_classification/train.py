@@ -12,8 +12,9 @@ from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.classifier import Classifier
 from tunesmith.engine.precision import keep_freed_memory, pick_device, pick_dtype, set_threads
 from tunesmith.engine.ranks import Ranks
-from tunesmith.recipes.blocks.sft import final_metrics, run_trainer
+from tunesmith.recipes.blocks.sft import final_metrics, make_ready
 from tunesmith.recipes.blocks.text_classifier import context_of
+from tunesmith.recipes.blocks.tracking import tracked
 from tunesmith.recipes.blocks.trainer import Trainer
 from tunesmith.recipes.text_classification import finish
 from tunesmith.recipes.text_classification.data import Data, read_data
@@ -63,7 +64,9 @@ def train(params: TextClassificationParams, run: RunContext) -> str:
         return asked.outcome
     # 4) Train
     trainer = Trainer(run, within_means(params), learned, device, ranks)
-    outcome = run_trainer(run, trainer)
+    make_ready(run, trainer)
+    with tracked(run, params.report_to, params.model_dump(mode="json")):
+        outcome = trainer.fit()
     if outcome != Outcome.COMPLETED:
         return outcome
     if not run.is_main:
