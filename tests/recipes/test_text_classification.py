@@ -76,11 +76,12 @@ def test_learns_what_can_be_told_apart(ground: Ground) -> None:
 
 
 def test_wrong_labels_are_found(learned: Run) -> None:
-    """Most of those that are wrong, and little else."""
+    """At least half of them, those that were learned too, and nearly nothing else."""
     wrong = {number + 1 for number in learned.wrong}  # type: ignore[attr-defined]
     listed = report_of(learned)["label_errors"]
-    first = {one["row"] for one in listed["rows"][: len(wrong)]}
-    assert listed["is_guess"] and len(first & wrong) >= 0.75 * len(wrong)
+    found = [one["row"] for one in listed["rows"]]
+    assert listed["is_guess"] and len(wrong.intersection(found)) >= max(len(wrong) / 2, 0.8 * len(found))
+    assert {one["learned"] for one in listed["rows"]} == {True, False}
     for one in listed["rows"]:
         assert one["label"] != one["likelier"] and one["likelier_score"] > one["label_score"]
 
