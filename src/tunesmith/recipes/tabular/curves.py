@@ -54,11 +54,11 @@ class Curves:
 
     def __init__(
         self, run: RunContext, state: State, *, spread: float, patience: int,
-        max_iterations: int, time_limit_s: float | None,
+        max_iterations: int, time_limit_s: float | None, fit_share: float = FIT_SHARE,
     ) -> None:  # fmt: skip
         """`spread`: what an RMSE is divided by to be the loss."""
         self.run, self.state, self.spread, self.patience = run, state, spread, patience
-        self.max_iterations, self.time_limit_s = max_iterations, time_limit_s
+        self.max_iterations, self.time_limit_s, self.fit_share = max_iterations, time_limit_s, fit_share
         self._started_s = monotonic_s()
         self._elapsed_before_s = state.elapsed_s
         self._next_look_s = 0.0
@@ -86,7 +86,7 @@ class Curves:
 
     def left_s(self) -> float | None:
         """Seconds for all fits to come; None without a limit."""
-        return None if self.time_limit_s is None else max(0.0, self.time_limit_s * FIT_SHARE - self.elapsed_s)
+        return None if self.time_limit_s is None else max(0.0, self.time_limit_s * self.fit_share - self.elapsed_s)
 
     def look(self) -> bool:
         """Whether to go on; remembers why not."""

@@ -22,7 +22,8 @@ from tunesmith.recipes.tabular.splitting import Split
 from tunesmith.recipes.tabular.store import Store
 from tunesmith.recipes.tabular.table import Table
 
-PROBE_ITERATIONS = 6
+PROBE_ITERATIONS, SLOWER = 10, 1.3
+"""Iterations of a trial, and how much more the later ones take."""
 TRIAL_SHARE, LEAST_LEFT = 0.1, 0.5
 """Of the time limit: most for one model's trial, and what must be left for another trial."""
 BOOSTING = {"lightgbm": fit_lightgbm, "catboost": fit_catboost}
@@ -109,9 +110,11 @@ class Fitter:
             cut.append(f"{found.num_folds} of {num_folds} folds are trained")
         if missing := [model for model in models_all if model not in found.models]:
             cut.append(f"{' and '.join(missing)} left out")
-        rate = max(found.rates.values())
-        if params.learning_rate is None and rate > USUAL_RATE:
-            cut.append(f"the learning rate is {rate:g} instead of {USUAL_RATE:g}")
+        if params.learning_rate is None:
+            raised = {model: rate for model, rate in found.rates.items() if rate > USUAL_RATE}
+            cut += [
+                f"the learning rate of {model} is {rate:g} instead of {USUAL_RATE:g}" for model, rate in raised.items()
+            ]
         if cut:
             affordable = ", ".join(f"{count:,} iterations of {model}" for model, count in found.affordable.items())
             self.run.notice(
@@ -135,7 +138,7 @@ class Fitter:
         BOOSTING[model](job, path, watch)
         path.unlink(missing_ok=True)
         self.curves.check()
-        return float(np.median(np.diff(times))) if len(times) > 1 else 1e-3
+        return SLOWER * float(np.mean(np.diff(times))) if len(times) > 1 else 1e-3
 
     def _linear(self, fold: int, job: Job, path: Any, watch: Any) -> int:
         if len(job.x) > MAX_ROWS and fold == 0:

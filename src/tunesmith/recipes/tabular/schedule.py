@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-USUAL_RATE, HIGH_RATE, MOST_RATE = 0.05, 0.2, 0.3
+USUAL_RATE, HIGH_RATE, MOST_RATE = 0.05, 0.12, 0.3
 NEEDED = {"lightgbm": 20.0, "catboost": 50.0}
 """Learning rate times iterations that a model usually wants: with fewer iterations, larger steps."""
+AMPLE = 2.5
+"""Times the iterations wanted at the usual rate: no model needs more time than for these."""
 LINEAR_SHARE = 0.1
 """Of the time, kept for the linear model where there is one."""
 
@@ -52,12 +54,19 @@ def within(
     chosen, count = next(
         ((kept, count) for kept, count in tried if count * sum(least[model] for model in kept) <= budget_s), tried[-1]
     )
-    need_s = count * sum(least[model] for model in chosen)
-    found = rate or min(MOST_RATE, max(USUAL_RATE, HIGH_RATE * need_s / max(1e-9, budget_s)))
-    found = rate or float(f"{found:.1g}")
+    shares = _shared_out(
+        {model: AMPLE * count * seconds[model] * NEEDED[model] / (rate or USUAL_RATE) for model in chosen}, budget_s
+    )
+    affordable = {model: max(1, int(shares[model] / count / seconds[model])) for model in chosen}
+    rates = {m: rate or float(f"{min(MOST_RATE, max(USUAL_RATE, NEEDED[m] / affordable[m])):.1g}") for m in chosen}
     kept_models = [model for model in models if model in chosen or model == "linear"]
-    mean = sum(least[model] for model in chosen) / len(chosen)
-    weights = {model: least.get(model, LINEAR_SHARE * mean) for model in kept_models}
-    of_fit = {model: budget_s / count * least[model] / sum(least[each] for each in chosen) for model in chosen}
-    affordable = {model: int(of_fit[model] / seconds[model]) for model in chosen}
-    return Schedule(kept_models, count, dict.fromkeys(kept_models, found), weights, affordable)
+    weights = {model: shares.get(model, LINEAR_SHARE * budget_s) / count for model in kept_models}
+    return Schedule(kept_models, count, {"linear": USUAL_RATE} | rates, weights, affordable)
+
+
+def _shared_out(wanted: Mapping[str, float], budget: float) -> dict[str, float]:
+    """Equal shares; what a cheap model does not want goes to the others."""
+    found: dict[str, float] = {}
+    for place, model in enumerate(sorted(wanted, key=lambda each: wanted[each])):
+        found[model] = min(wanted[model], (budget - sum(found.values())) / (len(wanted) - place))
+    return found

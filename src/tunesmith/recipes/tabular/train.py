@@ -11,7 +11,7 @@ from tunesmith.core.errors import FailureCode, JobFailure
 from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.recipes.tabular import ensemble, findings
 from tunesmith.recipes.tabular.artifact import Part, TabularModel, load_member
-from tunesmith.recipes.tabular.curves import Curves, Halted
+from tunesmith.recipes.tabular.curves import FIT_SHARE, Curves, Halted
 from tunesmith.recipes.tabular.encoding import Encoding
 from tunesmith.recipes.tabular.fitting import Fitter
 from tunesmith.recipes.tabular.outputs import leave_model, leave_report
@@ -50,7 +50,7 @@ def train(params: TabularParams, run: RunContext) -> str:
     spread = 1.0 if table.is_classification else float(table.y[learned].std())
     curves = Curves(
         run, store.state, spread=spread, patience=params.early_stopping_rounds, max_iterations=params.max_iterations,
-        time_limit_s=params.time_limit_s,
+        time_limit_s=params.time_limit_s, fit_share=FIT_SHARE if params.importance else 1.0,
     )  # fmt: skip
     try:
         curves.check()
