@@ -214,7 +214,8 @@ const names = () => ({ dataset: picked.dataset_id?.words ?? "", model: picked.mo
 /** Time and memory on each method's card. */
 async function compareMethods() {
   for (const place of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-takes]"))) {
-    if (!draft.job.dataset_id || !draft.job.model || place.dataset.takes === "custom") { place.textContent = ""; continue; }
+    const cannot = place.closest("label")?.hasAttribute("data-unfit") || !needsModel(place.dataset.takes ?? "");
+    if (!draft.job.dataset_id || !draft.job.model || cannot) { place.textContent = ""; continue; }
     const job = { dataset_id: draft.job.dataset_id, model: draft.job.model, method: place.dataset.takes, hyperparameters: { skip_bad_rows: true } };
     try {
       const { estimate } = await call("/jobs/plan", { json: job });
