@@ -38,10 +38,14 @@ def read_tables(source: Source, reading: FileReading) -> Iterator[pa.Table]:
 
 
 def _footer_bytes(path: Path) -> int:
-    """How much of a Parquet file its description takes, as its last bytes say."""
+    """How much of a Parquet file its description takes, as its last bytes say; 0 where they say nothing."""
+    if (size := path.stat().st_size) < 12:
+        return 0
     with path.open("rb") as file:
         file.seek(-8, os.SEEK_END)
-        return int.from_bytes(file.read(4), "little")
+        end = file.read()
+    said = int.from_bytes(end[:4], "little")
+    return said if end[4:] == b"PAR1" and said < size else 0
 
 
 def read_parquet(path: Path, reading: FileReading) -> Iterator[pa.Table]:
