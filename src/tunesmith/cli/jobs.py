@@ -63,7 +63,7 @@ def _file_text(path: Path) -> str:
 def create(
     model: Annotated[str | None, typer.Option(help="Hub id, local name, or job:<id>.")] = None,
     dataset: Annotated[int | None, typer.Option(parser=dataset_number, help="The dataset's number or name.")] = None,
-    method: Annotated[str, typer.Option(help="lora, qlora, standard, unsloth or custom.")] = "lora",
+    method: Annotated[str, typer.Option(help="One of those that tunesmith jobs methods lists.")] = "lora",
     name: Annotated[str | None, typer.Option(help="Made up from model and data when left out.")] = None,
     settings: Annotated[
         list[str] | None,

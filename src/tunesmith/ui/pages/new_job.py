@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from tunesmith.core.job_status import JobStatus, Priority
+from tunesmith.core.recipe import Recipe
 from tunesmith.core.tasks import TASKS
 from tunesmith.features.catalog import collection, hub
 from tunesmith.features.catalog import service as catalog
@@ -133,6 +134,7 @@ def show(
         methods=methods,
         guides={method.name: card_html(method.guide) for method in methods},
         tasks=TASKS,
+        outcomes={recipe.name: outcome_of(recipe) for recipe in TRAINING},
         groups=GROUPS,
         fields=all_fields(),
         saving_groups=SAVING_GROUPS,
@@ -254,6 +256,26 @@ def _found(model: FoundModel) -> ModelCard:
         else "Fetched from the hub when the job starts",
         why_not=model.why_not,
     )
+
+
+def outcome_of(recipe: Recipe) -> list[str]:
+    """What a job of the recipe leaves, and what can be done with it."""
+    output = recipe.model_output
+    if output is None:
+        return [f"What it leaves in {recipe.produces}."] if recipe.produces else []
+    kinds = " or ".join(_within_a_sentence(kind.title) for kind in output.kinds)
+    is_talked_to = recipe.task == "text-generation"
+    try_it = "Chat with it in the playground" if is_talked_to else "Try it on the job's page"
+    article = "An" if kinds[:1].lower() in "aeiou" else "A"
+    return [
+        f"{article} {kinds}, with model card and training report.",
+        f"{try_it} at once, deploy it, or download it as one archive.",
+    ]
+
+
+def _within_a_sentence(title: str) -> str:
+    """`text classifier`, but `LoRA adapter`."""
+    return title[:1].lower() + title[1:] if title.split()[0][1:].islower() else title
 
 
 @cache
