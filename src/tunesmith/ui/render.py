@@ -15,6 +15,7 @@ from tunesmith.core.acting import Role, Scope, current
 from tunesmith.core.errors import TunesmithError
 from tunesmith.core.version import VERSION
 from tunesmith.http.errors import retry_after
+from tunesmith.recipes.catalog import RECIPES
 from tunesmith.ui import files, words
 from tunesmith.ui.navigation import navigation
 
@@ -45,6 +46,11 @@ def may_change(thing: Any) -> bool:
     return who.may(Scope.TRAIN) and (who.user_id is None or who.role == Role.ADMIN or thing.owner == who.name)
 
 
+def chats(method: str) -> bool:
+    """Whether what a method makes is talked to, in the playground; other models are tried on the job's page."""
+    return next((recipe.task == "text-generation" for recipe in RECIPES if recipe.name == method), False)
+
+
 @cache
 def templates() -> Environment:
     made = Environment(
@@ -55,7 +61,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(words.FILTERS)
-    made.globals.update(icon=icon, lucide=icon, version=VERSION, may=may, may_change=may_change)
+    made.globals.update(icon=icon, lucide=icon, version=VERSION, may=may, may_change=may_change, chats=chats)
     return made
 
 
