@@ -41,6 +41,8 @@ ALLOWED_EXTRACTING = {"features/catalog/starter.py"}
 ENVIRONMENTS = {
     "ui/render.py": "our own templates, with escaping on",
     "recipes/blocks/report.py": "our own template",
+    "recipes/tabular/report.py": "our own template, with escaping on",
+    "recipes/text_classification/report.py": "our own template, with escaping on",
     "recipes/blocks/ollama_template.py": "in a child with little time and memory",
 }
 """Where Jinja environments are made. None of them is given a text from outside."""

@@ -30,7 +30,7 @@ def is_encoder(path: Path) -> bool:
         return False
     named = config.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else ""
-    return config.get("model_type") in FAMILIES and (name.endswith((*ENDINGS, "Model")) or not name)
+    return str(config.get("model_type")) in FAMILIES and (name.endswith((*ENDINGS, "Model")) or not name)
 
 
 def _describe(path: Path, _base: Path | None) -> Description:
