@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.core.acting import Scope
+from tunesmith.core.metrics import MetricSpec
 from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.custom import isolation
 from tunesmith.recipes.hyperparameters import about
@@ -38,6 +39,7 @@ RECIPE = Recipe(
     permission=Scope.ADMIN,
     tasks=("custom",),
     data=DataContract(is_needed=False),
+    metrics=(MetricSpec(name="loss", title="Loss", is_primary=True),),
     outputs=(Output(type="files", folder="custom_model"),),
     needs_model=False,
     unavailable_reason=isolation.why_not,
