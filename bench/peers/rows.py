@@ -72,7 +72,7 @@ def _made_up(rng: random.Random) -> dict[str, str]:
 
 def read_tokens(home: Path, run: Path) -> TokenisedRows:
     """The tokens that a Tunesmith run in folder `run`, the only one in `home`, has left in its cache, in the order of its steps."""
-    (path,) = (path for path in (home / "cache" / "tokens").iterdir() if not path.name.startswith("."))
+    (path,) = (path for path in (home / "cache" / "tokens").glob("*.arrow") if not path.name.startswith("."))
     found = TokenRows.open(path)
     spec: dict[str, Any] = json.loads((run / "spec.json").read_bytes())
     rows = [found.row(row) for row in row_order(len(found), spec["dataset"]["digest"])]
