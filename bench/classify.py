@@ -148,7 +148,7 @@ def full_run(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
     from tunesmith.core.job_spec import DatasetRef
     from tunesmith.recipes.model_info import read_model_info
-    from tunesmith.recipes.planning import Facts, Lengths, plan, read_machine
+    from tunesmith.recipes.plans import Facts, Lengths, plan, read_machine
     from tunesmith.recipes.text_classification.spec import RECIPE, TextClassificationParams
     from tunesmith.recipes.text_classification.train import train
 

@@ -33,7 +33,7 @@ from sft import peer_timeline, seconds_of
 from tunesmith.features.catalog.starter import ensure_starter_model
 from tunesmith.recipes.blocks.token_rows import TokenRows
 from tunesmith.recipes.dpo.pairs import PairRows
-from tunesmith.recipes.planning import read_machine
+from tunesmith.recipes.plans import read_machine
 
 CONTENDERS = ("tunesmith", "trl", "trl tuned")
 PEER = Path(__file__).resolve().parent / "peers" / "trl_dpo.py"

@@ -31,7 +31,7 @@ from peers.environments import PINS, environment_python
 from peers.processes import Measured, RunFailed, end_by_exception, plain_environment, run_measured
 from peers.rows import TokenisedRows, read_tokens, sorted_in_steps, write_raw_rows, write_tokens
 from tunesmith.features.catalog.starter import ensure_starter_model
-from tunesmith.recipes.planning import read_machine
+from tunesmith.recipes.plans import read_machine
 
 CONTENDERS = ("tunesmith", "trl", "trl tuned", "llamafactory", "llamafactory tuned")
 LAYOUTS = {"trl": "8x1,4x2,2x4,1x8,8x1+flat,4x2+flat", "llamafactory": "8x1,4x2,2x4,1x8"}

@@ -34,7 +34,7 @@ from peers.processes import RunFailed, end_by_exception, end_tree, plain_environ
 from peers.rows import write_raw_rows
 from sft import PEERS, peer_timeline, prepare, seconds_of
 from tunesmith.features.catalog.starter import ensure_starter_model
-from tunesmith.recipes.planning import read_machine
+from tunesmith.recipes.plans import read_machine
 from tunesmith.sdk.client import Client
 
 CONTENDERS = ("tunesmith", "trl", "llamafactory")

@@ -20,7 +20,7 @@ from tunesmith.features.catalog.curated import MODELS
 from tunesmith.features.catalog.licences import LICENCES, licence
 from tunesmith.features.catalog.memory import needs
 from tunesmith.features.catalog.recommending import recommend
-from tunesmith.recipes.planning import Machine
+from tunesmith.recipes.plans import Machine
 from tunesmith.settings import Settings
 
 GIB = 1024**3

@@ -15,7 +15,7 @@ from tunesmith.app import create_app
 from tunesmith.features.catalog import hub
 from tunesmith.features.catalog.memory import needs, usual_shape
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import Machine
+from tunesmith.recipes.plans import Machine
 from tunesmith.settings import Settings
 
 

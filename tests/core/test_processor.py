@@ -53,7 +53,7 @@ TELL = """
 import json, torch
 from tunesmith.engine import kernels
 from tunesmith.engine.precision import pick_dtype
-from tunesmith.recipes.planning import read_machine
+from tunesmith.recipes.plans import read_machine
 cpu = torch.device("cpu")
 print(json.dumps({"dtype": str(pick_dtype(cpu, None, fp16=False)), "auto": read_machine()._replace(device="")[2],
     "vectors": torch.backends.cpu.get_cpu_capability(), "attention": bool(kernels._attention_ready())}))

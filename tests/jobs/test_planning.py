@@ -17,7 +17,7 @@ from tunesmith.features.jobs.tables import JobRow
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.duration import GUESSED, SAME, SIMILAR
 from tunesmith.recipes.model_info import read_model_info
-from tunesmith.recipes.planning import Facts, Machine, Plan
+from tunesmith.recipes.plans import Facts, Machine, Plan
 from tunesmith.recipes.sft_plan import flop_per_token
 from tunesmith.schemas.jobs import JobCreate
 from tunesmith.storage.database import Database, Session

@@ -12,7 +12,7 @@ from tunesmith.recipes.catalog import RECIPES
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.describing import GROUPS, Setting, describe
 from tunesmith.recipes.duration import Pace, duration, guessed_pace
-from tunesmith.recipes.planning import Lengths
+from tunesmith.recipes.plans import Lengths
 from tunesmith.recipes.sft_plan import choose
 
 

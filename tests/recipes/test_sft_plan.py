@@ -13,7 +13,7 @@ from tunesmith.core.errors import InvalidInput
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import GIB, USABLE, Facts, Lengths, Machine, guessed_flops
+from tunesmith.recipes.plans import GIB, USABLE, Facts, Lengths, Machine, guessed_flops
 from tunesmith.recipes.sft_plan import choose, flop_per_token, memory_parts
 
 LORA, STANDARD, QLORA = get_recipe("lora"), get_recipe("standard"), get_recipe("qlora")

@@ -14,7 +14,7 @@ import torch
 from tunesmith.core.errors import JobFailure
 from tunesmith.core.job_spec import DatasetRef
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import Facts, Lengths, Machine, plan
+from tunesmith.recipes.plans import Facts, Lengths, Machine, plan
 from tunesmith.recipes.text_classification.calibration import (
     calibrate,
     calibration_error,

@@ -22,8 +22,8 @@ from tunesmith.core.job_spec import DatasetRef, ExitRecord, JobSpec, Launch, Mod
 from tunesmith.core.words import plural
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import Facts, Lengths, read_machine
-from tunesmith.recipes.planning import plan as plan_of
+from tunesmith.recipes.plans import Facts, Lengths, read_machine
+from tunesmith.recipes.plans import plan as plan_of
 from tunesmith.recipes.row_check import OPTIONS, BadRows, RowFacts, checks, known_bad_rows, rated_problem
 from tunesmith.sdk.connection import error_from
 from tunesmith.settings import Settings

@@ -74,7 +74,7 @@ class Recipe:
     """What the model that it starts from may have been made for; empty: anything."""
     plan: Callable[[Recipe, Mapping[str, Any], Any, bool], Any] | None = None
     """`plan(recipe, given, facts, auto)`: complete settings, why each was chosen, and what the run takes
-    (`recipes.planning.Plan`); None only checks what is given."""
+    (`recipes.plans.Plan`); None only checks what is given."""
     on_completed: Callable[[Finished], Sequence[Result]] | None = None
     """What becomes of what a completed job has left; None registers its models."""
     unavailable_reason: Callable[[], str | None] = lambda: None

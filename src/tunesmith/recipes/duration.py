@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.core.recipe import Recipe
-from tunesmith.recipes.planning import Facts, guessed_flops
+from tunesmith.recipes.plans import Facts, guessed_flops
 from tunesmith.recipes.sft_plan import flop_per_token
 
 SAME, SIMILAR, GUESSED = 1.25, 2.0, 4.0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.core.words import plural, rows_named
-from tunesmith.recipes.planning import Lengths
+from tunesmith.recipes.plans import Lengths
 from tunesmith.recipes.shapes import RATED_SHAPES
 
 MOST_HARMED = 0.03

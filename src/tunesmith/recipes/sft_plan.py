@@ -16,7 +16,7 @@ from tunesmith.core.words import plural
 from tunesmith.recipes.cadence import Work, cadence
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import GIB, USABLE, Facts, Plan, guessed_flops
+from tunesmith.recipes.plans import GIB, USABLE, Facts, Plan, guessed_flops
 
 LEARNING_RATES = ((7e9, 1e-5, 5e-5), (1e9, 5e-5, 2e-4), (0.0, 1e-4, 5e-4))
 """From so many weights on: lowest and highest rate for adapters. All-weight training takes a tenth."""

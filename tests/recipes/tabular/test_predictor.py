@@ -10,7 +10,7 @@ import pytest
 from tests.recipes.tabular.tables import Tables, as_text, customers, model_folder, rows_of, train
 from tunesmith.core.errors import BadData, InvalidInput, NotFound, UnsupportedFormat
 from tunesmith.recipes.catalog import get_recipe, kind_of
-from tunesmith.recipes.planning import Facts, Machine, plan
+from tunesmith.recipes.plans import Facts, Machine, plan
 from tunesmith.recipes.tabular.batch import predict_file
 from tunesmith.recipes.tabular.predictor import load
 from tunesmith.worker.run import Run

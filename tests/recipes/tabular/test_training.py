@@ -21,10 +21,10 @@ from tests.recipes.tabular.tables import (
 from tunesmith.core.errors import JobFailure
 from tunesmith.core.job_dir import write_atomic
 from tunesmith.core.job_spec import Control
-from tunesmith.recipes.tabular import boosting, ensemble, leakage, scores
+from tunesmith.recipes.tabular import boosted_trees, ensemble, leakage, scores
 from tunesmith.recipes.tabular.columns import Column
 from tunesmith.recipes.tabular.predictor import load
-from tunesmith.recipes.tabular.splitting import content_groups, split_rows
+from tunesmith.recipes.tabular.split import content_groups, split_rows
 from tunesmith.worker.run import Run
 
 
@@ -101,12 +101,12 @@ class Interrupted(Exception):
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, run: Run, at: str, fold: int, act: Any) -> None:
     """Have `act` done in the middle of a model's fit on one fold."""
-    from tunesmith.recipes.tabular import fitting
+    from tunesmith.recipes.tabular import fitter
 
-    plain = fitting.BOOSTING[at]
+    plain = fitter.BOOSTING[at]
     calls = []
 
-    def fit(job: boosting.Job, path: Path, watch: boosting.Watch) -> int:
+    def fit(job: boosted_trees.Job, path: Path, watch: boosted_trees.Watch) -> int:
         calls.append(path.name)
         if len(calls) != fold + 1:
             return plain(job, path, watch)
@@ -118,7 +118,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, run: Run, at: str, fold: int, act
 
         return plain(job, path, seen)
 
-    monkeypatch.setitem(fitting.BOOSTING, at, fit)
+    monkeypatch.setitem(fitter.BOOSTING, at, fit)
 
 
 @pytest.mark.parametrize("at", ["lightgbm", "catboost"])

@@ -12,7 +12,7 @@ from tunesmith.features.catalog.search import search
 from tunesmith.http.pagination import Cursor, Limit
 from tunesmith.http.policy import declare
 from tunesmith.http.session import DbSession, State
-from tunesmith.recipes.planning import read_machine
+from tunesmith.recipes.plans import read_machine
 from tunesmith.schemas.common import ErrorBody, Page
 from tunesmith.schemas.models import (
     Category,

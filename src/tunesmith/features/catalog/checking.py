@@ -12,7 +12,7 @@ from tunesmith.features.catalog.asking import About
 from tunesmith.features.catalog.fetching import SPARE_BYTES
 from tunesmith.features.catalog.fitting import Shape
 from tunesmith.features.catalog.licences import licence
-from tunesmith.recipes.planning import Machine, read_machine
+from tunesmith.recipes.plans import Machine, read_machine
 from tunesmith.schemas.models import LicenceRead, MemoryUse, ModelCheck, ModelRead
 from tunesmith.settings import Settings
 

@@ -12,7 +12,7 @@ from tunesmith.features.catalog import library, service
 from tunesmith.features.catalog.cards import read_card
 from tunesmith.features.catalog.checksums import model_files
 from tunesmith.features.catalog.usage import snippets
-from tunesmith.recipes.planning import read_machine
+from tunesmith.recipes.plans import read_machine
 from tunesmith.schemas.models import Lineage, LineageStep, ModelDetail, ModelFile, ModelRead
 from tunesmith.settings import Settings
 

@@ -11,7 +11,7 @@ from tunesmith.features.catalog.memory import LENGTH_TOKENS, least_params, usual
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.gguf import GgufInfo
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import USABLE, Facts, Machine
+from tunesmith.recipes.plans import USABLE, Facts, Machine
 from tunesmith.recipes.sft_plan import (
     FOUR_BIT_BYTES,
     HEAD_CHUNK_TOKENS,

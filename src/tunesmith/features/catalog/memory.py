@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.recipes.catalog import get_recipe
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import USABLE, Facts, Machine
+from tunesmith.recipes.plans import USABLE, Facts, Machine
 from tunesmith.recipes.sft_plan import memory_parts
 from tunesmith.schemas.models import MemoryNeed
 

@@ -10,7 +10,7 @@ from tunesmith.features.catalog import fitting, hub, library
 from tunesmith.features.catalog.curated import MODELS, Curated
 from tunesmith.features.catalog.fitting import Shape
 from tunesmith.features.catalog.licences import licence
-from tunesmith.recipes.planning import Machine
+from tunesmith.recipes.plans import Machine
 from tunesmith.schemas.models import MemoryUse, ModelRead, Purpose, Recommendation, RecommendationList, UseCase, Way
 from tunesmith.settings import Settings
 

@@ -9,7 +9,7 @@ from tunesmith.features.catalog.hub import BOUNDS, Query
 from tunesmith.features.catalog.memory import needs, usual_shape
 from tunesmith.features.catalog.purposes import purposes
 from tunesmith.features.catalog.service import with_memory
-from tunesmith.recipes.planning import Machine, read_machine
+from tunesmith.recipes.plans import Machine, read_machine
 from tunesmith.schemas.models import FoundModel, ModelRead, ModelSearch
 from tunesmith.settings import Settings
 

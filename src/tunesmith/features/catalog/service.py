@@ -20,7 +20,7 @@ from tunesmith.features.registry.naming import parse_ref
 from tunesmith.recipes.catalog import find_kind, kind_of_ref
 from tunesmith.recipes.model_about import about
 from tunesmith.recipes.model_info import ModelInfo, read_model_info
-from tunesmith.recipes.planning import Machine
+from tunesmith.recipes.plans import Machine
 from tunesmith.schemas.models import ModelRead, ModelSort
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session

@@ -28,8 +28,8 @@ from tunesmith.features.jobs.training_data import TrainingData, find_data
 from tunesmith.live.bus import Bus
 from tunesmith.recipes.catalog import RECIPES, get_recipe, kind_of_ref
 from tunesmith.recipes.checking import check_params
-from tunesmith.recipes.planning import Facts, Plan, read_machine
-from tunesmith.recipes.planning import plan as plan_of
+from tunesmith.recipes.plans import Facts, Plan, read_machine
+from tunesmith.recipes.plans import plan as plan_of
 from tunesmith.recipes.row_check import SKIP_REMEDY, Remark, RowFacts, checks, rated_problem, skipped
 from tunesmith.schemas.jobs import FollowUp, JobClone, JobCreate
 from tunesmith.settings import Settings

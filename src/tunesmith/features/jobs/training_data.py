@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.core.job_spec import DatasetRef
-from tunesmith.recipes.planning import Lengths
+from tunesmith.recipes.plans import Lengths
 from tunesmith.recipes.row_check import BadRows, known_bad_rows
 from tunesmith.settings import Settings
 from tunesmith.storage.database import Session

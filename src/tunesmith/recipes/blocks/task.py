@@ -1,4 +1,4 @@
-"""What a `Trainer` needs to know of what is learnt: a task gives batches of rows, their losses, and scores on held-out rows."""
+"""The interface between the `Trainer` and one way to learn: a task gives batches of rows, their losses, and scores on held-out rows."""
 
 from __future__ import annotations
 

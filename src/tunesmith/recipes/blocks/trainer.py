@@ -1,4 +1,4 @@
-"""The training loop, whatever is learnt. It owns the order of the rows and every random state, so that a run that is killed at
+"""The training loop of every task. It owns the order of the rows and every random state, so that a run that is killed at
 any instant and goes on from its last checkpoint takes exactly the steps that it would have taken (to the last digit on CPUs)."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tunesmith.engine.optim import Masters, build_optimizer, learning_rate_facto
 from tunesmith.engine.ranks import Ranks
 from tunesmith.recipes.blocks.checkpointing import Checkpoints, State
 from tunesmith.recipes.blocks.control import agreed
-from tunesmith.recipes.blocks.halving import Halving
+from tunesmith.recipes.blocks.micro_batch import Halving
 from tunesmith.recipes.blocks.numbers import Place, StepNumbers
 from tunesmith.recipes.blocks.row_order import RowOrder
 from tunesmith.recipes.blocks.speed import Speed

@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.core.recipe import Recipe
 from tunesmith.recipes import sft_plan
 from tunesmith.recipes.model_info import ModelInfo
-from tunesmith.recipes.planning import Facts, Plan
+from tunesmith.recipes.plans import Facts, Plan
 
 RATES = ((1e8, 2e-5), (7e9, 5e-6))
 """Number of weights, and an adapter's rate there. All weights take a tenth of it."""

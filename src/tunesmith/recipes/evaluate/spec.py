@@ -18,7 +18,7 @@ from tunesmith.core.recipe import DataContract, Output, Recipe
 from tunesmith.recipes.checking import check_params
 from tunesmith.recipes.evaluate.result import on_completed
 from tunesmith.recipes.hyperparameters import about
-from tunesmith.recipes.planning import Facts, Plan
+from tunesmith.recipes.plans import Facts, Plan
 from tunesmith.recipes.shapes import CAUSAL_LM_SHAPES
 
 Metric = Literal[

@@ -14,7 +14,7 @@ from tunesmith.core.recipe import Outcome, RunContext
 from tunesmith.engine.precision import pick_device, pick_dtype, set_threads
 from tunesmith.recipes.blocks import scoring
 from tunesmith.recipes.blocks.loading import load_causal_lm, load_tokenizer
-from tunesmith.recipes.evaluate import counting, plots, predicting
+from tunesmith.recipes.evaluate import counting, plots, predictions
 from tunesmith.recipes.evaluate.answering import answer_all, answer_limit, measure_likelihood, time_alone
 from tunesmith.recipes.evaluate.benchmarks import run_benchmarks
 from tunesmith.recipes.evaluate.journal import Halted, Journal, Steps
@@ -81,7 +81,7 @@ def measure_predictions(run: RunContext, params: EvaluateParams, kind: ModelKind
     assert run.spec.model is not None  # the service refuses a job without one
     told: dict[str, Any] = {"model": run.spec.model.name, "scores": {}, "skipped": [], "seed": params.seed}
     try:
-        samples = predicting.measure(run, params, kind, told, Steps(run))
+        samples = predictions.measure(run, params, kind, told, Steps(run))
     except Halted as halted:
         return halted.outcome
     run.phase("saving", "evaluation")

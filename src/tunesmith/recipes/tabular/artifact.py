@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunesmith.core.errors import BadData
-from tunesmith.recipes.tabular.boosting import CatBoostModel, LightGbmModel, Member
+from tunesmith.recipes.tabular.boosted_trees import CatBoostModel, LightGbmModel, Member
 from tunesmith.recipes.tabular.encoding import ARRAYS_FILE, JSON_FILE, Encoding
 from tunesmith.recipes.tabular.ensemble import calibrated
 from tunesmith.recipes.tabular.kind import FORMAT, MODEL_FILE, SCHEMA, SUFFIXES, check_files, read_model_json

@@ -14,7 +14,7 @@ from tunesmith.recipes.tabular.curves import Curves
 from tunesmith.recipes.tabular.importance import permutation_importance
 from tunesmith.recipes.tabular.leakage import find_leaks, future_dates, future_sentence
 from tunesmith.recipes.tabular.spec import TabularParams
-from tunesmith.recipes.tabular.splitting import Split
+from tunesmith.recipes.tabular.split import Split
 from tunesmith.recipes.tabular.table import Table
 
 IMPORTANCE_SHARE = 0.1

@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.core.recipe import Recipe
 from tunesmith.core.words import plural
 from tunesmith.recipes.checking import check_params
-from tunesmith.recipes.planning import GIB, USABLE, Facts, Plan
+from tunesmith.recipes.plans import GIB, USABLE, Facts, Plan
 
 FOLDS = ((1_000_000, 3), (0, 5))
 """From so many rows on: folds."""

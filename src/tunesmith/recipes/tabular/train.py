@@ -13,10 +13,10 @@ from tunesmith.recipes.tabular import ensemble, findings
 from tunesmith.recipes.tabular.artifact import Part, TabularModel, load_member
 from tunesmith.recipes.tabular.curves import FIT_SHARE, Curves, Halted
 from tunesmith.recipes.tabular.encoding import Encoding
-from tunesmith.recipes.tabular.fitting import Fitter
+from tunesmith.recipes.tabular.fitter import Fitter
 from tunesmith.recipes.tabular.outputs import leave_model, leave_report
 from tunesmith.recipes.tabular.spec import TabularParams
-from tunesmith.recipes.tabular.splitting import Split, content_groups, split_rows
+from tunesmith.recipes.tabular.split import Split, content_groups, split_rows
 from tunesmith.recipes.tabular.store import Store
 from tunesmith.recipes.tabular.table import Table, read_table
 

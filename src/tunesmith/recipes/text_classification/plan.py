@@ -15,7 +15,7 @@ from tunesmith.core.recipe import Recipe
 from tunesmith.core.words import plural
 from tunesmith.recipes.cadence import Work, cadence
 from tunesmith.recipes.checking import check_params
-from tunesmith.recipes.planning import GIB, USABLE, Facts, Plan, guessed_flops
+from tunesmith.recipes.plans import GIB, USABLE, Facts, Plan, guessed_flops
 
 RATES = ((1e9, 1e-5), (300e6, 2e-5), (60e6, 5e-5), (0.0, 2e-4))
 """From so many weights on: the rate at which all of them are trained. Adapters take ten times that."""

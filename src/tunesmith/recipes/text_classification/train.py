@@ -85,7 +85,7 @@ def train(params: TextClassificationParams, run: RunContext) -> str:
 
 
 def load_tokenizer(run: RunContext, base: ModelRef) -> Any:
-    """The model's tokenizer with a padding token. Raises `JobFailure` where there is none to be had."""
+    """The model's tokenizer with a padding token. Raises `JobFailure` where it has none."""
     from transformers import AutoTokenizer
 
     try:

@@ -19,7 +19,7 @@ from tunesmith.features.chat import ratings
 from tunesmith.features.registry import service as registry
 from tunesmith.http.session import AppState, State
 from tunesmith.recipes.catalog import RECIPES
-from tunesmith.recipes.planning import read_machine
+from tunesmith.recipes.plans import read_machine
 from tunesmith.schemas.models import (
     Category,
     DownloadRead,

@@ -24,7 +24,7 @@ from tunesmith.features.jobs import service as jobs
 from tunesmith.http.session import AppState, DbSession, State
 from tunesmith.recipes.catalog import TRAINING
 from tunesmith.recipes.describing import GROUPS, Setting, describe
-from tunesmith.recipes.planning import Machine, read_machine
+from tunesmith.recipes.plans import Machine, read_machine
 from tunesmith.schemas.datasets import DatasetRead
 from tunesmith.schemas.models import Category, FoundModel, MemoryNeed, ModelRead, Size
 from tunesmith.settings import Settings

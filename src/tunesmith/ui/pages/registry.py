@@ -37,9 +37,9 @@ NAMES = {
     "loss": "Training loss",
     "perplexity": "Perplexity on held-out rows",
     "check_perplexity": "Perplexity on the check text",
-    "training_s": "Training time (s)",
-    "evaluation_s": "Evaluation time (s)",
-    "checkpoint_s": "Checkpoint time (s)",
+    "training_s": "Seconds of training",
+    "evaluation_s": "Seconds of evaluation",
+    "checkpoint_s": "Seconds of checkpoints",
 }
 LINEAGE = (
     "job_name", "method", "dataset_id", "dataset_name", "dataset_digest", "base_revision", "code_version", "parent_version",

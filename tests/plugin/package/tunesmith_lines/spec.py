@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.core.acting import Scope
 from tunesmith.core.recipe import DataContract, MetricSpec, Output, Recipe
-from tunesmith.recipes.planning import Facts, Plan
+from tunesmith.recipes.plans import Facts, Plan
 from tunesmith_lines.kind import LINE
 
 

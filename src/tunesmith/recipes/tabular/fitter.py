@@ -12,13 +12,13 @@ from tunesmith.core.clock import monotonic_s
 from tunesmith.core.recipe import RunContext
 from tunesmith.recipes.tabular import scores
 from tunesmith.recipes.tabular.artifact import file_name, load_member
-from tunesmith.recipes.tabular.boosting import Job, fit_catboost, fit_lightgbm
+from tunesmith.recipes.tabular.boosted_trees import Job, fit_catboost, fit_lightgbm
 from tunesmith.recipes.tabular.curves import Curves, Halted
 from tunesmith.recipes.tabular.encoding import Encoding
 from tunesmith.recipes.tabular.linear import MAX_ROWS, LinearModel
 from tunesmith.recipes.tabular.schedule import USUAL_RATE, Schedule, unlimited, within
 from tunesmith.recipes.tabular.spec import TabularParams
-from tunesmith.recipes.tabular.splitting import Split
+from tunesmith.recipes.tabular.split import Split
 from tunesmith.recipes.tabular.store import Store
 from tunesmith.recipes.tabular.table import Table
 
